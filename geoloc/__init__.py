@@ -1,0 +1,1 @@
+"""Image geo-localization at city and country scale."""
