@@ -171,11 +171,9 @@ def with_geometry(table: pa.Table) -> pa.Table:
     """The table with its `geometry` column filled from lat and lon and GeoParquet 1.1 metadata attached."""
     lat, lon = _degrees(table, "lat"), _degrees(table, "lon")
     geometry = point_wkb(lat, lon)
-    index = table.schema.get_field_index("geometry")
-    if index < 0:
-        table = table.append_column("geometry", geometry)
-    else:
-        table = table.set_column(index, "geometry", geometry)
+    if "geometry" in table.column_names:
+        table = table.drop_columns("geometry")
+    table = table.append_column("geometry", geometry)
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Point"]}
     if np.isfinite(lat).any():
         column["bbox"] = [
