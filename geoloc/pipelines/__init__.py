@@ -1,0 +1,1 @@
+"""Stages on Ray: ingest, encode, build an index, evaluate, localize."""
