@@ -1,0 +1,164 @@
+"""From pictures to embeddings and codes, with a trained model, in a plain Python process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from geoloc.errors import ConfigError, InputError
+from geoloc.models.geolocalizer import GeoLocalizer, flatten
+from geoloc.models.hashing import pack_codes
+from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_aerial, prepare_panorama, to_unit
+from geoloc.models.store import load_model
+from geoloc.recipe import Recipe
+
+View = Literal["aerial", "drone", "panorama", "street"]
+Pixels = npt.NDArray[np.uint8]
+
+_MICRO_BATCH = 32  # bounds memory (about 100 MiB) and is where the throughput of two cores levels off
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Embeddings float32[..., D] of length 1 and codes uint8[..., bits // 8]."""
+
+    embedding: npt.NDArray[np.float32]
+    code: npt.NDArray[np.uint8]
+
+
+class Encoder:
+    """A trained model, ready to encode; see `Encoder.open`."""
+
+    def __init__(self, model: GeoLocalizer, recipe: Recipe, model_id: str, *, device: str = "cpu") -> None:
+        self.recipe = recipe
+        self.model_id = model_id
+        self.bits = recipe.model.hash.bits
+        self.embedding_dim = recipe.model.embedding_dim
+        self.device = torch.device(device)
+        self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+
+    @classmethod
+    def open(cls, model_uri: str, *, device: str = "auto", threads: int | None = None) -> Encoder:
+        """Load the model at a URI; `device` is `auto`, `cpu` or `cuda`, `threads` the CPU threads of this process.
+
+        Raises `ArtifactError`, `CorruptArtifact` or `ModelMismatch` as `load_model` does.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(
+                f"device is {device!r} but this machine has no usable GPU; use 'cpu' or 'auto'."
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model, recipe, card = load_model(model_uri)
+        return cls(model, recipe, card.model_id, device=device)
+
+    def prepare(
+        self,
+        images: Sequence[Pixels],
+        view: View,
+        *,
+        extent_m: float | Sequence[float | None] | None = None,
+        fov_deg: float | Sequence[float] = 360.0,
+        heading_deg: float | Sequence[float | None] | None = None,
+    ) -> Pixels:
+        """Pictures uint8[H, W, 3] of any size to the model's input uint8[N, h, w, 3].
+
+        `extent_m` (aerial, drone) is the ground covered by the shorter side, None meaning exactly the model's
+        field; larger pictures are cut in the middle, smaller than 0.9 of the field raise `ModelMismatch`.
+        `fov_deg` and `heading_deg` (panorama, street) are as in the queries table; None is an unknown heading.
+        A drone picture is taken to have its heading at the top.
+        """
+        count = len(images)
+        height, width = input_size(self.recipe.model, view)
+        out = np.empty((count, height, width, 3), dtype=np.uint8)
+        extents = _spread(extent_m, count, "extent_m")
+        fovs = _spread(fov_deg, count, "fov_deg")
+        headings = _spread(heading_deg, count, "heading_deg")
+        for index, image in enumerate(images):
+            if view in AERIAL_VIEWS:
+                out[index] = prepare_aerial(image, self.recipe.model, extents[index])
+            else:
+                fov = fovs[index]
+                out[index] = prepare_panorama(
+                    image,
+                    self.recipe.model,
+                    fov_deg=360.0 if fov is None else fov,
+                    heading_deg=headings[index],
+                )
+        return out
+
+    def encode(self, batch: Pixels, view: View) -> Encoded:
+        """Prepared pictures uint8[N, h, w, 3] to embeddings [N, D] and codes [N, bits // 8].
+
+        Rows do not depend on each other: evaluation statistics, float32, micro-batches. The same batch gives
+        the same bits on the same machine; in another batch a row may differ by float32 rounding (1e-6).
+        """
+        encoded = self.encode_headings(batch, view, 1)
+        return Encoded(encoded.embedding[:, 0], encoded.code[:, 0])
+
+    def encode_headings(self, batch: Pixels, view: View, headings: int) -> Encoded:
+        """Prepared pictures of unknown heading to `headings` candidates each: [N, R, D] and [N, R, bits // 8].
+
+        Candidate r assumes that the middle of the picture (for a drone picture: its top) looks along
+        r * 360 / R degrees. Candidates that are whole columns of the feature map apart share one pass.
+        Raises `ConfigError` unless R divides the width of the input.
+        """
+        self._check(batch, view)
+        width = self.recipe.model.view.width_px
+        if headings < 1 or width % headings:
+            raise ConfigError(
+                f"headings is {headings}; give a divisor of the model's {width} columns, such as 32."
+            )
+        embeddings = np.empty((len(batch), headings, self.embedding_dim), dtype=np.float32)
+        codes = np.empty((len(batch), headings, self.bits // 8), dtype=np.uint8)
+        for start in range(0, len(batch), _MICRO_BATCH):
+            rows = slice(start, start + _MICRO_BATCH)
+            embedding, logits = self._candidates(batch[rows], view, headings)
+            embeddings[rows] = embedding
+            codes[rows] = pack_codes(logits)
+        return Encoded(embeddings, codes)
+
+    @torch.inference_mode()
+    def _candidates(
+        self, batch: Pixels, view: View, headings: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        if view in AERIAL_VIEWS:
+            images = self._model.to_polar(images)
+        columns = self.recipe.model.aggregation.columns
+        step_px = images.shape[-1] // headings
+        column_px = images.shape[-1] // columns
+        passes = column_px // math.gcd(step_px, column_px)
+        rolled: list[torch.Tensor] = [torch.empty(0)] * headings
+        for first in range(passes):
+            features = self._model.columns(torch.roll(images, first * step_px, dims=-1), view)
+            for candidate in range(first, headings, passes):
+                shift = (candidate - first) * step_px // column_px
+                rolled[candidate] = torch.roll(features, shift, dims=-1)
+        embedding = flatten(torch.stack(rolled, dim=1))
+        logits = self._model.hash(embedding)
+        return embedding.cpu().numpy(), logits.cpu().numpy()
+
+    def _check(self, batch: Pixels, view: View) -> None:
+        height, width = input_size(self.recipe.model, view)
+        if batch.dtype != np.uint8 or batch.shape[1:] != (height, width, 3):
+            raise InputError(
+                f"Pictures of view {view!r} are {batch.dtype}{list(batch.shape)}, the model takes "
+                f"uint8[N, {height}, {width}, 3]; call prepare first."
+            )
+
+
+def _spread(value: float | Sequence[float | None] | None, count: int, name: str) -> list[float | None]:
+    if value is None or isinstance(value, int | float):
+        return [value] * count
+    if len(value) != count:
+        raise InputError(f"{name} has {len(value)} values for {count} pictures; give one each.")
+    return list(value)

@@ -1,0 +1,37 @@
+"""Hash codes: signs of a linear map of the embedding, packed most significant bit first."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from geoloc.recipe import HashHead
+
+
+class LinearHash(nn.Module):
+    """Embedding float[..., D] to code logits float[..., bits]; bit b is set where logit b is positive.
+
+    A linear map without bias keeps codes centred for centred embeddings; deeper heads overfitted the
+    training embeddings. Losses on every prefix make the first 64, 128, ... bits a code of their own.
+    """
+
+    def __init__(self, recipe: HashHead, embedding_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(embedding_dim, recipe.bits)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """float[..., D] to float[..., bits]."""
+        logits: torch.Tensor = self.project(embeddings)
+        return logits
+
+
+def pack_codes(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Code logits float[..., bits] to codes uint8[..., bits // 8]; bit 0 is the highest bit of byte 0."""
+    return np.packbits(logits > 0, axis=-1)
+
+
+def code_prefix(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """The first `bits` bits of codes uint8[..., B], as uint8[..., bits // 8]."""
+    return np.ascontiguousarray(codes[..., : bits // 8])

@@ -1,0 +1,163 @@
+"""Model directories: `model.safetensors`, `recipe.yaml`, `metrics.jsonl` and `model.json`, which is written last.
+
+`model.json` names the others' checksums: a directory without it is unfinished, one whose bytes differ from it
+is corrupt. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+
+from geoloc import storage
+from geoloc.errors import ArtifactError, CorruptArtifact, ModelMismatch
+from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.recipe import Recipe
+
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "model.safetensors"
+RECIPE_NAME = "recipe.yaml"
+METRICS_NAME = "metrics.jsonl"
+CARD_NAME = "model.json"
+MODEL_FILES = (WEIGHTS_NAME, RECIPE_NAME, METRICS_NAME, CARD_NAME)
+
+
+class ModelCard(BaseModel):
+    """What `model.json` says about a model; `fingerprint` is that of the run that trained it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    format_version: int = FORMAT_VERSION
+    model_id: str
+    weights_sha256: str
+    recipe_sha256: str
+    recipe_name: str
+    tile_m: float
+    bits: int
+    embedding_dim: int
+    fingerprint: str = ""
+
+
+def save_model(
+    model: GeoLocalizer,
+    recipe: Recipe,
+    uri: str,
+    *,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    fingerprint: str = "",
+) -> ModelCard:
+    """Write a model directory and return its card; the card is the last file, so a reader sees it whole or not."""
+    weights = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in _unshared(model).items()}
+    )
+    sha256 = storage.sha256_bytes(weights)
+    text = recipe.to_yaml().encode()
+    card = ModelCard(
+        model_id=f"{recipe.name}-{sha256[:12]}",
+        weights_sha256=sha256,
+        recipe_sha256=storage.sha256_bytes(text),
+        recipe_name=recipe.name,
+        tile_m=recipe.model.tile_m,
+        bits=recipe.model.hash.bits,
+        embedding_dim=recipe.model.embedding_dim,
+        fingerprint=fingerprint,
+    )
+    storage.write_bytes(storage.join(uri, WEIGHTS_NAME), weights)
+    storage.write_bytes(storage.join(uri, RECIPE_NAME), text)
+    lines = "".join(json.dumps(row) + "\n" for row in metrics)
+    storage.write_bytes(storage.join(uri, METRICS_NAME), lines.encode())
+    storage.write_bytes(storage.join(uri, CARD_NAME), card.model_dump_json(indent=1).encode())
+    return card
+
+
+def read_card(uri: str) -> ModelCard:
+    """The card of a model directory; `ArtifactError` when there is none, `CorruptArtifact` when unreadable."""
+    card_uri = storage.join(uri, CARD_NAME)
+    if not storage.exists(card_uri):
+        raise ArtifactError(
+            f"There is no finished model at {uri!r} (no {CARD_NAME}); check the path or train one."
+        )
+    try:
+        card = ModelCard.model_validate_json(storage.read_bytes(card_uri))
+    except ValidationError as error:
+        raise CorruptArtifact(f"{card_uri!r} is not a model card; train the model again.") from error
+    if card.format_version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{uri!r} has model format {card.format_version}, this geoloc reads up to {FORMAT_VERSION}; upgrade."
+        )
+    return card
+
+
+def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
+    """A model in evaluation mode with its recipe and card, all checksums verified before parsing.
+
+    Raises `ArtifactError` (missing), `CorruptArtifact` (bytes differ from the card) or `ModelMismatch` (the
+    weights do not fit the recipe).
+    """
+    card = read_card(uri)
+    weights = _verified(storage.join(uri, WEIGHTS_NAME), card.weights_sha256)
+    text = _verified(storage.join(uri, RECIPE_NAME), card.recipe_sha256)
+    recipe = Recipe.from_yaml(text.decode(), where=storage.join(uri, RECIPE_NAME))
+    model = GeoLocalizer(recipe.model)
+    try:
+        state = safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise CorruptArtifact(
+            f"The weights in {uri!r} cannot be read: {error}; train the model again."
+        ) from error
+    load_weights(model, state, where=uri)
+    return model.eval(), recipe, card
+
+
+def load_weights(model: GeoLocalizer, state: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Put weights into a model; `ModelMismatch` names the first tensor that is missing, unknown or misshapen."""
+    expected = _unshared(model)
+    for name, tensor in expected.items():
+        if name not in state:
+            raise ModelMismatch(
+                f"The weights in {where!r} lack {name!r}; they were trained with another recipe."
+            )
+        if state[name].shape != tensor.shape:
+            raise ModelMismatch(
+                f"{name!r} in {where!r} has shape {list(state[name].shape)}, the recipe says {list(tensor.shape)}; "
+                "use the recipe it was trained with."
+            )
+    for name in state:
+        if name not in expected:
+            raise ModelMismatch(
+                f"The weights in {where!r} hold the unknown {name!r}; use the recipe they came from."
+            )
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(state[name])
+
+
+def weights_of(model: GeoLocalizer) -> dict[str, torch.Tensor]:
+    """Copies of all weights and batch-norm statistics, a shared backbone once."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in _unshared(model).items()}
+
+
+def _unshared(model: GeoLocalizer) -> dict[str, torch.Tensor]:
+    """The state of a model; tensors that two names share appear under the first name only."""
+    seen: set[int] = set()
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            state[name] = tensor
+    return state
+
+
+def _verified(uri: str, sha256: str) -> bytes:
+    data = storage.read_bytes(uri)
+    if storage.sha256_bytes(data) != sha256:
+        raise CorruptArtifact(
+            f"{uri!r} does not match the checksum in {CARD_NAME}; copy or train the model again."
+        )
+    return data

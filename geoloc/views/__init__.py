@@ -1,0 +1,1 @@
+"""Geometry between the views: polar images of aerial tiles, panoramas."""
