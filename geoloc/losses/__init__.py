@@ -1,0 +1,1 @@
+"""Losses: contrastive over pairs, and for hash codes."""
