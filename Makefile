@@ -1,0 +1,68 @@
+# geoloc: every target makes .venv by itself when it is missing or when its requirements changed.
+#   make demo        the whole way on a procedural city: imagery -> tables -> training -> index -> served fixes
+#   make test        the fast tests        make test-slow   the ones that take minutes
+#   make check       style, types, floors  make serve       keep serving the demo's index
+#   make lock        pin requirements again  make clean     remove what was built here (not the demo)
+# Arguments for the command line: make demo ARGS="--seed 3".
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+# The first Python here that the bounds in pyproject.toml allow; PYTHON=/path/to/python overrides.
+PYTHON ?= $(shell for name in python3 python3.12 python3.11; do \
+	if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
+	then echo $$name; break; fi; done)
+
+.PHONY: help demo test test-slow check format serve lock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+
+$(READY): requirements.lock pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "geoloc needs Python 3.11 or 3.12 and found neither: install one, or" \
+		"say where it is with make PYTHON=/path/to/python3.12." >&2; exit 2; }
+	@echo "Making $(VENV) with $(PYTHON): about 7 GB of packages, a minute or two on a good line."
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) -m venv failed:" \
+		"install its venv module (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || { echo "pip could not install uv:" \
+		"is the package registry reachable from here?" >&2; exit 2; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/geoloc demo $(ARGS)
+
+serve: $(READY)
+	@$(BIN)/geoloc serve --index demo/index $(ARGS)
+
+test: $(READY)
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@! grep -nE '://|^ *-(-index|-find|-extra|i |f )' requirements.lock || { echo "requirements.lock names an" \
+		"address or an index option: make lock writes it without." >&2; exit 1; }
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-header --no-annotate \
+		--universal $(ARGS) pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
