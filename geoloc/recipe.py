@@ -174,6 +174,7 @@ class AugmentationRecipe(_Section):
     aerial_scale: PositiveFloat = Field(
         1.25, description="largest factor of scale between aerial and drone look"
     )
+    aerial_turn_deg: Annotated[float, Field(ge=0)] = Field(6.0, description="largest turn of the drone look")
     aerial_shift_m: Annotated[float, Field(ge=0)] = Field(8.0, description="largest shift of the drone look")
 
 

@@ -1,0 +1,1 @@
+"""Training on Ray Train: pairs in memory, augmentation, the distributed loop, the stage."""

@@ -1,0 +1,111 @@
+"""What differs between two looks at one place: the camera's offset, the angle, light and colour.
+
+Every draw comes from one `torch.Generator`, so that a seed fixes a run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from geoloc.models.geolocalizer import Pose
+from geoloc.recipe import AugmentationRecipe
+
+
+@dataclass(frozen=True)
+class PairDraw:
+    """One draw for a batch of pairs: the turn and mirroring of both views, the centre of the aerial look.
+
+    Convention: east_m, north_m [B] run from the tile's centre to the centre of the look, heading_deg [B] is
+    clockwise from north and comes to the middle column, `columns` is the same turn in panorama columns.
+    """
+
+    columns: torch.Tensor
+    mirrored: torch.Tensor
+    east_m: torch.Tensor
+    north_m: torch.Tensor
+    heading_deg: torch.Tensor
+
+    @property
+    def aerial(self) -> Pose:
+        """The pose of the aerial look."""
+        return Pose(self.east_m, self.north_m, self.heading_deg, None, self.mirrored)
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """float[shape], uniform in [low, high)."""
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def in_disc(count: int, radius: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points (x, y) [count], uniform in the disc of a radius."""
+    angle = uniform((count,), 0.0, 2 * math.pi, generator)
+    length = radius * torch.rand(count, generator=generator).sqrt()
+    return length * torch.cos(angle), length * torch.sin(angle)
+
+
+def draw_pairs(
+    camera_east_m: torch.Tensor,
+    camera_north_m: torch.Tensor,
+    recipe: AugmentationRecipe,
+    *,
+    width_px: int,
+    reach_m: float,
+    generator: torch.Generator,
+) -> PairDraw:
+    """A common turn and mirroring of both views, and an aerial centre within `offset_m` of each camera.
+
+    Convention: camera_east_m, camera_north_m [B] are the cameras from the tiles' centres; the drawn centre stays
+    within `reach_m` of the tile's centre in east and in north, so that the model's field stays on the tile.
+    """
+    count = len(camera_east_m)
+    east, north = in_disc(count, recipe.offset_m, generator)
+    columns = torch.randint(0, width_px if recipe.roll else 1, (count,), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0)
+    return PairDraw(
+        columns=columns,
+        mirrored=mirrored,
+        east_m=(camera_east_m + east).clamp(-reach_m, reach_m),
+        north_m=(camera_north_m + north).clamp(-reach_m, reach_m),
+        heading_deg=columns * (360.0 / width_px),
+    )
+
+
+def draw_drone(
+    draw: PairDraw, recipe: AugmentationRecipe, *, reach_m: float, generator: torch.Generator
+) -> Pose:
+    """The pose of a second look from above: shifted, scaled and slightly turned against the first.
+
+    Convention: as `Pose`; at query time the heading is searched in whole columns, so the turn is a few degrees.
+    """
+    count = len(draw.columns)
+    east, north = in_disc(count, recipe.aerial_shift_m, generator)
+    log_scale = math.log(recipe.aerial_scale)
+    return Pose(
+        east_m=(draw.east_m + east).clamp(-reach_m, reach_m),
+        north_m=(draw.north_m + north).clamp(-reach_m, reach_m),
+        heading_deg=draw.heading_deg
+        + uniform((count,), -recipe.aerial_turn_deg, recipe.aerial_turn_deg, generator),
+        scale=torch.exp(uniform((count,), -log_scale, log_scale, generator)),
+        mirrored=draw.mirrored,
+    )
+
+
+def change_light(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """Other light and colours for float[B, 3, H, W] in 0..1: saturation, contrast, gain per channel, brightness.
+
+    The result may leave 0..1 a little; `strength` 0 changes nothing.
+    """
+    if strength == 0.0:
+        return images
+    count = (len(images), 1, 1, 1)
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * (1 + uniform(count, -0.4, 0.4, generator) * strength)
+    middle = images.mean((2, 3), keepdim=True)
+    images = middle + (images - middle) * (1 + uniform(count, -0.3, 0.3, generator) * strength)
+    gain = 1 + uniform(count, -0.25, 0.25, generator) * strength
+    tint = 0.08 * strength * torch.randn((len(images), 3, 1, 1), generator=generator)
+    shift = 0.06 * strength * torch.randn(count, generator=generator)
+    return images * (gain + tint) + shift
