@@ -1,0 +1,1 @@
+"""Hash codes on storage and the search in them: shards, manifest, snapshots (no Ray inside)."""

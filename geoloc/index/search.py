@@ -1,0 +1,244 @@
+"""Exact search over open shards: scan, merge, re-rank. Never more than a block of queries times a block of rows.
+
+The codes of all shards are split evenly over threads, whether one query comes or a thousand: each thread scans
+its own rows with one FAISS thread, so one query uses all cores too. Ties are ordered by (distance, tile_id):
+within a shard that is the order of rows, across shards the tile ids of the candidates are compared.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from geoloc.index import topk
+from geoloc.index.kernels import Codes, Kernel
+from geoloc.index.region import Region
+from geoloc.index.shard import Shard
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Embeddings = npt.NDArray[np.float32]
+
+QUERY_BLOCK = 256
+_LEAST_ROWS_PER_THREAD = 16_384
+_GATHER_ROWS = 65_536
+_FLOAT_BLOCK_ROWS = 8_192
+_RERANK_BLOCK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows of a shard that take part: all when `rows` is None, else these, ascending."""
+
+    shard: Shard
+    rows: IntArray | None
+
+    def __len__(self) -> int:
+        return len(self.shard) if self.rows is None else len(self.rows)
+
+    def blocks(self, start: int, stop: int, size: int) -> Iterator[slice | IntArray]:
+        """What picks the positions from start to stop out of the shard's arrays, `size` rows at a time."""
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
+            yield slice(first, last) if self.rows is None else self.rows[first:last]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of Q queries from one or more shards, unordered: [Q, M] each, row -1 is padding.
+
+    scores: smaller is better; rows: of the snapshot; shards: how many shards they can come from.
+    """
+
+    scores: IntArray
+    rows: IntArray
+    shards: int
+
+
+def select(shards: Sequence[Shard], region: Region | None) -> list[Selection]:
+    """The rows that a region leaves; only shards that it touches are looked into."""
+    if region is None:
+        return [Selection(shard, None) for shard in shards if len(shard)]
+    found = []
+    for shard in shards:
+        if shard.entry.bounds is None or not region.touches(shard.entry.bounds):
+            continue
+        _, lat, lon = shard.tiles()
+        rows = np.flatnonzero(region.contains(lat, lon))
+        if len(rows):
+            found.append(Selection(shard, None if len(rows) == len(shard) else rows))
+    return found
+
+
+def thread_count() -> int:
+    """Threads of a search: `OMP_NUM_THREADS` (Ray sets it to a task's CPUs), else the CPUs we may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(wanted)) if wanted.isdigit() else len(os.sched_getaffinity(0))
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, _pid: int) -> ThreadPoolExecutor:
+    # One OpenMP thread in each of ours (the setting belongs to the thread): we split rows, not FAISS queries.
+    return ThreadPoolExecutor(threads, "geoloc-scan", initializer=faiss.omp_set_num_threads, initargs=(1,))
+
+
+def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel, threads: int) -> Candidates:
+    """The k nearest codes of each selection for at most `QUERY_BLOCK` queries; scores are Hamming distances."""
+    spans = _spans(selections, threads)
+    pool = _pool(threads, os.getpid())
+    futures = [(chosen, pool.submit(_scan_span, *span, queries, k, kernel)) for chosen, span in spans]
+    scores, rows = [], []
+    for number, selection in enumerate(selections):
+        parts = [future.result() for chosen, future in futures if chosen == number]
+        best = topk.smallest(np.concatenate(parts, axis=1), min(k, len(selection)))
+        found_scores, found_rows = topk.unpack(best)
+        scores.append(found_scores)
+        rows.append(np.where(found_rows < 0, -1, found_rows + selection.shard.first_row))
+    return _candidates(scores, rows, len(queries))
+
+
+def _candidates(scores: list[IntArray], rows: list[IntArray], queries: int) -> Candidates:
+    if not scores:
+        empty = np.empty((queries, 0), np.int64)
+        return Candidates(empty, empty, 0)
+    return Candidates(np.concatenate(scores, axis=1), np.concatenate(rows, axis=1), len(scores))
+
+
+def _spans(selections: Sequence[Selection], threads: int) -> list[tuple[int, tuple[Selection, int, int]]]:
+    """(number of the selection, (selection, start, stop)): about one span of equal size per thread."""
+    total = sum(len(selection) for selection in selections)
+    size = max(-(-total // threads), _LEAST_ROWS_PER_THREAD)
+    spans = []
+    for number, selection in enumerate(selections):
+        pieces = -(-len(selection) // size)
+        edges = np.linspace(0, len(selection), pieces + 1).astype(int)
+        spans += [(number, (selection, int(a), int(b))) for a, b in itertools.pairwise(edges)]
+    return spans
+
+
+def _scan_span(
+    selection: Selection, start: int, stop: int, queries: Codes, k: int, kernel: Kernel
+) -> IntArray:
+    """Packed keys [Q, <= k] of the nearest rows of a span."""
+    best = np.empty((len(queries), 0), np.int64)
+    # All rows of a shard are scanned where they lie; chosen ones are gathered, a block at a time.
+    size = max(1, stop - start) if selection.rows is None else _GATHER_ROWS
+    for block in selection.blocks(start, stop, size):
+        codes = selection.shard.codes[block]
+        distances, found = kernel.nearest(codes, queries, min(k, len(codes)))
+        rows = found + block.start if isinstance(block, slice) else block[found]
+        keys = np.concatenate([best, topk.pack(distances, rows)], axis=1)
+        best = topk.smallest(keys, min(k, keys.shape[1]))
+    return best
+
+
+def float_scan(selections: Sequence[Selection], queries: Embeddings, k: int) -> Candidates:
+    """The k greatest dot products of each selection; scores are those of `topk.descending`."""
+    scores, rows = [], []
+    for selection in selections:
+        best = np.empty((len(queries), 0), np.int64)
+        for block in selection.blocks(0, len(selection), _FLOAT_BLOCK_ROWS):
+            assert selection.shard.embeddings is not None
+            similarity = dot(queries, selection.shard.embeddings[block])
+            numbers = np.arange(block.start, block.stop) if isinstance(block, slice) else block
+            keys = np.concatenate([best, topk.pack(topk.descending(similarity), numbers)], axis=1)
+            best = topk.smallest(keys, min(k, keys.shape[1]))
+        found_scores, found_rows = topk.unpack(best)
+        scores.append(found_scores)
+        rows.append(np.where(found_rows < 0, -1, found_rows + selection.shard.first_row))
+    return _candidates(scores, rows, len(queries))
+
+
+def dot(queries: Embeddings, embeddings: npt.NDArray[np.float16]) -> Embeddings:
+    """Dot products float32[Q, R] of queries [Q, D] with embeddings [R, D], or [Q, R, D] for rows of their own.
+
+    Summed in float64 and rounded once, so that a tile's value depends on neither its shard nor its neighbours.
+    """
+    left = queries.astype(np.float64)
+    right = embeddings.astype(np.float64)
+    product = left @ right.T if right.ndim == 2 else (right @ left[:, :, None])[:, :, 0]
+    return np.asarray(product, dtype=np.float32)
+
+
+def rerank(shards: Sequence[Shard], rows: IntArray, queries: Embeddings, dim: int) -> Embeddings:
+    """Dot products float32[Q, R] of each query with the embeddings of its own rows; NaN for padding."""
+    similarity = np.full(rows.shape, np.nan, np.float32)
+    step = max(1, _RERANK_BLOCK_BYTES // max(1, rows.shape[1] * dim * 8))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        gathered = np.zeros((*block.shape, dim), np.float16)
+        for shard in shards:
+            mine = (block >= shard.first_row) & (block < shard.first_row + len(shard))
+            if mine.any():
+                assert shard.embeddings is not None
+                gathered[mine] = shard.embeddings[block[mine] - shard.first_row]
+        products = dot(queries[start : start + step], gathered)
+        similarity[start : start + step] = np.where(block >= 0, products, np.nan)
+    return similarity
+
+
+def best_columns(shards: Sequence[Shard], candidates: Candidates, k: int) -> IntArray:
+    """Columns int64[Q, k] of the candidates in the order (score, tile_id); -1 where there are fewer."""
+    queries, width = candidates.rows.shape
+    scores = np.where(candidates.rows < 0, topk.PADDING_SCORE, candidates.scores)
+    columns = np.full((queries, k), -1, np.int64)
+    if not k or not width:
+        return columns
+    # Only what is no worse than the k-th best can be among the first k: the tile ids of those are compared.
+    limit = np.partition(scores, min(k, width) - 1, axis=1)[:, min(k, width) - 1 : min(k, width)]
+    query, column = np.nonzero((scores <= limit) & (candidates.rows >= 0))
+    rows = candidates.rows[query, column]
+    # Rows of one shard are in the order of their ids already.
+    tie = _ranks(take_ids(shards, rows)) if candidates.shards > 1 else rows
+    order = np.lexsort((tie, scores[query, column], query))
+    query, column = query[order], column[order]
+    position = np.arange(len(query)) - np.searchsorted(query, query)
+    kept = position < k
+    columns[query[kept], position[kept]] = column[kept]
+    return columns
+
+
+def _ranks(ids: pa.LargeStringArray) -> IntArray:
+    """Each string's place in the order of UTF-8 bytes, which is that of code points."""
+    encoded = ids.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return np.asarray(place[encoded.indices.to_numpy()])
+
+
+def take_ids(shards: Sequence[Shard], rows: IntArray) -> pa.LargeStringArray:
+    """The tile ids of rows [M] of the snapshot."""
+    pieces, places = [], []
+    for shard in shards:
+        mine = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + len(shard)))
+        if len(mine):
+            pieces.append(shard.tiles()[0].take(pa.array(rows[mine] - shard.first_row)))
+            places.append(mine)
+    if not pieces:
+        return pa.array([], pa.large_string())
+    back = np.empty(len(rows), np.int64)
+    back[np.concatenate(places)] = np.arange(len(rows))
+    return pa.concat_arrays(pieces).take(pa.array(back))
+
+
+def take_positions(shards: Sequence[Shard], rows: IntArray) -> tuple[FloatArray, FloatArray]:
+    """(lat, lon) of rows of any shape; NaN without coordinates and for row -1."""
+    lat, lon = np.full(rows.shape, np.nan), np.full(rows.shape, np.nan)
+    for shard in shards:
+        mine = (rows >= shard.first_row) & (rows < shard.first_row + len(shard))
+        if mine.any():
+            _, shard_lat, shard_lon = shard.tiles()
+            lat[mine] = shard_lat[rows[mine] - shard.first_row]
+            lon[mine] = shard_lon[rows[mine] - shard.first_row]
+    return lat, lon

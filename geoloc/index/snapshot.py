@@ -1,0 +1,249 @@
+"""A snapshot of an index, open for search."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc import storage
+from geoloc.errors import ArtifactError, QueryError
+from geoloc.index import search as scanning
+from geoloc.index import topk
+from geoloc.index.commit import current_snapshot
+from geoloc.index.host import cache_directory, ensure_local
+from geoloc.index.kernels import Kernel, default_kernel
+from geoloc.index.manifest import Manifest, read_manifest
+from geoloc.index.matches import Matches
+from geoloc.index.region import Region
+from geoloc.index.shard import Shard
+
+Codes = npt.NDArray[np.uint8]
+Embeddings = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Found = tuple[IntArray, IntArray, Embeddings]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class Snapshot:
+    """An immutable set of tiles with their codes, safe to use from many threads.
+
+    The answer to a search depends on the snapshot, the query and the search's own parameters alone. Rows are
+    numbered through the shards in the manifest's order.
+    """
+
+    def __init__(
+        self,
+        index_uri: str,
+        snapshot_id: str,
+        manifest: Manifest,
+        cache: Path,
+        kernel: Kernel | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.index_uri = index_uri
+        self.snapshot_id = snapshot_id
+        self.manifest = manifest
+        self._cache = cache
+        self._kernel = kernel or default_kernel()
+        self._threads = threads or scanning.thread_count()
+        self._shards: list[Shard] = []
+        for entry in manifest.shards:
+            directory = ensure_local(storage.join(index_uri, entry.directory), entry.files, cache)
+            first_row = sum(len(shard) for shard in self._shards)
+            self._shards.append(Shard(entry, directory, manifest.bits, first_row))
+            self._check(self._shards[-1])
+
+    @classmethod
+    def open(
+        cls,
+        index_uri: str,
+        snapshot_id: str | None = None,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        kernel: Kernel | None = None,
+        threads: int | None = None,
+    ) -> Snapshot:
+        """Open the current snapshot of an index, or the one named.
+
+        Every file's size and checksum is verified before it is parsed; the verdict is kept on this host, so later
+        openings only map. `cache_dir` (default: `GEOLOC_CACHE`, else `~/.cache/geoloc`) holds the verdicts and
+        the copies of indexes that are not local. `threads` limits a search (default: all CPUs we may use).
+
+        Raises `ArtifactError` (nothing there, or a newer format) and `CorruptArtifact` naming the bad file.
+        """
+        index_uri = storage.absolute(index_uri)
+        snapshot_id = snapshot_id or current_snapshot(index_uri)
+        manifest = read_manifest(index_uri, snapshot_id)
+        return cls(index_uri, snapshot_id, manifest, cache_directory(cache_dir), kernel, threads)
+
+    def _check(self, shard: Shard) -> None:
+        dim = None if shard.embeddings is None else shard.embeddings.shape[1]
+        if dim != self.manifest.embedding_dim:
+            raise ArtifactError(
+                f"The embeddings of {shard.entry.directory!r} have dimension {dim}, the snapshot "
+                f"{self.snapshot_id} says {self.manifest.embedding_dim}; build the index again."
+            )
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.manifest.bits
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Dimension of the re-rank embeddings; None for an index without."""
+        return self.manifest.embedding_dim
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return self.manifest.count
+
+    @property
+    def located(self) -> bool:
+        """Whether the tiles have coordinates; without them an index retrieves, but cannot locate."""
+        return self.manifest.located
+
+    @cached_property
+    def model_uri(self) -> str:
+        """The model that made the codes, verified, as a local directory (copied into the cache from elsewhere)."""
+        model = self.manifest.model
+        return str(ensure_local(storage.join(self.index_uri, model.directory), model.files, self._cache))
+
+    def search(
+        self,
+        codes: Codes,
+        *,
+        k: int,
+        region: Region | None = None,
+        embeddings: Embeddings | None = None,
+        rerank: int = 0,
+    ) -> Matches:
+        """The k nearest tiles of each query by Hamming distance, exact, in the order (distance, tile_id).
+
+        codes: uint8[Q, bits // 8]. `region` leaves only tiles whose centre lies inside. With `embeddings`
+        (float32[Q, D]) and `rerank` > 0 the max(rerank, k) nearest by Hamming distance are ordered anew by
+        (-dot product, tile_id), and the first k of them returned. Memory: a block of queries times the
+        candidates; never queries times tiles.
+
+        Raises `QueryError` for arrays of another shape, k < 0, a region or re-ranking that the index cannot serve.
+        """
+        codes = self._checked_codes(codes)
+        self._check_counts(k, rerank)
+        if rerank:
+            embeddings = self._checked_embeddings(embeddings, len(codes))
+        selections = self._select(region)
+        parts: list[Found] = []
+        for start in range(0, len(codes), scanning.QUERY_BLOCK):
+            block = slice(start, start + scanning.QUERY_BLOCK)
+            floats = embeddings[block] if rerank and embeddings is not None else None
+            parts.append(self._search_block(selections, codes[block], k, floats, rerank))
+        return self._matches(parts, k)
+
+    def _search_block(
+        self,
+        selections: list[scanning.Selection],
+        codes: Codes,
+        k: int,
+        embeddings: Embeddings | None,
+        rerank: int,
+    ) -> Found:
+        """(rows, distances, similarities) of a block of queries, [Q, k] each."""
+        wanted = max(k, rerank) if embeddings is not None and k else k
+        candidates = scanning.scan(selections, codes, wanted, self._kernel, self._threads)
+        columns = scanning.best_columns(self._shards, candidates, wanted)
+        rows, distances = _take(candidates.rows, columns, -1), _take(candidates.scores, columns, -1)
+        if embeddings is None:
+            return rows, distances, np.full(rows.shape, np.nan, np.float32)
+        similarity = scanning.rerank(self._shards, rows, embeddings, embeddings.shape[1])
+        scores = topk.descending(np.nan_to_num(similarity)).astype(np.int64)
+        order = scanning.best_columns(self._shards, scanning.Candidates(scores, rows, candidates.shards), k)
+        return _take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan)
+
+    def exact_float(self, embeddings: Embeddings, k: int, region: Region | None = None) -> Matches:
+        """The k tiles with the greatest dot product over all stored embeddings, in the order (-product, tile_id).
+
+        embeddings: float32[Q, D]. Brute force, block by block: the referee of what codes and re-ranking lose.
+        Raises `QueryError` as `search` does.
+        """
+        self._check_counts(k, 0)
+        embeddings = self._checked_embeddings(embeddings, None)
+        selections = self._select(region)
+        parts: list[Found] = []
+        for start in range(0, len(embeddings), scanning.QUERY_BLOCK):
+            candidates = scanning.float_scan(selections, embeddings[start : start + scanning.QUERY_BLOCK], k)
+            columns = scanning.best_columns(self._shards, candidates, k)
+            rows = _take(candidates.rows, columns, -1)
+            similarity = topk.similarity_of(_take(candidates.scores, columns, topk.PADDING_SCORE))
+            parts.append((rows, np.full(rows.shape, -1, np.int64), similarity))
+        return self._matches(parts, k)
+
+    def _matches(self, parts: list[Found], k: int) -> Matches:
+        empty = np.empty((0, k), np.int64)
+        rows, bits, similarity = (
+            np.concatenate(column)
+            for column in zip((empty, empty, empty.astype(np.float32)), *parts, strict=True)
+        )
+        tile_ids = np.full(rows.shape, None, dtype=object)
+        found = rows >= 0
+        tile_ids[found] = scanning.take_ids(self._shards, rows[found]).to_numpy(zero_copy_only=False)
+        lat, lon = scanning.take_positions(self._shards, rows)
+        return Matches(self.snapshot_id, rows, tile_ids, lat, lon, bits.astype(np.int32), similarity)
+
+    def _select(self, region: Region | None) -> list[scanning.Selection]:
+        if region is not None and not self.located:
+            raise QueryError(
+                "This index holds tiles without coordinates, so a search cannot be restricted to a region; "
+                "leave the region out.",
+                reason="not_located",
+            )
+        return scanning.select(self._shards, region)
+
+    def _checked_codes(self, codes: Codes) -> Codes:
+        width = self.bits // 8
+        if codes.ndim != 2 or codes.shape[1] != width or codes.dtype != np.uint8:
+            raise QueryError(
+                f"The query codes are {codes.dtype}{list(codes.shape)}, this index takes uint8[Q, {width}] "
+                f"({self.bits} bits); encode the queries with its own model.",
+                reason="wrong_code",
+            )
+        return codes
+
+    def _checked_embeddings(self, embeddings: Embeddings | None, queries: int | None) -> Embeddings:
+        if self.embedding_dim is None:
+            raise QueryError(
+                "This index keeps no embeddings, so it cannot re-rank; search without, or build it with them.",
+                reason="no_embeddings",
+            )
+        if embeddings is None:
+            raise QueryError(
+                "Re-ranking needs the float embeddings of the queries; pass them.", reason="wrong_embedding"
+            )
+        array = np.asarray(embeddings, dtype=np.float32)
+        rows = array.shape[0] if queries is None and array.ndim else queries
+        if array.shape != (rows, self.embedding_dim) or not np.isfinite(array).all():
+            raise QueryError(
+                f"The query embeddings are float{list(array.shape)}, this index takes finite numbers of shape "
+                f"[{'Q' if queries is None else queries}, {self.embedding_dim}].",
+                reason="wrong_embedding",
+            )
+        return array
+
+    def _check_counts(self, k: int, rerank: int) -> None:
+        if k < 0 or rerank < 0:
+            raise QueryError(
+                f"k is {k} and rerank is {rerank}; both must be 0 or more.", reason="k_out_of_range"
+            )
+
+
+def _take(values: npt.NDArray[Scalar], columns: IntArray, padding: float) -> npt.NDArray[Scalar]:
+    """values[q, columns[q, j]], padding where the column is -1."""
+    taken = np.full(columns.shape, padding, values.dtype)
+    query, place = np.nonzero(columns >= 0)
+    taken[query, place] = values[query, columns[query, place]]
+    return taken
