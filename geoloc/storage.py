@@ -50,7 +50,7 @@ class StoredFile:
 
 def join(uri: str, *parts: str) -> str:
     """Append path parts to a URI with single slashes."""
-    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)]) or "/"
 
 
 def is_local(uri: str) -> bool:
