@@ -109,6 +109,11 @@ class Snapshot:
         """Whether the tiles have coordinates; without them an index retrieves, but cannot locate."""
         return self.manifest.located
 
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The open shards in the order of their rows, for whoever reads all tiles."""
+        return tuple(self._shards)
+
     @cached_property
     def model_uri(self) -> str:
         """The model that made the codes, verified, as a local directory (copied into the cache from elsewhere)."""
