@@ -1,0 +1,124 @@
+"""How a view differs from the city itself: season, sun, exposure, worn and repainted marks, traffic.
+
+Aerial imagery and every photo draw their own look, so that nothing of it helps to match them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoloc.city.blocks import BED, HEDGE, LAWN, SOIL, WATER
+from geoloc.city.ground import FIRST_YELLOW
+from geoloc.city.noise import Float, generator, mottle, uniform
+from geoloc.city.style import CHUNK_PX
+
+_WEAR_PATTERNS = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """The state of the world and of the light in one view.
+
+    Convention: the sun's azimuth is clockwise from grid north, its elevation above the horizon.
+    season: 0 high summer to 1 late autumn; dryness 0..1 of the grass; tint: gains of red, green, blue;
+    traffic: share of places on the street that hold a car; seed: what wear, repainting and cars are drawn from.
+    """
+
+    seed: int
+    sun_azimuth_deg: float
+    sun_elevation_deg: float
+    season: float
+    dryness: float
+    exposure: float
+    tint: tuple[float, float, float]
+    traffic: float
+    wear: float
+
+    def ground_gain(self) -> Float:
+        """Factors on the colour of each ground material: float32[12, 3]."""
+        gain = np.ones((12, 3), np.float32)
+        dry, late = self.dryness, self.season
+        gain[[LAWN, BED]] = 1 + dry * np.array([0.55, 0.12, 0.1]) + late * np.array([0.12, -0.1, -0.05])
+        gain[HEDGE] = 1 + late * np.array([0.5, -0.05, -0.1])
+        gain[SOIL] = 1.12 - 0.3 * late
+        gain[WATER] = uniform(self.seed, np.arange(3)) * 0.3 + 0.85
+        return gain
+
+    def crown_colours(self) -> Float:
+        """Colour of a tree crown by its hue 0..255: float32[256, 3]. Low hues are evergreen."""
+        hue = np.arange(256)[:, None] / 255
+        green = np.array([46, 84, 38]) + hue * np.array([42, 26, -4])
+        autumn = np.array([148, 96, 40]) + (hue * 7 % 1) * np.array([40, 50, 10])
+        turned = np.clip(self.season * 1.7 - 0.25 - 0.5 * (hue * 3 % 1), 0, 1) * (hue > 0.25)
+        return np.asarray(green * (1 - turned) + autumn * turned, np.float32)
+
+    def marking_colours(self) -> tuple[Float, Float]:
+        """Colour float32[256, 3] and strength float32[256] of each marking group in this view.
+
+        Some groups were worn off, some repainted since the other view; group 0 has no strength.
+        """
+        group = np.arange(256)
+        age = uniform(self.seed + 1, group)
+        strength = np.where(age < 0.14, 0.0, 0.45 + 0.55 * age)
+        strength[0] = 0
+        colour = np.where((group >= FIRST_YELLOW)[:, None], (214, 178, 62), (226, 226, 220))
+        changed = uniform(self.seed + 2, group) < 0.06
+        colour = np.where(changed[:, None], (226, 226, 220), colour)
+        return colour.astype(np.float32), strength.astype(np.float32)
+
+    def wear_pattern(self) -> Float:
+        """Where marks are rubbed off, on the city's pixel grid modulo 640: 0 gone to 1 whole: float32[640, 640]."""
+        pattern = mottle(CHUNK_PX, 5, 900 + self.seed % _WEAR_PATTERNS)
+        return np.asarray(np.clip(0.5 + (pattern + 0.62 - self.wear) * 3, 0, 1), np.float32)
+
+
+def flight_look(seed: int, *flight: int) -> Look:
+    """The look of aerial imagery of one flight (line and leg): summer to early autumn, sun in the south.
+
+    Convention: azimuths lie within 40 degrees of south, as `aerial.shadows` needs.
+    """
+    rng = generator(seed + 300, *flight)
+    tint = 1 + rng.normal(0, 0.025, 3)
+    return Look(
+        seed=int(rng.integers(2**31)),
+        sun_azimuth_deg=float(rng.uniform(140, 220)),
+        sun_elevation_deg=float(rng.uniform(36, 56)),
+        season=float(rng.uniform(0, 0.5)),
+        dryness=float(rng.uniform(0, 0.5)),
+        exposure=float(rng.uniform(0.92, 1.12)),
+        tint=(float(tint[0]), float(tint[1]), float(tint[2])),
+        traffic=float(rng.uniform(0.1, 0.45)),
+        wear=float(rng.uniform(0.1, 0.5)),
+    )
+
+
+def photo_look(seed: int, *keys: int) -> Look:
+    """The look of one street photo: any season, sun, exposure and traffic."""
+    rng = generator(seed + 400, *keys)
+    tint = 1 + rng.normal(0, 0.05, 3)
+    return Look(
+        seed=int(rng.integers(2**31)),
+        sun_azimuth_deg=float(rng.uniform(90, 270)),
+        sun_elevation_deg=float(rng.uniform(12, 60)),
+        season=float(rng.uniform(0, 1)),
+        dryness=float(rng.uniform(0, 0.9)),
+        exposure=float(rng.uniform(0.75, 1.22)),
+        tint=(float(tint[0]), float(tint[1]), float(tint[2])),
+        traffic=float(rng.uniform(0, 0.4)),
+        wear=float(rng.uniform(0.1, 0.6)),
+    )
+
+
+def rubbed(look: Look, marking: NDArray[np.uint8], west_px: int, north_px: int) -> Float:
+    """Strength 0..1 of the marks of a raster in a view: float32[H, W].
+
+    Convention: (west_px, north_px) is the raster's north-west corner on the city's pixel grid, as in `Window`.
+    """
+    rows, columns = marking.shape
+    r = (np.arange(rows) - north_px) % CHUNK_PX
+    c = (np.arange(columns) + west_px) % CHUNK_PX
+    strength = look.marking_colours()[1][marking]
+    return np.asarray(strength * look.wear_pattern()[r[:, None], c[None, :]])

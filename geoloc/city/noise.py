@@ -1,0 +1,122 @@
+"""Randomness that depends on coordinates alone: integer hashes and smooth value noise.
+
+Nothing here keeps a state, so any part of the city can be made without the rest and in any order.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float = NDArray[np.float32]
+Double = NDArray[np.float64]
+
+_MASK = 0xFFFFFFFF
+_START = 0x6A09E667
+_MULTIPLY_KEY = 0x9E3779B1
+_MULTIPLY_A = 0x7FEB352D  # the two multipliers of Wellons' low-bias 32-bit mixer
+_MULTIPLY_B = 0x846CA68B
+
+
+def hash_int(seed: int, *keys: int) -> int:
+    """A 32-bit hash of integers, for one value; `hash_array` gives the same for arrays."""
+    state = (seed * _MULTIPLY_KEY + _START) & _MASK
+    for key in keys:
+        state ^= ((key & _MASK) * _MULTIPLY_KEY) & _MASK
+        state = ((state ^ (state >> 16)) * _MULTIPLY_A) & _MASK
+        state = ((state ^ (state >> 15)) * _MULTIPLY_B) & _MASK
+        state ^= state >> 16
+    return state
+
+
+def hash_array(seed: int, *keys: ArrayLike) -> NDArray[np.uint32]:
+    """A 32-bit hash of integer arrays that broadcast against each other: uint32[...]."""
+    state = np.asarray((seed * _MULTIPLY_KEY + _START) & _MASK, np.uint32)
+    with np.errstate(over="ignore"):
+        for key in keys:
+            key32 = np.asarray(key).astype(np.int64).astype(np.uint32)
+            state = state ^ (key32 * np.uint32(_MULTIPLY_KEY))
+            state = (state ^ (state >> np.uint32(16))) * np.uint32(_MULTIPLY_A)
+            state = (state ^ (state >> np.uint32(15))) * np.uint32(_MULTIPLY_B)
+            state = state ^ (state >> np.uint32(16))
+    return np.asarray(state, np.uint32)
+
+
+def uniform(seed: int, *keys: ArrayLike) -> Double:
+    """Numbers in [0, 1) from `hash_array`: float64[...]."""
+    return hash_array(seed, *keys).astype(np.float64) / 4294967296.0
+
+
+def generator(seed: int, *keys: int) -> np.random.Generator:
+    """A random generator of its own for one thing of the city (a block, a photo)."""
+    return np.random.default_rng([hash_int(seed, *keys), hash_int(seed + 1, *keys)])
+
+
+def _ease(fraction: Double) -> Double:
+    return fraction * fraction * (3.0 - 2.0 * fraction)
+
+
+def value_noise(x: ArrayLike, y: ArrayLike, scale_m: float, seed: int) -> Double:
+    """Smooth noise in [0, 1] at points (metres east, metres north): float64[...]."""
+    gx, gy = np.asarray(x, np.float64) / scale_m, np.asarray(y, np.float64) / scale_m
+    i, j = np.floor(gx).astype(np.int64), np.floor(gy).astype(np.int64)
+    fx, fy = _ease(gx - i), _ease(gy - j)
+    south = uniform(seed, i, j) * (1 - fx) + uniform(seed, i + 1, j) * fx
+    north = uniform(seed, i, j + 1) * (1 - fx) + uniform(seed, i + 1, j + 1) * fx
+    return np.asarray(south * (1 - fy) + north * fy)
+
+
+def _weights(first_m: float, count: int, step_m: float, scale_m: float) -> tuple[NDArray[np.int64], Float]:
+    """Lattice indices and the matrix that interpolates between them for `count` pixel centres."""
+    g = (first_m + (np.arange(count) + 0.5) * step_m) / scale_m
+    lower = np.floor(g).astype(np.int64)
+    fraction = _ease(g - lower)
+    lattice = np.arange(lower[0], lower[-1] + 2)
+    matrix = np.zeros((count, len(lattice)), np.float32)
+    rows = np.arange(count)
+    matrix[rows, lower - lattice[0]] = 1 - fraction
+    matrix[rows, lower - lattice[0] + 1] += fraction
+    return lattice, matrix
+
+
+def noise_raster(west_m: float, south_m: float, size_px: int, step_m: float, scale_m: float, seed: int) -> Float:
+    """`value_noise` at the pixel centres of a square raster: float32[size_px, size_px].
+
+    Convention: row 0 is the northern edge, columns run east. Interpolation on a lattice is separable,
+    so two small matrix products replace a hash per pixel.
+    """
+    kx, wx = _weights(west_m, size_px, step_m, scale_m)
+    ky, wy = _weights(south_m, size_px, step_m, scale_m)
+    lattice = uniform(seed, kx[None, :], ky[:, None]).astype(np.float32)
+    return np.ascontiguousarray((wy @ lattice @ wx.T)[::-1])
+
+
+@lru_cache(maxsize=8)
+def grain(size_px: int, seed: int) -> Float:
+    """White pixel noise in [-0.5, 0.5), the same for every chunk: float32[size_px, size_px], read-only.
+
+    It repeats every chunk on purpose: it is texture without information about the place.
+    """
+    pixels = np.arange(size_px)
+    noise = (uniform(seed, pixels[None, :], pixels[:, None]) - 0.5).astype(np.float32)
+    noise.flags.writeable = False
+    return noise
+
+
+@lru_cache(maxsize=8)
+def mottle(size_px: int, cell_px: int, seed: int) -> Float:
+    """Smooth periodic noise in [-0.5, 0.5] with cells of `cell_px`: float32[size_px, size_px], read-only."""
+    cells = size_px // cell_px
+    lattice = (uniform(seed, np.arange(cells)[None, :], np.arange(cells)[:, None]) - 0.5).astype(np.float32)
+    position = (np.arange(size_px) + 0.5) / cell_px
+    lower = np.floor(position).astype(np.int64)
+    fraction = _ease(position - lower).astype(np.float32)
+    matrix = np.zeros((size_px, cells), np.float32)
+    rows = np.arange(size_px)
+    np.add.at(matrix, (rows, lower % cells), 1 - fraction)
+    np.add.at(matrix, (rows, (lower + 1) % cells), fraction)
+    noise = np.ascontiguousarray(matrix @ lattice @ matrix.T)
+    noise.flags.writeable = False
+    return noise

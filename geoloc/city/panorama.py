@@ -1,0 +1,281 @@
+"""Street panoramas: rays march over the chunk layers of one window.
+
+Per column of the picture: heights along the ray, the running maximum of their elevation, and from it which rows
+each obstacle fills. Facades are then cut exactly with the building's rectangle, tree crowns are intervals of
+elevation painted from far to near, and cars are boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from geoloc.city.camera import Camera, Rays, develop, rays
+from geoloc.city.cars import Cars, cars_on
+from geoloc.city.facades import shade_obstacles
+from geoloc.city.looks import Look, rubbed
+from geoloc.city.noise import Float, generator, hash_array
+from geoloc.city.raster import City, Window
+from geoloc.city.style import PIXEL_M, VIEW_RANGE_M
+
+_NEAR_M = 18.0
+_CAR_RANGE_M = 45.0
+_FAR = np.float32(1e6)
+
+
+@dataclass
+class Scene:
+    """One picture in the making; images are [rows, columns], lowest row first.
+
+    sin, cos: float32[C] of the grid azimuth of each column; pixel: int32[C, S] flat window pixel of each step;
+    depth: float32[R, C] in metres; colour: float32[R * C, 3].
+    """
+
+    window: Window
+    look: Look
+    camera: Camera
+    rays: Rays
+    x: float
+    y: float
+    sin: Float
+    cos: Float
+    pixel: NDArray[np.int32]
+    depth: Float
+    colour: Float
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return len(self.sin)
+
+
+def render_panorama(
+    city: City, position: tuple[float, float], look: Look, camera: Camera | None = None, *,
+    heading_deg: float = 0.0, window: Window | None = None,
+) -> NDArray[np.uint8]:
+    """The panorama seen from a position (x, y in city metres): uint8[height_px, width_px, 3].
+
+    `window`, if given, must reach `VIEW_RANGE_M` around the position.
+
+    Convention: the centre column looks along `heading_deg`, clockwise from GRID north; azimuth grows to the right;
+    row 0 is the top.
+    """
+    camera = camera or Camera()
+    x, y = position
+    reach = VIEW_RANGE_M
+    window = window or city.window((x - reach, y - reach, x + reach, y + reach))
+    scene = _open(window, look, camera, x, y, heading_deg)
+    _sky_and_ground(scene)
+    _obstacles(scene)
+    _paint_crowns(scene)
+    _cars(scene)
+    _haze(scene)
+    shape = (*scene.depth.shape, 3)
+    picture = np.clip(scene.colour, 0, 255).astype(np.uint8).reshape(shape)[::-1]
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(picture)).reduce(camera.supersampling))
+    return develop(small, look.seed, look.exposure, look.tint)
+
+
+def _open(window: Window, look: Look, camera: Camera, x: float, y: float, heading_deg: float) -> Scene:
+    ray = rays(camera)
+    azimuth = ray.azimuth + np.radians(heading_deg)
+    sin, cos = np.sin(azimuth).astype(np.float32), np.cos(azimuth).astype(np.float32)
+    columns, rows = window.layers.material.shape[1], window.layers.material.shape[0]
+    step = ray.distance_m / np.float32(PIXEL_M)
+    c = (np.float32(x / PIXEL_M - window.west_px) + sin[:, None] * step).astype(np.int32)
+    r = (np.float32(window.north_px - y / PIXEL_M) - cos[:, None] * step).astype(np.int32)
+    np.clip(c, 0, columns - 1, out=c)
+    np.clip(r, 0, rows - 1, out=r)
+    pixel = r * np.int32(columns) + c
+    below = ray.tangent < 0
+    flat = np.where(below, -camera.camera_m / np.minimum(ray.tangent, -1e-4), _FAR).astype(np.float32)
+    depth = np.repeat(flat[:, None], len(sin), 1)
+    colour = np.empty((depth.size, 3), np.float32)
+    return Scene(window, look, camera, ray, x, y, sin, cos, pixel, depth, colour)
+
+
+def _sky_and_ground(scene: Scene) -> None:
+    """Fill every pixel with sky or with the flat ground, as if nothing stood on it."""
+    rng = generator(scene.look.seed, 3)
+    rows, columns = scene.depth.shape
+    tangent = scene.rays.tangent
+    far = int(np.searchsorted(tangent, -scene.camera.camera_m / VIEW_RANGE_M))
+    colour = scene.colour.reshape(rows, columns, 3)
+    lift = np.clip(tangent[far:, None], 0, 0.7)
+    deep = np.array([150, 182, 216]) + rng.normal(0, 8, 3)
+    sky = deep + lift * np.array([-95, -72, -20]) * rng.uniform(0.3, 1.2)
+    knots = rng.random(9)
+    wave = np.interp(np.linspace(0, 9, columns, endpoint=False), np.arange(10), np.append(knots, knots[0]))
+    cloud = np.clip(wave * 1.5 - 0.5 + 0.35 * np.sin(lift * 16 + wave * 6), 0, 1) * rng.random()
+    colour[far:] = sky[:, None, :] * (1 - cloud[..., None]) + 232 * cloud[..., None]
+    near = int(np.searchsorted(tangent, -scene.camera.camera_m / _NEAR_M))
+    distance = scene.depth[:far, :1]
+    east, north = distance * scene.sin, distance * scene.cos
+    colour[:near] = _near_ground(scene, east[:near], north[:near])
+    c = (np.float32(scene.x / PIXEL_M - scene.window.west_px) + east[near:] / np.float32(PIXEL_M)).astype(np.int32)
+    r = (np.float32(scene.window.north_px - scene.y / PIXEL_M) - north[near:] / np.float32(PIXEL_M)).astype(np.int32)
+    height, width = scene.window.layers.material.shape
+    pixel = np.clip(r, 0, height - 1) * width + np.clip(c, 0, width - 1)
+    colour[near:far] = surface(scene, pixel.ravel()).reshape(far - near, columns, 3)
+
+
+def surface(scene: Scene, pixel: NDArray[np.int32]) -> Float:
+    """Colour of ground pixels in this view, with marks: float32[N, 3]."""
+    layers = scene.window.layers
+    gain = scene.look.ground_gain()
+    colour = layers.albedo.reshape(-1, 3)[pixel] * gain[layers.material.ravel()[pixel]]
+    marking = layers.marking.ravel()[pixel]
+    marked = np.nonzero(marking)[0]
+    paint, strength = scene.look.marking_colours()
+    group = marking[marked]
+    colour[marked] += (paint[group] - colour[marked]) * strength[group, None] * np.float32(0.8)
+    return np.asarray(colour, np.float32)
+
+
+def _near_ground(scene: Scene, east: Float, north: Float) -> Float:
+    """Ground close to the camera, interpolated between pixels from a small patch: float32[R, C, 3]."""
+    layers = scene.window.layers
+    reach = int(_NEAR_M / PIXEL_M) + 3
+    column, row = scene.x / PIXEL_M - scene.window.west_px, scene.window.north_px - scene.y / PIXEL_M
+    height, width = layers.material.shape
+    c0, r0 = max(int(column) - reach, 0), max(int(row) - reach, 0)
+    box = (slice(r0, min(int(row) + reach, height)), slice(c0, min(int(column) + reach, width)))
+    patch = layers.albedo[box] * scene.look.ground_gain()[layers.material[box]]
+    marking = layers.marking[box]
+    strength = rubbed(scene.look, marking, scene.window.west_px + c0, scene.window.north_px - r0)[..., None]
+    patch += (scene.look.marking_colours()[0][marking] - patch) * strength
+    patch *= np.where(layers.canopy_dm[box] > 0, np.float32(0.72), np.float32(1))[..., None]
+    c = np.float32(column - c0 - 0.5) + east / np.float32(PIXEL_M)
+    r = np.float32(row - r0 - 0.5) - north / np.float32(PIXEL_M)
+    c = np.clip(c, 0, patch.shape[1] - 1.001)
+    r = np.clip(r, 0, patch.shape[0] - 1.001)
+    ci, ri = c.astype(np.int32), r.astype(np.int32)
+    fc, fr = (c - ci)[..., None], (r - ri)[..., None]
+    flat, width = patch.reshape(-1, 3), patch.shape[1]
+    at = ri * width + ci
+    upper = flat[at] * (1 - fc) + flat[at + 1] * fc
+    lower = flat[at + width] * (1 - fc) + flat[at + width + 1] * fc
+    return np.asarray(upper * (1 - fr) + lower * fr)
+
+
+def spread(count: NDArray[np.int64], first: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Expand runs of rows: for each run its number, repeated, and the rows first, first + 1, ...: int64[sum], int64[sum]."""
+    run = np.repeat(np.arange(len(count)), count)
+    ends = np.cumsum(count)
+    inside = np.arange(len(run)) - np.repeat(ends - count - first, count)
+    return run, inside
+
+
+def _obstacles(scene: Scene) -> None:
+    """Walls, roofs, hedges and posts: the rows that each step of each ray is the first to reach."""
+    height = scene.window.layers.height_cm.ravel()[scene.pixel]
+    column, step = np.nonzero(height)
+    if not len(column):
+        return
+    ray = scene.rays
+    tall = height[column, step].astype(np.float32) * np.float32(0.01)
+    tangent = (tall - np.float32(scene.camera.camera_m)) / ray.distance_m[step]
+    key = column * 1e4 + tangent  # columns never mix in the running maximum
+    highest = np.maximum.accumulate(key)
+    rises = np.ones(len(key), bool)
+    rises[1:] = highest[1:] > highest[:-1]
+    column, step, tangent = column[rises], step[rises], tangent[rises]
+    top = ray.row_of(tangent)
+    before = np.zeros_like(top)
+    before[1:] = np.where(column[1:] == column[:-1], top[:-1], 0)
+    first = np.maximum(before, ray.base_row[step])
+    count = np.maximum(top - first, 0)
+    shade_obstacles(scene, column, step, first, count)
+
+
+def _paint_crowns(scene: Scene) -> None:
+    """Tree crowns and trunks, nearest last."""
+    layers, ray = scene.window.layers, scene.rays
+    canopy = layers.canopy_dm.ravel()[scene.pixel]
+    column, step = np.nonzero(canopy)
+    if not len(column):
+        return
+    column, step = column[::-1], step[::-1]
+    pixel = scene.pixel[column, step]
+    distance = ray.distance_m[step]
+    eye = np.float32(scene.camera.camera_m)
+    top = canopy[column, step] * np.float32(0.1)
+    first = ray.row_of((layers.under_dm.ravel()[pixel] * np.float32(0.1) - eye) / distance)
+    count = np.maximum(ray.row_of((top - eye) / distance) - first, 0)
+    run, row = spread(count, first)
+    target = row * scene.columns + column[run]
+    depth = scene.depth.ravel()
+    seen = distance[run] < depth[target]
+    run, row, target = run[seen], row[seen], target[seen]
+    nearest = np.full(len(depth), -1, np.int64)
+    nearest[target] = run
+    target = np.nonzero(nearest >= 0)[0]
+    run = nearest[target]
+    z = eye + distance[run] * ray.tangent[target // scene.columns]
+    leaf = hash_array(17, pixel[run], (z * 2.2).astype(np.int64)) >> np.uint32(24)
+    light = 0.5 + 0.5 * np.clip(z / top[run], 0, 1) + 0.4 * (leaf.astype(np.float32) / 255 - 0.5)
+    colour = scene.look.crown_colours()[layers.hue.ravel()[pixel[run]]] * light.astype(np.float32)[:, None]
+    scene.colour[target] = np.where((z < 1.9)[:, None], np.array([84, 66, 50], np.float32), colour)
+    depth[target] = distance[run]
+
+
+def _cars(scene: Scene) -> None:
+    """The nearest car of each column, cut with its box."""
+    cars = cars_on(scene.window.edges.only(_edges_near(scene)), scene.look).near(scene.x, scene.y, 3.5, _CAR_RANGE_M)
+    if not len(cars):
+        return
+    enter, index, along = _hit_boxes(scene, cars)
+    columns = np.nonzero(np.isfinite(enter))[0]
+    distance, tall = enter[columns].astype(np.float32), cars.height_m[index[columns]].astype(np.float32)
+    eye = np.float32(scene.camera.camera_m)
+    z = eye + scene.rays.tangent[:, None] * distance
+    r, c = np.nonzero((z > 0) & (z < tall) & (distance < scene.depth[:, columns]))
+    height, place = z[r, c] / tall[c], along[columns][c]
+    paint = cars.colour[index[columns]][c].astype(np.float32) * (0.75 + 0.3 * height)[:, None]
+    glass = (height > 0.6) & (height < 0.92) & (np.abs(place) < 0.75)
+    wheel = (height < 0.38) & (np.abs(np.abs(place) - 0.62) < 0.17)
+    paint[glass] = (52, 58, 66)
+    paint[wheel | (height < 0.12)] = (26, 26, 28)
+    scene.colour[r * scene.columns + columns[c]] = paint
+    scene.depth[r, columns[c]] = distance[c]
+
+
+def _edges_near(scene: Scene) -> NDArray[np.bool_]:
+    low, high = scene.window.edges.curve.min(1), scene.window.edges.curve.max(1)
+    here = np.array([scene.x, scene.y])
+    return np.asarray(((low < here + _CAR_RANGE_M) & (high > here - _CAR_RANGE_M)).all(1))
+
+
+def _hit_boxes(scene: Scene, cars: Cars) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Per column: distance to the nearest car (infinite for none), which one, and where along it (-1 to 1)."""
+    ahead, offset = cars.ahead, np.array([scene.x, scene.y]) - cars.centre
+    origin = np.stack([(offset * ahead).sum(1), offset[:, 1] * ahead[:, 0] - offset[:, 0] * ahead[:, 1]])
+    direction = np.stack([
+        scene.sin[:, None] * ahead[:, 0] + scene.cos[:, None] * ahead[:, 1],
+        scene.cos[:, None] * ahead[:, 0] - scene.sin[:, None] * ahead[:, 1],
+    ])  # fmt: skip
+    direction = np.where(np.abs(direction) < 1e-6, 1e-6, direction)
+    half = np.stack([cars.half_length_m, cars.half_width_m])[:, None]
+    low, high = (-half - origin[:, None]) / direction, (half - origin[:, None]) / direction
+    enter = np.minimum(low, high).max(0)
+    leave = np.maximum(low, high).min(0)
+    enter = np.where((enter < leave) & (enter > 0), enter, np.inf)
+    index = enter.argmin(1)
+    columns = np.arange(scene.columns)
+    nearest = enter[columns, index]
+    reached = np.where(np.isfinite(nearest), nearest, 0)
+    along = (origin[0, index] + reached * direction[0, columns, index]) / cars.half_length_m[index]
+    return nearest, index, along
+
+
+def _haze(scene: Scene) -> None:
+    """Distance fades everything but the sky."""
+    depth = scene.depth.ravel()
+    hazy = np.nonzero((depth > 12) & (depth < 2 * VIEW_RANGE_M))[0]
+    share = np.clip(depth[hazy] / VIEW_RANGE_M, 0, 1) ** np.float32(1.5) * np.float32(0.4)
+    colour = scene.colour[hazy]
+    colour += (np.array([190, 200, 212], np.float32) - colour) * share[:, None]
+    scene.colour[hazy] = colour
