@@ -29,7 +29,16 @@ _INTERRUPTED = 130
 _HELP_OF = {
     "output": "URI of what is made: a path, file:// or s3://.",
     "overwrite": "Replace an output that was made from other inputs or settings.",
+    "index_uri": "URI of the index.",
+    "snapshot": "Snapshot to look at; the current one when left out.",
+    "a": "URI of an index, or URI@SNAPSHOT.",
+    "b": "URI of the other one, or URI@SNAPSHOT.",
+    "keep": "Snapshots to keep: the current one and its ancestors.",
+    "min_age_s": "Nothing younger than this many seconds is removed.",
+    "dry_run": "Say what would be removed, remove nothing.",
 }
+_POSITIONAL: Any = tyro.conf.Positional
+_NOT_FLAGS = {"cache_dir"}  # GEOLOC_CACHE is the command line's way
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,10 @@ COMMANDS: dict[str, Command] = {
     "train": Command("geoloc.training.stage", "train a recipe on ingested pairs"),
     "encode": Command("geoloc.pipelines.encode", "tiles to hash codes and embeddings"),
     "index build": Command("geoloc.pipelines.build_index", "codes (or --imagery) to a searchable index"),
-    "index inspect": Command("geoloc.index.maintain", "what an index holds", "inspect"),
-    "index verify": Command("geoloc.index.maintain", "check every byte of an index", "verify"),
-    "index diff": Command("geoloc.index.maintain", "what changed between two snapshots", "diff"),
-    "index gc": Command("geoloc.index.maintain", "remove what no snapshot needs", "gc"),
+    "index inspect": Command("geoloc.index.inspect", "what an index holds", "describe"),
+    "index verify": Command("geoloc.index.inspect", "check every byte of a snapshot", "verify"),
+    "index diff": Command("geoloc.index.inspect", "what changed between two snapshots", "diff"),
+    "index gc": Command("geoloc.index.garbage", "remove what no snapshot needs", "collect_garbage"),
     "evaluate": Command("geoloc.pipelines.evaluate", "recall and metres on held-out photos"),
     "localize": Command("geoloc.pipelines.localize", "locate a batch of photos"),
     "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
@@ -114,7 +123,8 @@ def _run(name: str, command: Command, words: list[str]) -> int:
     result = function(**chosen)
     if isinstance(result, BaseModel):
         sys.stdout.write(_as_text(result, as_json=as_json))
-    return int(getattr(result, "exit_status", 0))
+    # Reports of checks say whether what they looked at is sound.
+    return 0 if getattr(result, "sound", True) else GeolocError.exit_status
 
 
 def parser_of(function: Callable[..., Any]) -> type[Any]:
@@ -125,9 +135,13 @@ def parser_of(function: Callable[..., Any]) -> type[Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     fields: list[tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(function).parameters.items():
-        is_model = isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
-        extra = tyro.conf.arg(name="") if is_model else tyro.conf.arg(help=_HELP_OF.get(name))
+        if name in _NOT_FLAGS:
+            continue
         given = parameter.default is not inspect.Parameter.empty
+        is_model = isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
+        extra: Any = tyro.conf.arg(name="") if is_model else tyro.conf.arg(help=_HELP_OF.get(name))
+        if not (is_model or given or name == "output"):
+            hints[name] = _POSITIONAL[hints[name]]
         fields.append(
             (
                 name,
