@@ -1,0 +1,184 @@
+"""Queries from a folder of photos and a CSV or GeoJSON of their positions.
+
+Columns: `photo` (or `file`, `path`: relative to the positions' own folder, or a URI), `lat`, `lon`; optional
+`id`, `view`, `heading_deg`, `fov_deg`, `place_id`, `route_id`, `step`. A row without coordinates needs a
+place_id. Photos are stored as they came, after they were decoded once to be sure that they can be. Positions
+inside the photos (EXIF) are never used: a phone's GPS would leak into training what the model is to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import urlparse
+
+import pyarrow as pa
+
+from geoloc import storage, tables
+from geoloc.errors import ArtifactError, InputError
+from geoloc.images import decode_image
+from geoloc.sources.positions import Row, number, read_columns
+from geoloc.sources.refused import Refused
+from geoloc.tables import VIEWS, coordinate_problem
+
+POSITION_FILES = ("photos.csv", "photos.geojson")
+_ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
+_MOST_ASPECT = 32.0
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One accepted row of positions; the picture itself is not read yet."""
+
+    query_id: str
+    uri: str
+    view: str
+    heading_deg: float | None
+    fov_deg: float
+    lat: float | None
+    lon: float | None
+    place_id: str | None
+    route_id: str | None
+    step: int | None
+
+
+@dataclass(frozen=True)
+class ViewDefaults:
+    """What a photo is taken for where its row does not say."""
+
+    view: str
+    fov_deg: float
+
+
+def positions_uri(uri: str) -> str:
+    """The file of positions that a user names: itself, or `photos.csv` / `photos.geojson` in a folder."""
+    if not storage.is_directory(uri):
+        if not storage.exists(uri):
+            raise ArtifactError(
+                f"{uri!r} does not exist; give a CSV or GeoJSON of positions or a folder with photos.csv."
+            )
+        return uri
+    for name in POSITION_FILES:
+        if storage.exists(storage.join(uri, name)):
+            return storage.join(uri, name)
+    raise ArtifactError(f"{uri!r} holds neither {' nor '.join(POSITION_FILES)}; add one or give its path.")
+
+
+def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Refused]]:
+    """Accepted and refused rows of a file of positions, in its order; no picture is opened.
+
+    Raises `InputError` when the file itself cannot be used (a missing column, no rows, not UTF-8).
+    """
+    columns = read_columns(uri)
+    photo_name, lat_name, lon_name = columns.require(
+        ("photo", "file", "path"), ("lat", "latitude"), ("lon", "longitude")
+    )
+    folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
+    names = (photo_name, lat_name, lon_name)
+    photos: dict[str, Photo] = {}
+    refused: list[Refused] = []
+    for line, row in enumerate(columns.rows, start=1):
+        key = row.get("id") or row.get("query_id") or row.get(photo_name) or f"row {line}"
+        try:
+            photo = _photo(row, key, names, folder, defaults)
+            if key in photos:
+                raise InputError(
+                    f"row {line} repeats the id {key!r}; the first one is kept", reason="duplicate_id"
+                )
+            photos[key] = photo
+        except InputError as error:
+            refused.append(Refused(key, error.reason, str(error), uri))
+    return list(photos.values()), refused
+
+
+def _photo(row: Row, key: str, names: tuple[str, str, str], folder: str, defaults: ViewDefaults) -> Photo:
+    photo_name, lat_name, lon_name = names
+    name = row.get(photo_name, "")
+    if not name:
+        raise InputError(f"the {photo_name} cell is empty", reason="missing_file")
+    lat, lon, place_id = number(row, lat_name), number(row, lon_name), row.get("place_id") or None
+    if (lat is not None or lon is not None or place_id is None) and (problem := coordinate_problem(lat, lon)):
+        raise InputError(problem[1], reason=problem[0])
+    view = row.get("view") or defaults.view
+    if view not in VIEWS:
+        raise InputError(f"view is {view!r}, not one of {', '.join(VIEWS)}", reason="bad_value")
+    heading, fov = number(row, "heading_deg"), number(row, "fov_deg")
+    fov = defaults.fov_deg if fov is None else fov
+    if not 0.0 < fov <= 360.0:
+        raise InputError(f"fov_deg is {fov:g}, outside 0 to 360 degrees", reason="bad_value")
+    step = number(row, "step")
+    if step is not None and not step.is_integer():
+        raise InputError(f"step is {step:g}, not a whole number", reason="bad_value")
+    absolute = "://" in name or name.startswith("/")
+    return Photo(
+        query_id=key,
+        uri=name if absolute else storage.join(folder, name.removeprefix("./").replace("\\", "/")),
+        view=view,
+        heading_deg=None if heading is None else heading % 360.0,
+        fov_deg=fov,
+        lat=lat,
+        lon=lon,
+        place_id=place_id,
+        route_id=row.get("route_id") or None,
+        step=None if step is None else int(step),
+    )
+
+
+def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[Refused]]:
+    """Read and check the pictures: rows of the queries table, and those refused, both in order.
+
+    Memory: the files' bytes, and one decoded picture at a time. Photos on object stores are fetched by eight
+    threads: there the time goes into waiting.
+    """
+    kept: list[tuple[Photo, bytes]] = []
+    refused: list[Refused] = []
+    for photo, data in zip(photos, _contents(photos), strict=True):
+        try:
+            if isinstance(data, InputError):
+                raise data
+            _check_picture(photo, data)
+            kept.append((photo, data))
+        except InputError as error:
+            refused.append(Refused(photo.query_id, error.reason, str(error), photo.uri))
+    return _queries_table(kept), refused
+
+
+def _contents(photos: Sequence[Photo]) -> Iterator[bytes | InputError]:
+    if all(urlparse(photo.uri).scheme in ("", "file") for photo in photos):
+        yield from map(_content, photos)
+        return
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        yield from pool.map(_content, photos)
+
+
+def _content(photo: Photo) -> bytes | InputError:
+    try:
+        return storage.read_bytes(photo.uri)
+    except ArtifactError:
+        return InputError(f"the photo {photo.uri!r} does not exist", reason="missing_file")
+
+
+def _check_picture(photo: Photo, data: bytes) -> None:
+    height, width = decode_image(data).shape[:2]
+    if photo.view != "panorama":
+        return
+    # A panorama shows at most 180 degrees from top to bottom, at the same scale in both directions.
+    least = photo.fov_deg / 180.0 * _ASPECT_SLACK
+    if not least <= width / height <= _MOST_ASPECT:
+        raise InputError(
+            f"the photo has {width} x {height} px; a panorama of {photo.fov_deg:g} degrees is {least:.2f} to "
+            f"{_MOST_ASPECT:g} times as wide as high",
+            reason="bad_aspect",
+        )
+
+
+def _queries_table(kept: Iterable[tuple[Photo, bytes]]) -> pa.Table:
+    rows = list(kept)
+    columns = {
+        field.name: pa.array([getattr(photo, field.name) for photo, _ in rows], field.type)
+        for field in tables.QUERIES
+        if field.name != "image"
+    }
+    columns["image"] = pa.array([data for _, data in rows], pa.binary())
+    return tables.conform(pa.table(columns), tables.QUERIES)
