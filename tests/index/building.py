@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,7 @@ def manifest_of(index_uri: str, tiles: Tiles, parts: Sequence[npt.NDArray[np.int
         bounds = box if bounds is None else bounds.union(box)
     return Manifest(
         fingerprint=name,
-        parent=read_head(index_uri).snapshot_id,
+        parent=None,
         complete=True,
         bits=tiles.codes.shape[1] * 8,
         embedding_dim=None if tiles.embeddings is None else tiles.embeddings.shape[1],
@@ -138,11 +138,7 @@ def build(
     dealt = np.random.default_rng(len(tiles) + shards).integers(0, max(shards, 1), len(tiles))
     parts = [np.flatnonzero(dealt == shard) for shard in range(shards)]
     manifest = manifest_of(index_uri, tiles, parts, name)
-    return commit(index_uri, replace_parent(manifest, base), base)
-
-
-def replace_parent(manifest: Manifest, base: Head) -> Manifest:
-    return manifest.model_copy(update={"parent": base.snapshot_id})
+    return commit(index_uri, manifest.model_copy(update={"parent": base.snapshot_id}), base)
 
 
 def nearest_by_hand(
@@ -159,15 +155,3 @@ def nearest_by_hand(
         ]
         answers.append(sorted(pairs)[:k])
     return answers
-
-
-__all__ = [
-    "Tiles",
-    "build",
-    "manifest_of",
-    "model_of",
-    "nearest_by_hand",
-    "random_tiles",
-    "replace",
-    "shard_of",
-]
