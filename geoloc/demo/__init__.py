@@ -1,0 +1,1 @@
+"""The demo: all stages in one go, then photos posted to the running service."""
