@@ -13,18 +13,22 @@ from geoloc.recipe import HashHead
 class LinearHash(nn.Module):
     """Embedding float[..., D] to code logits float[..., bits]; bit b is set where logit b is positive.
 
-    A linear map without bias keeps codes centred for centred embeddings; deeper heads overfitted the
-    training embeddings. Losses on every prefix make the first 64, 128, ... bits a code of their own.
+    A linear map (deeper heads overfitted the training embeddings) and a batch norm without parameters, so that
+    every bit is set for about half of the places and the logits start where tanh bends. Losses on every prefix
+    make the first 64, 128, ... bits a code of their own.
     """
 
     def __init__(self, recipe: HashHead, embedding_dim: int) -> None:
         super().__init__()
-        self.project = nn.Linear(embedding_dim, recipe.bits)
+        self.project = nn.Linear(embedding_dim, recipe.bits, bias=False)
+        nn.init.orthogonal_(self.project.weight)
+        self.centre = nn.BatchNorm1d(recipe.bits, affine=False)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """float[..., D] to float[..., bits]."""
-        logits: torch.Tensor = self.project(embeddings)
-        return logits
+        logits = self.project(embeddings)
+        centred: torch.Tensor = self.centre(logits.flatten(0, -2)).view_as(logits)
+        return centred
 
 
 def pack_codes(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from geoloc import parts, storage
-from geoloc.errors import InputError, ModelMismatch
+from geoloc.errors import ConfigError, InputError, ModelMismatch
 from geoloc.geodesy import LatLon, LocalFrame
 from geoloc.images import decode_image
-from geoloc.models.preprocessing import prepare_panorama, resize
+from geoloc.models.preprocessing import SMALLEST_EXTENT, prepare_panorama, resize
 from geoloc.recipe import Recipe
 
 Floats = npt.NDArray[np.float64]
@@ -24,6 +24,7 @@ Ints = npt.NDArray[np.int64]
 
 MEMORY_LIMIT_BYTES = 3 * 2**30  # decoded pictures of one worker; above, they lie in a file on the local disk
 _EXTENT_TOLERANCE = 0.01
+_SMALLEST_SHARE = 0.5  # of the pairs must fit on their tiles
 
 
 @dataclass(frozen=True)
@@ -118,33 +119,46 @@ def _index(pairs: Sequence[Mapping[str, Any]], queries: Mapping[str, list[Any]],
     )
 
 
-def load_pairs(
-    uri: str,
-    index: PairIndex,
-    recipe: Recipe,
-    *,
-    offset_m: float,
-    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
-) -> PairStore:
-    """Decode the pictures of `index` from the ingest output at `uri`, part by part, each picture once.
+def check_pairs(uri: str, index: PairIndex, recipe: Recipe) -> float:
+    """Refuse pairs that cannot train a recipe; returns the extent of the tiles in metres.
 
-    Pairs whose camera no crop within `offset_m` of it can serve are left out. Memory: the decoded pictures up
-    to `memory_limit_bytes`, beyond that a file in the local temporary directory; plus one part of the tables.
-    Raises `ModelMismatch` when the tiles are too small for the recipe's field and offset.
+    Raises `ConfigError` when there are fewer pairs than a batch, `InputError` when their tiles are missing,
+    `ModelMismatch` when the tiles are too small for the recipe's field and offset.
     """
-    tile_rows = _tile_rows(index)
-    first = next(_pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(tile_rows)), None)
+    if len(index) < recipe.training.batch_size:
+        raise ConfigError(
+            f"{uri!r} has {len(index)} pairs, fewer than a batch ({recipe.training.batch_size}); lower "
+            "training.batch_size or give more pairs."
+        )
+    wanted = set(_tile_rows(index))
+    first = next(_pictures(storage.join(uri, "tiles"), "tiles", "tile_id", wanted), None)
     if first is None:
         raise InputError(f"The tiles of the pairs in {uri!r} are not in its tiles table; run ingest again.")
     extent_m = _extent_m(first)
-    reach_m = (extent_m - recipe.model.tile_m) / 2
-    usable = _within_reach(index, reach_m, offset_m)
-    if reach_m < -0.05 * recipe.model.tile_m or usable.mean() < 0.5:
+    offset_m = recipe.training.augmentation.offset_m
+    usable = float(_within_reach(index, _reach_m(extent_m, recipe), offset_m).mean())
+    if extent_m < SMALLEST_EXTENT * recipe.model.tile_m or usable < _SMALLEST_SHARE:
         raise ModelMismatch(
-            f"The tiles in {uri!r} cover {extent_m:g} m; a field of {recipe.model.tile_m:g} m moved by up to "
-            f"{offset_m:g} m around the cameras needs more (only {usable.mean():.0%} of the pairs fit): ingest "
-            "larger tiles."
+            f"The tiles in {uri!r} cover {extent_m:g} m; the model's field of {recipe.model.tile_m:g} m within "
+            f"{offset_m:g} m of the cameras fits on them for {usable:.0%} of the pairs: ingest larger tiles."
         )
+    return extent_m
+
+
+def load_pairs(
+    uri: str, index: PairIndex, recipe: Recipe, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+) -> PairStore:
+    """Decode the pictures of `index` from the ingest output at `uri`, part by part, each picture once.
+
+    Pairs whose camera has no crop of its tile within `offset_m` are left out. Memory: the decoded pictures up
+    to `memory_limit_bytes`, beyond that a file in the local temporary directory; plus one part of the tables.
+    Raises what `check_pairs` raises, and `InputError` for pictures that are missing or cannot be decoded.
+    """
+    extent_m = _extent_m(
+        next(_pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(_tile_rows(index))))
+    )
+    reach_m = _reach_m(extent_m, recipe)
+    usable = _within_reach(index, reach_m, recipe.training.augmentation.offset_m)
     index = index.take(np.flatnonzero(usable))
     tile_rows = _tile_rows(index)
     side = max(recipe.model.tile_px, round(extent_m / recipe.model.metres_per_pixel))
@@ -154,7 +168,11 @@ def load_pairs(
     _fill_tiles(uri, tiles, tile_rows, extent_m, side)
     _fill_panoramas(uri, panoramas, index, recipe)
     tile_of = np.array([tile_rows[name] for name in index.tile_id], dtype=np.int64)
-    return PairStore(tiles, panoramas, tile_of, index, max(reach_m, 0.0))
+    return PairStore(tiles, panoramas, tile_of, index, reach_m)
+
+
+def _reach_m(extent_m: float, recipe: Recipe) -> float:
+    return max(0.0, (extent_m - recipe.model.tile_m) / 2)
 
 
 def _tile_rows(index: PairIndex) -> dict[str, int]:
@@ -163,8 +181,8 @@ def _tile_rows(index: PairIndex) -> dict[str, int]:
 
 def _within_reach(index: PairIndex, reach_m: float, offset_m: float) -> npt.NDArray[np.bool_]:
     """Pairs for which some crop centre inside the tile's margin lies within `offset_m` of the camera."""
-    beyond_east = np.maximum(np.abs(index.camera_east_m) - max(reach_m, 0.0), 0.0)
-    beyond_north = np.maximum(np.abs(index.camera_north_m) - max(reach_m, 0.0), 0.0)
+    beyond_east = np.maximum(np.abs(index.camera_east_m) - reach_m, 0.0)
+    beyond_north = np.maximum(np.abs(index.camera_north_m) - reach_m, 0.0)
     # A little slack: data sets whose tiles have exactly the model's field and the camera in the middle.
     return np.asarray(np.hypot(beyond_east, beyond_north) <= offset_m + 1e-6)
 

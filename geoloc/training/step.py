@@ -106,7 +106,8 @@ class PairStep(nn.Module):
         loss = self.recipe.loss
         if loss.hashing_weight == 0:
             return queries.new_zeros(())
-        codes, own = self.model.hash(queries), self.model.hash(references)
+        # One pass, so that the batch norm centres both views alike.
+        codes, own = self.model.hash(torch.cat([queries, references])).chunk(2)
         similar = prefix_loss(
             codes, own, self.recipe.model.hash.prefixes, temperature=loss.hashing_temperature, ignored=ignored
         )

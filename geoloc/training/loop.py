@@ -1,0 +1,166 @@
+"""The training loop of one Ray Train worker: load its share of the pairs, step, report, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from geoloc.models.store import save_model
+from geoloc.progress import say
+from geoloc.recipe import Recipe
+from geoloc.training.gather import is_distributed
+from geoloc.training.pairs import load_pairs, read_index
+from geoloc.training.sampler import split_pairs
+from geoloc.training.trainer import Trainer
+
+STATE_NAME = "state.pt"
+LOG_NAME = "metrics.jsonl"
+_LINE_EVERY_S = 10.0
+
+
+def run_worker(config: Mapping[str, Any]) -> None:
+    """Train as one of the workers of a Ray Train run; `config` is made by the stage.
+
+    All workers end at the same step and report equally often. Rank 0 writes the finished model to
+    `config["output"]`, the card last.
+    """
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    recipe = Recipe.from_yaml(config["recipe"], where="the recipe of this run")
+    device = torch.device("cpu")
+    if config["use_gpu"]:
+        from ray.train.torch import get_device
+
+        device = get_device()
+    else:
+        torch.set_num_threads(config["threads_per_worker"])
+    trainer = _make_trainer(config, recipe, workers, rank, device)
+    _Loop(trainer, recipe, config, rank, workers).run()
+
+
+def _make_trainer(
+    config: Mapping[str, Any], recipe: Recipe, workers: int, rank: int, device: torch.device
+) -> Trainer:
+    started = time.monotonic()
+    index = read_index(config["train"])
+    rows = split_pairs(len(index), workers, rank, recipe.seed)
+    store = load_pairs(config["train"], index.take(rows), recipe)
+    if rank == 0:
+        say(
+            f"train: {len(index):,} pairs, {len(store):,} in this worker of {workers}, decoded in "
+            f"{time.monotonic() - started:.0f} s"
+        )
+    return Trainer(store, recipe, workers=workers, rank=rank, device=device)
+
+
+class _Loop:
+    """Steps, time limit, log and checkpoints of one worker."""
+
+    def __init__(
+        self, trainer: Trainer, recipe: Recipe, config: Mapping[str, Any], rank: int, workers: int
+    ) -> None:
+        self.trainer = trainer
+        self.recipe = recipe
+        self.config = config
+        self.rank = rank
+        self.workers = workers
+        self.log: list[dict[str, float]] = []
+        self.spent_s = 0.0
+
+    def run(self) -> None:
+        """Go on from the newest checkpoint, train to the end, write the model."""
+        self._restore()
+        before_s = self.spent_s
+        started = last_line = time.monotonic()
+        first = self.trainer.steps_done
+        while (progress := self._progress()) < 1.0:
+            result = self.trainer.step(progress)
+            now = time.monotonic()
+            self.spent_s = before_s + now - started
+            done = self.trainer.steps_done
+            if now - last_line >= _LINE_EVERY_S or self._progress_alone() >= 1.0:
+                last_line = now
+                rate = (done - first) * self.trainer.batch_size * self.workers / (now - started)
+                self._note(done, float(result.loss.detach()), float(result.accuracy), rate)
+            if done % self.config["checkpoint_every"] == 0:
+                self._report()
+        self._finish()
+
+    def _progress(self) -> float:
+        """Share of the run that is over, the same on all workers: by steps, or by time where that is tighter."""
+        share = self._progress_alone()
+        if self.config["max_minutes"] is not None and is_distributed():
+            clock = torch.tensor([share], dtype=torch.float64)
+            device = self.trainer.device
+            clock = clock.to(device)
+            dist.broadcast(clock, src=0)
+            share = float(clock.cpu())
+        return share
+
+    def _progress_alone(self) -> float:
+        share = self.trainer.steps_done / self.recipe.training.steps
+        if self.config["max_minutes"] is not None:
+            share = max(share, self.spent_s / (60 * self.config["max_minutes"]))
+        return min(1.0, share)
+
+    def _note(self, step: int, loss: float, accuracy: float, rate: float) -> None:
+        if self.rank != 0:
+            return
+        self.log.append(
+            {
+                "step": step,
+                "loss": round(loss, 5),
+                "batch_accuracy": round(accuracy, 4),
+                "pairs_per_s": round(rate, 1),
+                "seconds": round(self.spent_s, 1),
+            }
+        )
+        say(
+            f"train: step {step:,} of {self.recipe.training.steps:,}, loss {loss:.3f}, first in batch {accuracy:.0%}, "
+            f"{rate:,.0f} pairs/s, {self.spent_s:,.0f} s"
+        )
+
+    def _restore(self) -> None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as folder:
+            self.trainer.restore((Path(folder) / STATE_NAME).read_bytes())
+            lines = (Path(folder) / LOG_NAME).read_text(encoding="utf-8").splitlines()
+        self.log = [json.loads(line) for line in lines if line]
+        self.spent_s = float(self.log.pop()["spent_s"])
+        if self.rank == 0:
+            say(f"train: goes on from the checkpoint of step {self.trainer.steps_done:,}")
+
+    def _report(self) -> None:
+        """Checkpoint by rank 0, and a report by everyone: Ray Train waits for all workers."""
+        metrics = {"step": self.trainer.steps_done}
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory(prefix="geoloc-checkpoint-") as folder:
+            (Path(folder) / STATE_NAME).write_bytes(self.trainer.state())
+            rows = [*self.log, {"spent_s": self.spent_s}]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (Path(folder) / LOG_NAME).write_text(text, encoding="utf-8")
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def _finish(self) -> None:
+        if self.rank == 0:
+            save_model(
+                self.trainer.model,
+                self.recipe,
+                self.config["output"],
+                metrics=self.log,
+                fingerprint=self.config["fingerprint"],
+            )
+        last = self.log[-1] if self.log else {}
+        ray.train.report({"step": self.trainer.steps_done, **last})
