@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from geoloc.city.cars import cars_on
-from geoloc.city.looks import Look, flight_look, rubbed
+from geoloc.city.looks import Look, flight_look, repaint
 from geoloc.city.network import Bounds
 from geoloc.city.noise import Float, grain
 from geoloc.city.raster import City, Layers, Window
@@ -18,7 +18,12 @@ SHADOW_RANGE_M = VIEW_RANGE_M
 
 
 def render_aerial(
-    city: City, bounds: Bounds, metres_per_pixel: float = PIXEL_M, look: Look | None = None, *, window: Window | None = None
+    city: City,
+    bounds: Bounds,
+    metres_per_pixel: float = PIXEL_M,
+    look: Look | None = None,
+    *,
+    window: Window | None = None,
 ) -> NDArray[np.uint8]:
     """The orthophoto of an area: uint8[H, W, 3].
 
@@ -36,10 +41,10 @@ def render_aerial(
     shade = shadows(window, look)
     traffic = _traffic(window, look, left, top, columns, rows)
     out = np.empty((rows, columns, 3), np.uint8)
-    for first in range(0, rows, 128):  # strips stay in the processor's cache
-        strip = slice(top + first, top + min(first + 128, rows))
-        cars = traffic[first : first + 128]
-        out[first : first + 128] = _strip(window, look, strip, slice(left, left + columns), shade, cars)
+    for first in range(0, rows, 64):  # strips stay in the processor's cache
+        strip = slice(top + first, top + min(first + 64, rows))
+        cars = traffic[first : first + 64]
+        out[first : first + 64] = _strip(window, look, strip, slice(left, left + columns), shade, cars)
     if metres_per_pixel != PIXEL_M:
         size = (round(columns * PIXEL_M / metres_per_pixel), round(rows * PIXEL_M / metres_per_pixel))
         kind = Image.Resampling.BOX if metres_per_pixel > PIXEL_M else Image.Resampling.BICUBIC
@@ -86,7 +91,10 @@ def _traffic(window: Window, look: Look, left: int, top: int, columns: int, rows
     origin = np.array([window.west_px + left, -(window.north_px - top)])
 
     def outline(front: float, back: float, wide: float) -> list[list[int]]:
-        corner = [cars.centre + nose * f + side * w for f, w in ((front, wide), (front, -wide), (back, -wide), (back, wide))]
+        corner = [
+            cars.centre + nose * f + side * w
+            for f, w in ((front, wide), (front, -wide), (back, -wide), (back, wide))
+        ]
         grid = np.floor(np.stack(corner, 1) * (1 / PIXEL_M, -1 / PIXEL_M)).astype(np.int64) - origin
         return [list(map(int, flat)) for flat in grid.reshape(-1, 8)]
 
@@ -98,25 +106,29 @@ def _traffic(window: Window, look: Look, left: int, top: int, columns: int, rows
 
 
 def _strip(
-    window: Window, look: Look, rows: slice, columns: slice, shade: NDArray[np.bool_], traffic: NDArray[np.uint8]
+    window: Window,
+    look: Look,
+    rows: slice,
+    columns: slice,
+    shade: NDArray[np.bool_],
+    traffic: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """The lit colours of some rows of a window."""
-    layers = Layers(**{name: getattr(window.layers, name)[rows, columns] for name in Layers.__dataclass_fields__})
-    colour = layers.albedo.astype(np.float32)
-    open_ground = layers.building < 0
-    colour *= np.where(open_ground[..., None], look.ground_gain()[layers.material], np.float32(1))
-    strength = rubbed(look, layers.marking, window.west_px + columns.start, window.north_px - rows.start)
-    r, c = np.nonzero(strength)
-    amount = strength[r, c, None]
-    colour[r, c] += (look.marking_colours()[0][layers.marking[r, c]] - colour[r, c]) * amount
+    layers = Layers(
+        **{name: getattr(window.layers, name)[rows, columns] for name in Layers.__dataclass_fields__}
+    )
+    gain = look.ground_gain().take(layers.material, 0)
+    gain[layers.building >= 0] = 1
+    colour = layers.albedo * gain
+    repaint(look, colour, layers.marking, window.west_px + columns.start, window.north_px - rows.start)
     r, c = np.nonzero(traffic.any(-1) & (layers.height_cm == 0))
     colour[r, c] = traffic[r, c]
     _crowns(colour, layers, look, window.west_px + columns.start, window.north_px - rows.start)
-    lit = np.float32(look.exposure) * np.asarray(look.tint, np.float32)
-    light = np.where(shade[rows, columns][..., None], lit * np.float32(0.52), lit)
-    colour *= light
-    colour += (shade[rows, columns] * np.float32(6))[..., None]
-    return np.clip(colour, 0, 255).astype(np.uint8)
+    dark = shade[rows, columns]
+    colour *= np.where(dark, np.float32(0.52), np.float32(1))[..., None]
+    colour[dark] += 6
+    colour *= np.float32(look.exposure) * np.asarray(look.tint, np.float32)
+    return np.clip(colour, 0, 255, out=colour).astype(np.uint8)
 
 
 def _crowns(colour: Float, layers: Layers, look: Look, west_px: int, north_px: int) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geoloc.city.buildings import Buildings, corners, furnish
-from geoloc.city.network import Network
+from geoloc.city.buildings import BUILDING, Buildings, corners, furnish
+from geoloc.city.network import Network, clearance_m
 from geoloc.city.noise import Double, generator, hash_array, hash_int, value_noise
 
 (LAWN, PAVING, ASPHALT, CLAY, GRAVEL, SOIL, WATER, POOL, HEDGE, BED, KERB, CONCRETE) = range(12)
@@ -37,12 +37,9 @@ class Block:
     grounds: list[tuple[Double, int, int]] = field(default_factory=list)
     lines: list[tuple[Double, int, float, float]] = field(default_factory=list)
     ponds: list[tuple[float, float, float, float, int]] = field(default_factory=list)
-    buildings: Buildings = field(default_factory=lambda: furnish(np.random.default_rng(0), *_EMPTY))
+    buildings: Buildings = field(default_factory=lambda: np.zeros(0, BUILDING))
     centres: Double = field(default_factory=lambda: np.zeros((0, 2)))
     trees: Double = field(default_factory=lambda: np.zeros((0, 5)))
-
-
-_EMPTY = (np.zeros(0, np.int64), np.zeros(0, bool))
 
 
 class Plan:
@@ -55,6 +52,7 @@ class Plan:
     def __init__(self, network: Network, i: int, j: int) -> None:
         self.network = network
         self.name = (i, j)
+        self.avenues = network.avenues_near(i, j)
         self.rng = generator(network.seed + 100, i, j)
         quad = network.nodes(np.array([i, i + 1, i + 1, i]), np.array([j, j, j + 1, j + 1]))
         length_u = (np.hypot(*(quad[1] - quad[0])) + np.hypot(*(quad[2] - quad[3]))) / 2
@@ -138,13 +136,13 @@ class Plan:
         table["wall_m"], table["gable_m"] = wall, gable
         plan = corners(table) + centre[:, None]
         points = np.concatenate([plan, centre[:, None]], 1)
-        clear = self.network.avenue_clearance_m(points.reshape(-1, 2), *self.name).reshape(-1, 5).min(1)
+        clear = clearance_m(self.avenues, points.reshape(-1, 2)).reshape(-1, 5).min(1)
         dry = self.network.river(points[..., 0], points[..., 1]).min(1) > 0.003
         keep = (clear > 3.0) & dry & (size_u > 3) & (size_v > 3)
         self.block.buildings, self.block.centres = table[keep], centre[keep]
 
     def _keep_trees(self, woods: Double) -> None:
-        clear = self.network.avenue_clearance_m(woods[:, :2], *self.name)
+        clear = clearance_m(self.avenues, woods[:, :2])
         keep = (clear > woods[:, 2] * 0.3 + 0.5) & (self.network.river(woods[:, 0], woods[:, 1]) > 0.002)
         table = self.block.buildings
         if len(table):
@@ -165,7 +163,9 @@ def _bilinear(quad: Double, u: Double, v: Double) -> Double:
 def quarter(network: Network, point: Double) -> int:
     """The kind of quarter (`WORKS_QUARTER`, `HOUSES`, `TERRACES` or `TOWERS`) at a city point."""
     seed = network.seed
-    level = 0.7 * float(value_noise(*point, 850, seed + 20)) + 0.3 * float(value_noise(*point, 300, seed + 21))
+    level = 0.7 * float(value_noise(point[0], point[1], 850, seed + 20)) + 0.3 * float(
+        value_noise(point[0], point[1], 300, seed + 21)
+    )
     return WORKS_QUARTER + int(np.searchsorted(network.style.quarter_limits, level))
 
 
@@ -191,4 +191,3 @@ def street_trees(plan: Plan) -> None:
         if len(along) and rng.random() < 0.75:
             u, v = plan.on_side(side, along / length, np.full(len(along), -rng.uniform(0.5, 1.6) / depth))
             plan.plant(plan.at(u, v), rng.uniform(1.3, 3.2, len(along)))
-

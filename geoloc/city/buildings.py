@@ -36,10 +36,32 @@ Buildings = NDArray[Any]
 """A structured array of `BUILDING`: [N]."""
 
 _ROOFS = {
-    HOUSE: [(156, 70, 54), (122, 60, 50), (92, 84, 80), (66, 66, 72), (172, 112, 80), (130, 122, 112), (98, 44, 40)],
-    TERRACE: [(160, 150, 140), (118, 112, 108), (188, 184, 176), (146, 78, 62), (92, 98, 104), (86, 120, 104)],
+    HOUSE: [
+        (156, 70, 54),
+        (122, 60, 50),
+        (92, 84, 80),
+        (66, 66, 72),
+        (172, 112, 80),
+        (130, 122, 112),
+        (98, 44, 40),
+    ],
+    TERRACE: [
+        (160, 150, 140),
+        (118, 112, 108),
+        (188, 184, 176),
+        (146, 78, 62),
+        (92, 98, 104),
+        (86, 120, 104),
+    ],
     TOWER: [(192, 192, 190), (128, 134, 140), (82, 86, 92), (212, 208, 200), (150, 140, 128), (104, 124, 92)],
-    WORKS: [(202, 206, 208), (146, 168, 184), (176, 176, 166), (118, 132, 154), (208, 196, 168), (150, 92, 82)],
+    WORKS: [
+        (202, 206, 208),
+        (146, 168, 184),
+        (176, 176, 166),
+        (118, 132, 154),
+        (208, 196, 168),
+        (150, 92, 82),
+    ],
 }
 _FACADES = [
     (198, 182, 150), (172, 94, 72), (218, 208, 190), (150, 140, 130), (190, 150, 108), (118, 124, 132),
@@ -69,7 +91,9 @@ def furnish(rng: np.random.Generator, kind: NDArray[np.int64], flat: NDArray[np.
     pale = flat & (kind == HOUSE)
     table["roof"][pale] = _pick(rng, _ROOFS[TERRACE], int(pale.sum()))
     table["facade"] = _pick(rng, _FACADES, count)
-    table["trim"] = np.where(rng.random((count, 1)) < 0.5, table["facade"] * 0.72, _pick(rng, _FACADES, count))
+    table["trim"] = np.where(
+        rng.random((count, 1)) < 0.5, table["facade"] * 0.72, _pick(rng, _FACADES, count)
+    )
     table["storey_m"] = rng.uniform(2.7, 3.7, count)
     table["bay_m"] = rng.uniform(2.0, 4.6, count)
     table["window"] = rng.uniform(0.34, 0.82, count)

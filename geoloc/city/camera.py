@@ -68,19 +68,21 @@ def rays(camera: Camera) -> Rays:
     return Rays(azimuth, tangent, distance, base, float(low), step)
 
 
-def develop(picture: NDArray[np.uint8], seed: int, exposure: float, tint: tuple[float, float, float]) -> NDArray[np.uint8]:
+def develop(
+    picture: NDArray[np.uint8], seed: int, exposure: float, tint: tuple[float, float, float]
+) -> NDArray[np.uint8]:
     """The picture as one camera saw it: tone curve, exposure, colour cast, blur and noise: uint8[H, W, 3]."""
     rng = generator(seed, 1)
     blur = rng.uniform(0, 0.9)
     if blur > 0.3:
         wide = np.concatenate([picture[:, -4:], picture, picture[:, :4]], 1)  # the panorama closes on itself
-        picture = np.asarray(Image.fromarray(wide).filter(ImageFilter.GaussianBlur(blur)))[:, 4:-4]
+        picture = np.asarray(Image.fromarray(wide).filter(ImageFilter.GaussianBlur(blur)), np.uint8)[:, 4:-4]
     gamma = rng.uniform(0.78, 1.3)
     levels = (np.arange(256) / 255) ** gamma * 255 * exposure
     table = (levels[:, None] * np.asarray(tint)).astype(np.float32)
     out = np.stack([table[:, k][picture[..., k]] for k in range(3)], -1)
     out += rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(1, 6))
-    return np.clip(out, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(out, 0, 255), np.uint8)
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:

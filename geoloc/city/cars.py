@@ -13,8 +13,11 @@ from geoloc.city.noise import Double, uniform
 
 @dataclass(frozen=True)
 class Cars:
-    """Cars as boxes. centre, ahead: float64[N, 2] (metres; unit vector); half_length_m, half_width_m, height_m:
-    float64[N]; colour: float64[N, 3]."""
+    """Cars as boxes.
+
+    centre, ahead: float64[N, 2] (metres; unit vector); half_length_m, half_width_m, height_m: float64[N];
+    colour: float64[N, 3].
+    """
 
     centre: Double
     ahead: Double

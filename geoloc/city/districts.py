@@ -40,8 +40,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class District:
-    """One split of the data set. centres and distractors: (tile_id, x, y); anywhere: photos that may lie
-    anywhere in a tile."""
+    """One split of the data set.
+
+    centres and distractors: (tile_id, x, y) of tile centres; anywhere: photos that may lie anywhere in a tile.
+    """
 
     name: str
     bounds: Bounds

@@ -21,7 +21,7 @@ from geoloc.city.looks import flight_look, photo_look
 from geoloc.city.network import Bounds
 from geoloc.city.panorama import render_panorama
 from geoloc.city.raster import City, Window
-from geoloc.city.style import PIXEL_M, VIEW_RANGE_M
+from geoloc.city.style import VIEW_RANGE_M
 
 _FLIGHT_M = 1024.0
 _LEG_M = 4096.0
@@ -52,7 +52,10 @@ def render_sheet(city: City, sheet: Sheet, metres_per_pixel: float, window: Wind
     look = flight_look(city.seed, int(sheet.bounds[1] // _FLIGHT_M), int(sheet.bounds[0] // _LEG_M))
     image = render_aerial(city, sheet.bounds, metres_per_pixel, look, window=window)
     transform = from_origin(
-        ORIGIN_EASTING_M + sheet.bounds[0], ORIGIN_NORTHING_M + sheet.bounds[3], metres_per_pixel, metres_per_pixel
+        ORIGIN_EASTING_M + sheet.bounds[0],
+        ORIGIN_NORTHING_M + sheet.bounds[3],
+        metres_per_pixel,
+        metres_per_pixel,
     )
     profile = {
         "driver": "GTiff", "dtype": "uint8", "count": 3, "height": image.shape[0], "width": image.shape[1],
@@ -109,6 +112,3 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
     writer.writerow(columns)
     writer.writerows(rows)
     return buffer.getvalue().encode()
-
-
-__all__ = ["PIXEL_M", "photos_csv", "render_photo", "render_sheet", "sheet_name", "tiles_csv", "work_bounds"]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from geoloc.city.buildings import HOUSE, TERRACE, TOWER, WORKS, Buildings
 from geoloc.city.noise import Float, hash_array
+from geoloc.city.scene import Scene, spread
 from geoloc.city.style import PIXEL_M
-
-if TYPE_CHECKING:
-    from geoloc.city.panorama import Scene
 
 Index = NDArray[np.int64]
 
 
 def shade_obstacles(scene: Scene, column: Index, step: Index, first: Index, count: Index) -> None:
     """Paint what each hit (column, step) shows in the rows first .. first + count, and set the depth there."""
-    from geoloc.city.panorama import spread
-
     shown = count > 0
     column, step, first, count = column[shown], step[shown], first[shown], count[shown]
     pixel = scene.pixel[column, step]
@@ -51,9 +45,7 @@ def shade_obstacles(scene: Scene, column: Index, step: Index, first: Index, coun
     scene.depth.ravel()[target] = exact[run]
 
 
-def _cut(
-    scene: Scene, table: Buildings, column: Index, distance: Float
-) -> tuple[Float, Float, Float]:
+def _cut(scene: Scene, table: Buildings, column: Index, distance: Float) -> tuple[Float, Float, Float]:
     """Where rays enter the buildings' rectangles: distance in metres, metres along the wall, brightness of the wall.
 
     The march only finds the wall to within a step; where the cut disagrees by more the march is kept.
@@ -80,7 +72,9 @@ def _cut(
 
 def _facade(table: Buildings, which: Index, along: Float, z: Float, light: Float) -> Float:
     """Colour of wall points: windows, doors, shops, bands and plinths: float32[N, 3]."""
-    at = {name: table[name][which] for name in ("storey_m", "bay_m", "window", "phase", "kind", "wall_m", "id")}
+    at = {
+        name: table[name][which] for name in ("storey_m", "bay_m", "window", "phase", "kind", "wall_m", "id")
+    }
     bay = along / at["bay_m"] + at["phase"]
     storey = z / at["storey_m"]
     across, up = bay - np.floor(bay), storey - np.floor(storey)
@@ -91,12 +85,22 @@ def _facade(table: Buildings, which: Index, along: Float, z: Float, light: Float
     window &= (kind != WORKS) | (z > 3)
     tower = (kind == TOWER) & (at["phase"] > 0.6)  # bands of glass instead of single windows
     window |= tower & (up > 0.3) & ~ground & (z < at["wall_m"] - 0.5)
-    shop = ground & ((kind == TERRACE) | (kind == TOWER)) & (np.abs(across - 0.5) < 0.42) & (up > 0.12) & (up < 0.8)
+    shop = (
+        ground
+        & ((kind == TERRACE) | (kind == TOWER))
+        & (np.abs(across - 0.5) < 0.42)
+        & (up > 0.12)
+        & (up < 0.8)
+    )
     pick = hash_array(91, at["id"], np.floor(bay), np.floor(storey))
     draw = (pick >> np.uint32(24)).astype(np.float32) / 255
     door = ground & (kind == HOUSE) & (draw < 0.25) & (np.abs(across - 0.5) < 0.2) & (up < 0.72)
     base = table["facade"][which] * light[:, None]
-    trim = (up < 0.06) | (ground & (at["phase"] < 0.45) & (kind != WORKS)) | ((kind == WORKS) & (z > at["wall_m"] - 1.2))
+    trim = (
+        (up < 0.06)
+        | (ground & (at["phase"] < 0.45) & (kind != WORKS))
+        | ((kind == WORKS) & (z > at["wall_m"] - 1.2))
+    )
     base = np.where(trim[:, None], table["trim"][which] * light[:, None], base)
     pane = np.stack([46 + 66 * draw, 58 + 70 * draw, 74 + 76 * draw], -1)
     base = np.where((window | shop)[:, None], pane, base)

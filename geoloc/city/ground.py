@@ -13,8 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from geoloc.city.blocks import (
-    ASPHALT, CLAY, CONCRETE, GRAVEL, HEDGE, HOUSES, KERB, LAWN, PARK, PARKING, PAVING, SOIL, SPORT, TERRACES,
-    TOWERS, WATER, WORKS_QUARTER, Block,
+    ASPHALT,
+    CLAY,
+    CONCRETE,
+    HOUSES,
+    KERB,
+    LAWN,
+    PARK,
+    PARKING,
+    PAVING,
+    SOIL,
+    SPORT,
+    TERRACES,
+    TOWERS,
+    WATER,
+    WORKS_QUARTER,
+    Block,
 )  # fmt: skip
 from geoloc.city.network import Edges, Network
 from geoloc.city.noise import Double, hash_array, noise_raster
@@ -47,7 +61,9 @@ class Canvas:
         self.corner = np.array([west_px, -north_px])
         size = (CHUNK_PX, CHUNK_PX)
         self.images = [Image.new("L", size, value) for value in (LAWN, 128, 0, 0)]
-        self.material, self.tone, self.barrier, self.marking = (ImageDraw.Draw(image) for image in self.images)
+        self.material, self.tone, self.barrier, self.marking = (
+            ImageDraw.Draw(image) for image in self.images
+        )
 
     def pixels(self, points: Double) -> NDArray[np.int64]:
         """Pixel columns and rows of city points: int64[..., 2]."""
@@ -121,7 +137,9 @@ def _paint_river(canvas: Canvas, network: Network, west_m: float, south_m: float
 def _strips(edges: Edges, half_width_m: Double, shift_m: Double | float = 0.0) -> Double:
     """Outlines of bands along the edges, shifted to the left: float64[N, 34, 2]."""
     normals = edges.normals()
-    middle = edges.curve + normals * np.broadcast_to(np.asarray(shift_m, np.float64), len(edges))[:, None, None]
+    middle = (
+        edges.curve + normals * np.broadcast_to(np.asarray(shift_m, np.float64), len(edges))[:, None, None]
+    )
     side = normals * half_width_m[:, None, None]
     return np.concatenate([middle + side, (middle - side)[:, ::-1]], 1)
 
@@ -141,7 +159,11 @@ def _paint_streets(canvas: Canvas, network: Network, edges: Edges) -> None:
     seed = network.seed
     for extra, material in ((network.style.pavement_m, PAVING), (0.45, KERB), (0.0, ASPHALT)):
         width = edges.half_width_m + extra
-        tones = (88 + 84 * edges.draw(seed + 12)).astype(int).tolist() if material == ASPHALT else [128] * len(edges)
+        tones = (
+            (88 + 84 * edges.draw(seed + 12)).astype(int).tolist()
+            if material == ASPHALT
+            else [128] * len(edges)
+        )
         for strip, tone in zip(_strips(edges, width), tones, strict=True):
             canvas.fill(strip, material, tone)
             if material == PAVING:  # no hedge crosses a street
@@ -168,7 +190,9 @@ def _paint_patches(canvas: Canvas, edges: Edges, seed: int) -> None:
         for n in chosen:
             a, b = edges.curve[n, start[n]], edges.curve[n, start[n] + 1]
             normal = normals[n, start[n]] * edges.half_width_m[n]
-            corners = np.stack([a + normal * low[n], b + normal * low[n], b + normal * high[n], a + normal * high[n]])
+            corners = np.stack(
+                [a + normal * low[n], b + normal * low[n], b + normal * high[n], a + normal * high[n]]
+            )
             canvas.tone.polygon(canvas.pixels(corners).ravel().tolist(), fill=int(tone[n]))
 
 
@@ -187,7 +211,9 @@ def _raise_lamps(canvas: Canvas, network: Network, edges: Edges) -> None:
 
 def _groups(edges: Edges, seed: int, kind: int) -> NDArray[np.int64]:
     """Marking groups, one an edge and kind of mark: what is repainted or lost together. White ones."""
-    return 1 + (hash_array(seed + 21, edges.i, edges.j, edges.kind, kind) % (FIRST_YELLOW - 1)).astype(np.int64)
+    return 1 + (hash_array(seed + 21, edges.i, edges.j, edges.kind, kind) % (FIRST_YELLOW - 1)).astype(
+        np.int64
+    )
 
 
 def _paint_markings(canvas: Canvas, network: Network, edges: Edges) -> None:

@@ -69,11 +69,6 @@ class Look:
         colour = np.where(changed[:, None], (226, 226, 220), colour)
         return colour.astype(np.float32), strength.astype(np.float32)
 
-    def wear_pattern(self) -> Float:
-        """Where marks are rubbed off, on the city's pixel grid modulo 640: 0 gone to 1 whole: float32[640, 640]."""
-        pattern = mottle(CHUNK_PX, 5, 900 + self.seed % _WEAR_PATTERNS)
-        return np.asarray(np.clip(0.5 + (pattern + 0.62 - self.wear) * 3, 0, 1), np.float32)
-
 
 def flight_look(seed: int, *flight: int) -> Look:
     """The look of aerial imagery of one flight (line and leg): summer to early autumn, sun in the south.
@@ -112,13 +107,18 @@ def photo_look(seed: int, *keys: int) -> Look:
     )
 
 
-def rubbed(look: Look, marking: NDArray[np.uint8], west_px: int, north_px: int) -> Float:
-    """Strength 0..1 of the marks of a raster in a view: float32[H, W].
+def repaint(look: Look, colour: Float, marking: NDArray[np.uint8], west_px: int, north_px: int) -> None:
+    """Lay the road marks of a view over a raster's colours float32[H, W, 3], in place.
+
+    Marks are missing, strong or pale by group, and rubbed off in a pattern of the view's own.
 
     Convention: (west_px, north_px) is the raster's north-west corner on the city's pixel grid, as in `Window`.
     """
-    rows, columns = marking.shape
-    r = (np.arange(rows) - north_px) % CHUNK_PX
-    c = (np.arange(columns) + west_px) % CHUNK_PX
-    strength = look.marking_colours()[1][marking]
-    return np.asarray(strength * look.wear_pattern()[r[:, None], c[None, :]])
+    r, c = np.nonzero(marking)
+    group = marking[r, c]
+    paint, strength = look.marking_colours()
+    pattern = mottle(CHUNK_PX, 5, 900 + look.seed % _WEAR_PATTERNS)
+    worn = pattern[(r - north_px) % CHUNK_PX, (c + west_px) % CHUNK_PX]
+    amount = strength[group] * np.clip(worn * 3 + np.float32(2.36 - 3 * look.wear), 0, 1)
+    below = colour[r, c]
+    colour[r, c] = below + (paint[group] - below) * amount[:, None]

@@ -14,6 +14,7 @@ Bounds = tuple[float, float, float, float]
 """West, south, east, north in city metres."""
 
 CURVE_POINTS = 17
+_PATCH = 32
 _STEPS = ((1, 0), (0, 1), (1, 1), (-1, 1))  # by kind: along x, along y, avenue, cross avenue
 
 
@@ -32,9 +33,7 @@ class Edges:
 
     def only(self, keep: NDArray[np.bool_]) -> Edges:
         """The edges where `keep` is true."""
-        return Edges(
-            self.i[keep], self.j[keep], self.kind[keep], self.half_width_m[keep], self.curve[keep]
-        )
+        return Edges(self.i[keep], self.j[keep], self.kind[keep], self.half_width_m[keep], self.curve[keep])
 
     def draw(self, seed: int, *keys: ArrayLike) -> Double:
         """A number in [0, 1) per edge that depends on its name, the seed and the keys: float64[N]."""
@@ -56,11 +55,33 @@ class Network:
     def __init__(self, seed: int, style: Style) -> None:
         self.seed = seed
         self.style = style
+        self._patches: dict[tuple[int, int], Double] = {}
 
     def nodes(self, i: ArrayLike, j: ArrayLike) -> Double:
         """Positions of crossings: float64[..., 2] in city metres (x east, y north)."""
-        s, style = self.seed, self.style
         i, j = np.broadcast_arrays(np.asarray(i, np.int64), np.asarray(j, np.int64))
+        out = np.empty((*i.shape, 2))
+        if not out.size:
+            return out
+        patch_i, patch_j = i // _PATCH, j // _PATCH
+        for a in range(int(patch_i.min()), int(patch_i.max()) + 1):
+            for b in range(int(patch_j.min()), int(patch_j.max()) + 1):
+                here = (patch_i == a) & (patch_j == b)
+                out[here] = self._patch(a, b)[i[here] - a * _PATCH, j[here] - b * _PATCH]
+        return out
+
+    def _patch(self, a: int, b: int) -> Double:
+        """Crossings of a square of the grid, kept because neighbours ask for the same ones: float64[32, 32, 2]."""
+        if (a, b) not in self._patches:
+            if len(self._patches) > 64:
+                self._patches.clear()
+            i, j = np.meshgrid(np.arange(_PATCH) + a * _PATCH, np.arange(_PATCH) + b * _PATCH, indexing="ij")
+            self._patches[a, b] = self._warped(i, j)
+        return self._patches[a, b]
+
+    def _warped(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> Double:
+        """Grid points after jitter by line and by node and a smooth warp: float64[..., 2]."""
+        s, style = self.seed, self.style
         jitter, small = style.line_jitter * style.block_m, style.node_jitter_m
         x = style.block_m * i + jitter * (2 * uniform(s + 1, i) - 1) + small * (2 * uniform(s + 2, i, j) - 1)
         y = style.block_m * j + jitter * (2 * uniform(s + 3, j) - 1) + small * (2 * uniform(s + 4, i, j) - 1)
@@ -81,7 +102,9 @@ class Network:
         j = np.arange(int((south - reach) // block) - 1, int((north + reach) // block) + 2)
         return i, j
 
-    def exists(self, i: NDArray[np.int64], j: NDArray[np.int64], kind: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def exists(
+        self, i: NDArray[np.int64], j: NDArray[np.int64], kind: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
         """Which of the candidate edges are built: bool[...]."""
         s, style = self.seed, self.style
         wide = self.half_width_m(kind, np.where(kind == 0, j, i)) > 7
@@ -90,7 +113,9 @@ class Network:
         cross = uniform(s + 10, i + j) < style.cross_avenue_share
         return np.select([kind < 2, kind == 2], [open_, avenue], cross)
 
-    def edges_of(self, i: NDArray[np.int64], j: NDArray[np.int64], kinds: tuple[int, ...] = (0, 1, 2, 3)) -> Edges:
+    def edges_of(
+        self, i: NDArray[np.int64], j: NDArray[np.int64], kinds: tuple[int, ...] = (0, 1, 2, 3)
+    ) -> Edges:
         """All edges that start at the nodes i x j."""
         grid = np.meshgrid(i, j, np.asarray(kinds), indexing="ij")
         ii, jj, kk = (g.ravel().astype(np.int64) for g in grid)
@@ -132,20 +157,24 @@ class Network:
         keep &= (low[..., 1] < north + margin_m) & (high[..., 1] > south - margin_m)
         return [(int(i[a]), int(j[b])) for a, b in np.argwhere(keep)]
 
-    def avenue_clearance_m(self, points: Double, i: int, j: int) -> Double:
-        """Distance of points float64[N, 2] near block (i, j) from the kerb of avenues; large without any: float64[N]."""
-        around = self.edges_of(np.arange(i - 1, i + 3), np.arange(j - 1, j + 2), (2, 3))
-        if not len(around):
-            return np.full(len(points), 1e6)
-        a, b = around.curve[:, 0], around.curve[:, -1]
-        along = b - a
-        offset = points[:, None] - a[None]
-        t = np.clip((offset * along).sum(-1) / (along * along).sum(-1), 0, 1)
-        gap = np.hypot(*np.moveaxis(offset - t[..., None] * along, -1, 0)) - around.half_width_m
-        return np.asarray(gap.min(1))
+    def avenues_near(self, i: int, j: int) -> Edges:
+        """The avenues that may cross block (i, j)."""
+        return self.edges_of(np.arange(i - 1, i + 3), np.arange(j - 1, j + 2), (2, 3))
 
     def river(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Signed distance-like value of the river: below 0 is water: float64[...]."""
         style, s = self.style, self.seed
         level = value_noise(x, y, 1300, s + 30) + 0.12 * value_noise(x, y, 160, s + 31)
         return np.asarray(np.abs(level - style.river_level) - style.river_width)
+
+
+def clearance_m(avenues: Edges, points: Double) -> Double:
+    """Distance of points float64[N, 2] from the asphalt of avenues, 1e6 where there are none: float64[N]."""
+    if not len(avenues):
+        return np.full(len(points), 1e6)
+    start = avenues.curve[:, 0]
+    along = avenues.curve[:, -1] - start
+    offset = points[:, None] - start[None]
+    t = np.clip((offset * along).sum(-1) / (along * along).sum(-1), 0, 1)
+    apart = offset - t[..., None] * along
+    return np.asarray((np.hypot(apart[..., 0], apart[..., 1]) - avenues.half_width_m).min(1))

@@ -81,7 +81,9 @@ def _weights(first_m: float, count: int, step_m: float, scale_m: float) -> tuple
     return lattice, matrix
 
 
-def noise_raster(west_m: float, south_m: float, size_px: int, step_m: float, scale_m: float, seed: int) -> Float:
+def noise_raster(
+    west_m: float, south_m: float, size_px: int, step_m: float, scale_m: float, seed: int
+) -> Float:
     """`value_noise` at the pixel centres of a square raster: float32[size_px, size_px].
 
     Convention: row 0 is the northern edge, columns run east. Interpolation on a lattice is separable,
@@ -117,6 +119,6 @@ def mottle(size_px: int, cell_px: int, seed: int) -> Float:
     rows = np.arange(size_px)
     np.add.at(matrix, (rows, lower % cells), 1 - fraction)
     np.add.at(matrix, (rows, (lower + 1) % cells), fraction)
-    noise = np.ascontiguousarray(matrix @ lattice @ matrix.T)
+    noise = np.ascontiguousarray(matrix @ lattice @ matrix.T, np.float32)
     noise.flags.writeable = False
     return noise

@@ -7,54 +7,32 @@ elevation painted from far to near, and cars are boxes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from geoloc.city.camera import Camera, Rays, develop, rays
+from geoloc.city.camera import Camera, develop, rays
 from geoloc.city.cars import Cars, cars_on
 from geoloc.city.facades import shade_obstacles
-from geoloc.city.looks import Look, rubbed
+from geoloc.city.looks import Look, repaint
 from geoloc.city.noise import Float, generator, hash_array
 from geoloc.city.raster import City, Window
+from geoloc.city.scene import Scene, spread
 from geoloc.city.style import PIXEL_M, VIEW_RANGE_M
 
 _NEAR_M = 18.0
 _CAR_RANGE_M = 45.0
-_FAR = np.float32(1e6)
-
-
-@dataclass
-class Scene:
-    """One picture in the making; images are [rows, columns], lowest row first.
-
-    sin, cos: float32[C] of the grid azimuth of each column; pixel: int32[C, S] flat window pixel of each step;
-    depth: float32[R, C] in metres; colour: float32[R * C, 3].
-    """
-
-    window: Window
-    look: Look
-    camera: Camera
-    rays: Rays
-    x: float
-    y: float
-    sin: Float
-    cos: Float
-    pixel: NDArray[np.int32]
-    depth: Float
-    colour: Float
-
-    @property
-    def columns(self) -> int:
-        """Number of columns."""
-        return len(self.sin)
+_FAR = np.float32(np.inf)
 
 
 def render_panorama(
-    city: City, position: tuple[float, float], look: Look, camera: Camera | None = None, *,
-    heading_deg: float = 0.0, window: Window | None = None,
+    city: City,
+    position: tuple[float, float],
+    look: Look,
+    camera: Camera | None = None,
+    *,
+    heading_deg: float = 0.0,
+    window: Window | None = None,
 ) -> NDArray[np.uint8]:
     """The panorama seen from a position (x, y in city metres): uint8[height_px, width_px, 3].
 
@@ -63,20 +41,32 @@ def render_panorama(
     Convention: the centre column looks along `heading_deg`, clockwise from GRID north; azimuth grows to the right;
     row 0 is the top.
     """
-    camera = camera or Camera()
     x, y = position
     reach = VIEW_RANGE_M
     window = window or city.window((x - reach, y - reach, x + reach, y + reach))
-    scene = _open(window, look, camera, x, y, heading_deg)
+    picture, _ = trace(window, position, look, camera or Camera(), heading_deg)
+    return develop(picture, look.seed, look.exposure, look.tint)
+
+
+def trace(
+    window: Window, position: tuple[float, float], look: Look, camera: Camera, heading_deg: float
+) -> tuple[NDArray[np.uint8], Float]:
+    """What reaches the lens, before the camera's own look, and how far away it is.
+
+    uint8[height_px, width_px, 3] and, at the full resolution of the rays, metres: float32[R, C], infinite for
+    the sky.
+
+    Convention: as `render_panorama`; row 0 is the top in both.
+    """
+    scene = _open(window, look, camera, *position, heading_deg)
     _sky_and_ground(scene)
     _obstacles(scene)
     _paint_crowns(scene)
     _cars(scene)
     _haze(scene)
-    shape = (*scene.depth.shape, 3)
-    picture = np.clip(scene.colour, 0, 255).astype(np.uint8).reshape(shape)[::-1]
+    picture = np.clip(scene.colour, 0, 255).astype(np.uint8).reshape(*scene.depth.shape, 3)[::-1]
     small = np.asarray(Image.fromarray(np.ascontiguousarray(picture)).reduce(camera.supersampling))
-    return develop(small, look.seed, look.exposure, look.tint)
+    return small, scene.depth[::-1]
 
 
 def _open(window: Window, look: Look, camera: Camera, x: float, y: float, heading_deg: float) -> Scene:
@@ -92,6 +82,7 @@ def _open(window: Window, look: Look, camera: Camera, x: float, y: float, headin
     pixel = r * np.int32(columns) + c
     below = ray.tangent < 0
     flat = np.where(below, -camera.camera_m / np.minimum(ray.tangent, -1e-4), _FAR).astype(np.float32)
+    flat[flat > VIEW_RANGE_M] = _FAR
     depth = np.repeat(flat[:, None], len(sin), 1)
     colour = np.empty((depth.size, 3), np.float32)
     return Scene(window, look, camera, ray, x, y, sin, cos, pixel, depth, colour)
@@ -99,24 +90,21 @@ def _open(window: Window, look: Look, camera: Camera, x: float, y: float, headin
 
 def _sky_and_ground(scene: Scene) -> None:
     """Fill every pixel with sky or with the flat ground, as if nothing stood on it."""
-    rng = generator(scene.look.seed, 3)
     rows, columns = scene.depth.shape
     tangent = scene.rays.tangent
     far = int(np.searchsorted(tangent, -scene.camera.camera_m / VIEW_RANGE_M))
     colour = scene.colour.reshape(rows, columns, 3)
-    lift = np.clip(tangent[far:, None], 0, 0.7)
-    deep = np.array([150, 182, 216]) + rng.normal(0, 8, 3)
-    sky = deep + lift * np.array([-95, -72, -20]) * rng.uniform(0.3, 1.2)
-    knots = rng.random(9)
-    wave = np.interp(np.linspace(0, 9, columns, endpoint=False), np.arange(10), np.append(knots, knots[0]))
-    cloud = np.clip(wave * 1.5 - 0.5 + 0.35 * np.sin(lift * 16 + wave * 6), 0, 1) * rng.random()
-    colour[far:] = sky[:, None, :] * (1 - cloud[..., None]) + 232 * cloud[..., None]
+    colour[far:] = _sky(scene, tangent[far:])
     near = int(np.searchsorted(tangent, -scene.camera.camera_m / _NEAR_M))
     distance = scene.depth[:far, :1]
     east, north = distance * scene.sin, distance * scene.cos
     colour[:near] = _near_ground(scene, east[:near], north[:near])
-    c = (np.float32(scene.x / PIXEL_M - scene.window.west_px) + east[near:] / np.float32(PIXEL_M)).astype(np.int32)
-    r = (np.float32(scene.window.north_px - scene.y / PIXEL_M) - north[near:] / np.float32(PIXEL_M)).astype(np.int32)
+    c = (np.float32(scene.x / PIXEL_M - scene.window.west_px) + east[near:] / np.float32(PIXEL_M)).astype(
+        np.int32
+    )
+    r = (np.float32(scene.window.north_px - scene.y / PIXEL_M) - north[near:] / np.float32(PIXEL_M)).astype(
+        np.int32
+    )
     height, width = scene.window.layers.material.shape
     pixel = np.clip(r, 0, height - 1) * width + np.clip(c, 0, width - 1)
     colour[near:far] = surface(scene, pixel.ravel()).reshape(far - near, columns, 3)
@@ -135,6 +123,23 @@ def surface(scene: Scene, pixel: NDArray[np.int32]) -> Float:
     return np.asarray(colour, np.float32)
 
 
+def _sky(scene: Scene, tangent: Float) -> Float:
+    """A clear gradient with clouds that stay where they are in the world: float32[rows, C, 3]."""
+    rng = generator(scene.look.seed, 3)
+    lift = np.clip(tangent[:, None], 0, 0.7)
+    deep = np.array([150, 182, 216]) + rng.normal(0, 8, 3)
+    sky = deep + lift * np.array([-95, -72, -20]) * rng.uniform(0.3, 1.2)
+    azimuth = np.arctan2(scene.sin, scene.cos)[None]
+    amount = rng.uniform(-0.6, 0.5)
+    for wave in range(1, 7):
+        turn, bend, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(-6, 6), rng.uniform(4, 16)
+        amount = amount + np.sin(wave * azimuth + turn + bend * lift) * np.cos(tilt * lift + turn) / (
+            wave + 1
+        )
+    cloud = np.clip(amount, 0, 1)[..., None]
+    return np.asarray(sky[:, None] * (1 - cloud) + 234 * cloud, np.float32)
+
+
 def _near_ground(scene: Scene, east: Float, north: Float) -> Float:
     """Ground close to the camera, interpolated between pixels from a small patch: float32[R, C, 3]."""
     layers = scene.window.layers
@@ -144,29 +149,21 @@ def _near_ground(scene: Scene, east: Float, north: Float) -> Float:
     c0, r0 = max(int(column) - reach, 0), max(int(row) - reach, 0)
     box = (slice(r0, min(int(row) + reach, height)), slice(c0, min(int(column) + reach, width)))
     patch = layers.albedo[box] * scene.look.ground_gain()[layers.material[box]]
-    marking = layers.marking[box]
-    strength = rubbed(scene.look, marking, scene.window.west_px + c0, scene.window.north_px - r0)[..., None]
-    patch += (scene.look.marking_colours()[0][marking] - patch) * strength
+    repaint(scene.look, patch, layers.marking[box], scene.window.west_px + c0, scene.window.north_px - r0)
     patch *= np.where(layers.canopy_dm[box] > 0, np.float32(0.72), np.float32(1))[..., None]
     c = np.float32(column - c0 - 0.5) + east / np.float32(PIXEL_M)
     r = np.float32(row - r0 - 0.5) - north / np.float32(PIXEL_M)
     c = np.clip(c, 0, patch.shape[1] - 1.001)
     r = np.clip(r, 0, patch.shape[0] - 1.001)
     ci, ri = c.astype(np.int32), r.astype(np.int32)
-    fc, fr = (c - ci)[..., None], (r - ri)[..., None]
+    fc, fr = (c - ci.astype(np.float32))[..., None], (r - ri.astype(np.float32))[..., None]
     flat, width = patch.reshape(-1, 3), patch.shape[1]
-    at = ri * width + ci
-    upper = flat[at] * (1 - fc) + flat[at + 1] * fc
-    lower = flat[at + width] * (1 - fc) + flat[at + width + 1] * fc
-    return np.asarray(upper * (1 - fr) + lower * fr)
-
-
-def spread(count: NDArray[np.int64], first: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Expand runs of rows: for each run its number, repeated, and the rows first, first + 1, ...: int64[sum], int64[sum]."""
-    run = np.repeat(np.arange(len(count)), count)
-    ends = np.cumsum(count)
-    inside = np.arange(len(run)) - np.repeat(ends - count - first, count)
-    return run, inside
+    at = ri * np.int32(width) + ci
+    upper, lower = flat.take(at, 0), flat.take(at + np.int32(width), 0)
+    upper += (flat.take(at + 1, 0) - upper) * fc
+    lower += (flat.take(at + np.int32(width + 1), 0) - lower) * fc
+    lower -= upper
+    return np.asarray(upper + lower * fr)
 
 
 def _obstacles(scene: Scene) -> None:
@@ -205,9 +202,12 @@ def _paint_crowns(scene: Scene) -> None:
     top = canopy[column, step] * np.float32(0.1)
     first = ray.row_of((layers.under_dm.ravel()[pixel] * np.float32(0.1) - eye) / distance)
     count = np.maximum(ray.row_of((top - eye) / distance) - first, 0)
-    run, row = spread(count, first)
-    target = row * scene.columns + column[run]
     depth = scene.depth.ravel()
+    last = np.maximum(first + count - 1, 0) * scene.columns + column
+    shown = np.nonzero((count > 0) & (depth[last] > distance))[0]  # higher rows always see farther
+    column, pixel, distance, top = column[shown], pixel[shown], distance[shown], top[shown]
+    run, row = spread(count[shown], first[shown])
+    target = row * scene.columns + column[run]
     seen = distance[run] < depth[target]
     run, row, target = run[seen], row[seen], target[seen]
     nearest = np.full(len(depth), -1, np.int64)
@@ -224,7 +224,9 @@ def _paint_crowns(scene: Scene) -> None:
 
 def _cars(scene: Scene) -> None:
     """The nearest car of each column, cut with its box."""
-    cars = cars_on(scene.window.edges.only(_edges_near(scene)), scene.look).near(scene.x, scene.y, 3.5, _CAR_RANGE_M)
+    cars = cars_on(scene.window.edges.only(_edges_near(scene)), scene.look).near(
+        scene.x, scene.y, 3.5, _CAR_RANGE_M
+    )
     if not len(cars):
         return
     enter, index, along = _hit_boxes(scene, cars)
@@ -249,7 +251,9 @@ def _edges_near(scene: Scene) -> NDArray[np.bool_]:
     return np.asarray(((low < here + _CAR_RANGE_M) & (high > here - _CAR_RANGE_M)).all(1))
 
 
-def _hit_boxes(scene: Scene, cars: Cars) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+def _hit_boxes(
+    scene: Scene, cars: Cars
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Per column: distance to the nearest car (infinite for none), which one, and where along it (-1 to 1)."""
     ahead, offset = cars.ahead, np.array([scene.x, scene.y]) - cars.centre
     origin = np.stack([(offset * ahead).sum(1), offset[:, 1] * ahead[:, 0] - offset[:, 0] * ahead[:, 1]])

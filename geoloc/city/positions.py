@@ -68,7 +68,9 @@ def street_positions(
     angle = 2 * np.pi * uniform(seed + 4, number)
     centres = points + np.stack([radius * np.sin(angle), radius * np.cos(angle)], -1)
     west, south, east, north = bounds
-    inside = (centres[:, 0] > west) & (centres[:, 0] < east) & (centres[:, 1] > south) & (centres[:, 1] < north)
+    inside = (
+        (centres[:, 0] > west) & (centres[:, 0] < east) & (centres[:, 1] > south) & (centres[:, 1] < north)
+    )
     points, centres = points[inside], centres[inside]
     chosen = _thin(centres, count, spacing_m, np.zeros((0, 2)) if clear_of is None else clear_of)
     if len(chosen) < count:
@@ -80,7 +82,7 @@ def street_positions(
 
 
 def _thin(points: Double, count: int, spacing_m: float, taken: Double) -> NDArray[np.int64]:
-    """Numbers of up to `count` points, first come first served, none closer than the spacing to another or to `taken`."""
+    """Numbers of up to `count` points, first come first served, none nearer than the spacing to others or `taken`."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for x, y in taken.tolist():
         cells.setdefault((int(x // spacing_m), int(y // spacing_m)), []).append((x, y))

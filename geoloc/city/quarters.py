@@ -7,8 +7,29 @@ from collections.abc import Callable
 import numpy as np
 
 from geoloc.city.blocks import (
-    ASPHALT, BED, CLAY, CONCRETE, GRAVEL, HEDGE, HOUSES, KERB, LAWN, PARK, PARKING, PAVING, POOL, SOIL, SPORT,
-    TERRACES, TOWERS, WATER, WORKS_QUARTER, Block, Plan, choose_kind, street_trees,
+    ASPHALT,
+    BED,
+    CLAY,
+    CONCRETE,
+    GRAVEL,
+    HEDGE,
+    HOUSES,
+    KERB,
+    LAWN,
+    PARK,
+    PARKING,
+    PAVING,
+    POOL,
+    SOIL,
+    SPORT,
+    TERRACES,
+    TOWERS,
+    WATER,
+    WORKS_QUARTER,
+    Block,
+    Plan,
+    choose_kind,
+    street_trees,
 )  # fmt: skip
 from geoloc.city.buildings import HOUSE, TERRACE, TOWER, WORKS
 from geoloc.city.network import Network
@@ -53,7 +74,9 @@ def _garden(plan: Plan, side: int, a: float, width: float) -> None:
         b0 = rng.uniform(0.3, 0.42)
         bed = _rectangle(plan, side, a0 + width * 0.1, a1 - width * rng.uniform(0.2, 0.6), b0, b0 + 0.07)
         plan.block.grounds.append((bed, int(rng.choice([BED, SOIL, CONCRETE])), int(rng.integers(70, 186))))
-    barrier, height = (HEDGE, rng.uniform(1.0, 2.2)) if rng.random() < 0.6 else (CONCRETE, rng.uniform(0.8, 1.8))
+    barrier, height = (
+        (HEDGE, rng.uniform(1.0, 2.2)) if rng.random() < 0.6 else (CONCRETE, rng.uniform(0.8, 1.8))
+    )
     front = rng.uniform(0, 0.1)
     if rng.random() < 0.55:
         line = plan.at(*plan.on_side(side, [a1, a1], [front, 0.5]))
@@ -86,11 +109,15 @@ def _house(
     plan.build_on_side(side, a + shift, b, wide, deep, wall, gable, HOUSE)
     if rng.random() < 0.35:
         at = a + shift + rng.choice([-1, 1]) * wide * 0.22 / length
-        plan.build_on_side(side, at, b + deep * 0.75 / depth, wide * 0.5, deep * 0.7, wall * 0.6, gable * 0.4, HOUSE)
+        plan.build_on_side(
+            side, at, b + deep * 0.75 / depth, wide * 0.5, deep * 0.7, wall * 0.6, gable * 0.4, HOUSE
+        )
     edge = rng.choice([-1, 1])
     drive = a + edge * (width_m / 2 - 2.0) / length
     if rng.random() < 0.6:
-        lane = _rectangle(plan, side, drive - 1.4 / length, drive + 1.4 / length, -2.5 / depth, (front + 4) / depth)
+        lane = _rectangle(
+            plan, side, drive - 1.4 / length, drive + 1.4 / length, -2.5 / depth, (front + 4) / depth
+        )
         material = int(rng.choice([PAVING, ASPHALT, GRAVEL, CONCRETE]))
         plan.block.grounds.append((lane, material, int(rng.integers(90, 170))))
     if wide < width_m - 5 and rng.random() < 0.4:
@@ -129,12 +156,12 @@ def _towers(plan: Plan) -> None:
     """Tall buildings on a paved base, with squares, beds and trees between them."""
     rng = plan.rng
     columns, rows = (max(1, int(m / rng.uniform(25, 40))) for m in (plan.u_m, plan.v_m))
-    base = int(rng.choice([PAVING, PAVING, CONCRETE]))
+    base = int(rng.choice([PAVING, PAVING, CONCRETE, LAWN]))
     plan.block.grounds.append((plan.outline, base, plan.block.tone))
     for a in range(columns):
         for b in range(rows):
             u, v = (a + 0.5) / columns, (b + 0.5) / rows
-            if rng.random() < 0.16:
+            if rng.random() < 0.14:
                 _square(plan, u, v, 0.4 / columns, 0.4 / rows)
                 continue
             wide, deep = rng.uniform(0.55, 0.94, 2) * (plan.u_m / columns, plan.v_m / rows)
@@ -144,10 +171,12 @@ def _towers(plan: Plan) -> None:
                 plan.build(u, v, wide * 0.6, deep * 0.6, tall, 0.0, TOWER)
             else:
                 plan.build(u, v, wide, deep, tall, 0.0, TOWER)
-    for _ in range(int(rng.integers(2, 7))):
-        side, a = int(rng.integers(4)), rng.uniform(0.05, 0.8)
+    for _ in range(int(rng.integers(4, 12))):
+        side, start = int(rng.integers(4)), rng.uniform(0.05, 0.8)
         length, depth = plan.side_m(side)
-        bed = _rectangle(plan, side, a, a + rng.uniform(4, 14) / length, 0.4 / depth, rng.uniform(2.5, 5) / depth)
+        bed = _rectangle(
+            plan, side, start, start + rng.uniform(4, 14) / length, 0.4 / depth, rng.uniform(2.5, 5) / depth
+        )
         plan.block.grounds.append((bed, int(rng.choice([LAWN, BED, CLAY])), int(rng.integers(80, 180))))
         plan.plant(bed.mean(0), rng.uniform(1.0, 2.4))
 
@@ -156,7 +185,9 @@ def _square(plan: Plan, u: float, v: float, half_u: float, half_v: float) -> Non
     """An open square: another ground, sometimes a pond, and trees."""
     rng = plan.rng
     corners = plan.at(u + half_u * np.array([-1, 1, 1, -1]), v + half_v * np.array([-1, -1, 1, 1]))
-    plan.block.grounds.append((corners, int(rng.choice([LAWN, GRAVEL, CLAY, CONCRETE])), int(rng.integers(80, 180))))
+    plan.block.grounds.append(
+        (corners, int(rng.choice([LAWN, GRAVEL, CLAY, CONCRETE])), int(rng.integers(80, 180)))
+    )
     if rng.random() < 0.3:
         x, y = plan.at(u, v)
         plan.block.ponds.append((float(x), float(y), rng.uniform(3, 6), rng.uniform(3, 6), WATER))
@@ -180,7 +211,15 @@ def _works(plan: Plan) -> None:
     count = int(rng.integers(3, 14))
     u, v = rng.uniform(0.06, 0.94, (2, count))
     turned = rng.random(count) < 0.5
-    plan.build(u, v, np.where(turned, 6.1, 3.2), np.where(turned, 3.2, 6.1), rng.choice([2.6, 5.2], count), 0.0, WORKS)
+    plan.build(
+        u,
+        v,
+        np.where(turned, 6.1, 3.2),
+        np.where(turned, 3.2, 6.1),
+        rng.choice([2.6, 5.2], count),
+        0.0,
+        WORKS,
+    )
     _border(plan, CONCRETE if rng.random() < 0.6 else HEDGE, 2.0)
     points = plan.at(*plan.on_side(int(rng.integers(4)), rng.random(8), np.full(8, 0.05)))
     plan.plant(points, rng.uniform(1.4, 3.2, 8))
@@ -228,7 +267,15 @@ def _parking(plan: Plan) -> None:
     """Rows of bays and a low hall."""
     rng = plan.rng
     plan.block.grounds.append((plan.outline, ASPHALT, plan.block.tone))
-    plan.build(rng.uniform(0.25, 0.75), 0.84, plan.u_m * rng.uniform(0.3, 0.7), plan.v_m * 0.24, rng.uniform(4, 9), 0.0, WORKS)
+    plan.build(
+        rng.uniform(0.25, 0.75),
+        0.84,
+        plan.u_m * rng.uniform(0.3, 0.7),
+        plan.v_m * 0.24,
+        rng.uniform(4, 9),
+        0.0,
+        WORKS,
+    )
     pitch = 2.8 / plan.u_m
     for row in rng.uniform(0.08, 0.14) + np.arange(3) * rng.uniform(0.18, 0.21):
         for u in np.arange(0.06, 0.94, pitch):
@@ -242,14 +289,19 @@ def _sport(plan: Plan) -> None:
     """A pitch with its lines, a stand and trees around."""
     rng = plan.rng
     plan.block.grounds.append((plan.outline, LAWN, plan.block.tone))
-    u0, u1, v0, v1 = *np.sort(rng.uniform([0.14, 0.72], [0.28, 0.86])), *np.sort(rng.uniform([0.14, 0.72], [0.28, 0.86]))
+    u0, u1, v0, v1 = (
+        *np.sort(rng.uniform([0.14, 0.72], [0.28, 0.86])),
+        *np.sort(rng.uniform([0.14, 0.72], [0.28, 0.86])),
+    )
     pitch = plan.at([u0, u1, u1, u0], [v0, v0, v1, v1])
     plan.block.grounds.append((pitch, int(rng.choice([CLAY, LAWN, SOIL, BED])), int(rng.integers(90, 190))))
     closed = np.concatenate([pitch, pitch[:1]])
     middle = plan.at([(u0 + u1) / 2] * 2, [v0, v1])
     plan.block.lines += [(closed, KERB, 0.4, 0.0), (middle, KERB, 0.4, 0.0)]
     side = int(rng.integers(4))
-    plan.build_on_side(side, rng.uniform(0.3, 0.7), 0.06, rng.uniform(14, 30), 5.0, rng.uniform(3, 6), 1.0, WORKS)
+    plan.build_on_side(
+        side, rng.uniform(0.3, 0.7), 0.06, rng.uniform(14, 30), 5.0, rng.uniform(3, 6), 1.0, WORKS
+    )
     _border(plan, HEDGE if rng.random() < 0.5 else CONCRETE, 1.4)
     points = plan.at(*plan.on_side(int(rng.integers(4)), rng.random(12), rng.uniform(0.01, 0.09, 12)))
     plan.plant(points, rng.uniform(1.8, 4.5, 12))

@@ -11,12 +11,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from geoloc.city.blocks import (
-    ASPHALT, BED, CLAY, CONCRETE, GRAVEL, HEDGE, KERB, LAWN, PAVING, POOL, SOIL, WATER, Block,
+    ASPHALT,
+    BED,
+    CLAY,
+    CONCRETE,
+    GRAVEL,
+    HEDGE,
+    KERB,
+    LAWN,
+    PAVING,
+    POOL,
+    SOIL,
+    WATER,
+    Block,
 )  # fmt: skip
 from geoloc.city.buildings import BUILDING, WORKS, Buildings, corners
 from geoloc.city.ground import Ground, paint
 from geoloc.city.network import Bounds, Edges, Network
-from geoloc.city.noise import Double, grain, mottle, noise_raster, uniform
+from geoloc.city.noise import Double, Float, grain, mottle, noise_raster, uniform
 from geoloc.city.quarters import lay_out
 from geoloc.city.style import CHUNK_M, CHUNK_PX, PIXEL_M, Style
 
@@ -27,6 +39,8 @@ _COLOURS = {
 }  # fmt: skip
 _MOTTLED = {LAWN: 0.12, PAVING: 0.14, ASPHALT: 0.16, CLAY: 0.08, GRAVEL: 0.12, SOIL: 0.24, WATER: 0.05, BED: 0.3,
             HEDGE: 0.25, CONCRETE: 0.16}  # fmt: skip
+_GREEN_TABLE = np.array([m in (LAWN, BED, HEDGE) for m in range(len(_COLOURS))], np.float32)
+_GREEN_SHIFT = np.array([58, 18, 34], np.float32)
 _COLOUR_TABLE = np.array([_COLOURS[m] for m in range(len(_COLOURS))], np.float32)
 _MOTTLE_TABLE = np.array([_MOTTLED.get(m, 0.04) for m in range(len(_COLOURS))], np.float32)
 
@@ -135,12 +149,16 @@ class City:
 def _blank(rows: int, columns: int) -> Layers:
     types = {"building": np.int32, "height_cm": np.uint16}
     made: dict[str, NDArray[Any]] = {
-        f.name: np.empty((rows, columns), types.get(f.name, np.uint8)) for f in fields(Layers) if f.name != "albedo"
+        f.name: np.empty((rows, columns), types.get(f.name, np.uint8))
+        for f in fields(Layers)
+        if f.name != "albedo"
     }
     return Layers(albedo=np.empty((rows, columns, 3), np.uint8), **made)
 
 
-def _copy(source: Layers, target: Layers, corner: tuple[int, int], origin: tuple[int, int], first: int) -> None:
+def _copy(
+    source: Layers, target: Layers, corner: tuple[int, int], origin: tuple[int, int], first: int
+) -> None:
     """Copy the part of a chunk that lies in the window; building rows are counted on from `first`."""
     rows, columns = target.material.shape
     left, top = corner[0] - origin[0], origin[1] - corner[1]
@@ -168,7 +186,9 @@ def _render(city: City, west_m: float, south_m: float) -> tuple[Layers, Building
     trees = np.concatenate([block.trees for block in blocks]) if blocks else np.zeros((0, 5))
     canopy, under, hue = _crowns(city.seed, trees, west_m, south_m + CHUNK_M)
     colour = np.clip(albedo, 0, 255).astype(np.uint8)
-    return Layers(colour, ground.material, marking, building, height.astype(np.uint16), canopy, under, hue), table
+    return Layers(
+        colour, ground.material, marking, building, height.astype(np.uint16), canopy, under, hue
+    ), table
 
 
 def _ground_colour(seed: int, west_m: float, south_m: float, ground: Ground) -> NDArray[np.float32]:
@@ -177,13 +197,19 @@ def _ground_colour(seed: int, west_m: float, south_m: float, ground: Ground) -> 
     coarse += noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 14, seed + 51)
     coarse -= 1.0
     fine = mottle(CHUNK_PX, 4, seed + 52) + mottle(CHUNK_PX, 16, seed + 53)
-    factor = (coarse + fine) * _MOTTLE_TABLE[ground.material]
-    factor += (ground.tone.astype(np.float32) / 128 - 1) * 0.42
-    factor += grain(CHUNK_PX, seed + 54) * 0.12 + 1.0
-    colour = _COLOUR_TABLE[ground.material] * factor[..., None]
-    green = np.isin(ground.material, (LAWN, BED, HEDGE))
-    colour += (coarse * green)[..., None] * np.array([58, 18, 34], np.float32)
-    return np.asarray(colour)
+    factor = (coarse + fine) * _MOTTLE_TABLE.take(ground.material)
+    factor += (ground.tone.astype(np.float32) - 128) * np.float32(0.42 / 128)
+    factor += grain(CHUNK_PX, seed + 54) * np.float32(0.12)
+    factor += 1
+    coarse *= _GREEN_TABLE.take(ground.material)
+    colour = np.empty((CHUNK_PX, CHUNK_PX, 3), np.float32)
+    for first in range(0, CHUNK_PX, 64):  # strips stay in the processor's cache
+        rows = slice(first, first + 64)
+        strip = _COLOUR_TABLE.take(ground.material[rows], 0)
+        strip *= factor[rows, :, None]
+        strip += coarse[rows, :, None] * _GREEN_SHIFT
+        colour[rows] = strip
+    return colour
 
 
 def _gather(blocks: list[Block], west_m: float, north_m: float) -> Buildings:
@@ -203,21 +229,30 @@ def _ground_plans(table: Buildings) -> NDArray[np.int32]:
     """Which building stands on each pixel, the taller one where two meet: int32[640, 640], -1 for none."""
     image = Image.new("I", (CHUNK_PX, CHUNK_PX), -1)
     draw = ImageDraw.Draw(image)
-    outline = np.floor(corners(table) * (1 / PIXEL_M, -1 / PIXEL_M) + 1e-3).astype(np.int64).reshape(-1, 8).tolist()
+    outline = (
+        np.floor(corners(table) * (1 / PIXEL_M, -1 / PIXEL_M) + 1e-3).astype(np.int64).reshape(-1, 8).tolist()
+    )
     for row in np.lexsort((table["id"], table["wall_m"])).tolist():
         draw.polygon(outline[row], fill=row)
     return np.array(image, np.int32)
 
 
 def _roofs(
-    seed: int, table: Buildings, building: NDArray[np.int32], height: NDArray[np.uint16], albedo: NDArray[np.float32]
+    seed: int,
+    table: Buildings,
+    building: NDArray[np.int32],
+    height: NDArray[np.uint16],
+    albedo: NDArray[np.float32],
 ) -> None:
     """Heights and colours of roofs: gables, parapets, plant, panels and seams; written in place."""
     rows, columns = np.nonzero(building >= 0)
     if not len(rows):
         return
     index = building[rows, columns]
-    at = {name: table[name][index] for name in ("x", "y", "cos", "sin", "half_u", "half_v", "wall_m", "gable_m", "kind", "id")}
+    at = {
+        name: table[name][index]
+        for name in ("x", "y", "cos", "sin", "half_u", "half_v", "wall_m", "gable_m", "kind", "id")
+    }
     east = (columns + 0.5).astype(np.float32) * PIXEL_M - at["x"]
     north = -(rows + 0.5).astype(np.float32) * PIXEL_M - at["y"]
     u = east * at["cos"] + north * at["sin"]
@@ -229,15 +264,24 @@ def _roofs(
     shade = np.where(flat, 1.0, 1 + 0.15 * np.sign(across) - 0.05 * (np.abs(across) * 6 % 1 < 0.3))
     shade = np.where(flat & (border < 0.6), 1.18, shade)
     shade -= np.where((at["kind"] == WORKS) & (u / 1.2 % 1 < 0.5), 0.06, 0)
-    cell_u, cell_v = np.floor(u / 3.6), np.floor(v / 3.6)
-    draw = uniform(seed + 60, at["id"], cell_u, cell_v)
-    inner = (np.abs(u / 3.6 - cell_u - 0.5) < 0.3) & (np.abs(v / 3.6 - cell_v - 0.5) < 0.3) & (border > 1.2)
-    plant = inner & flat & (draw < 0.12)
-    panel = inner & (uniform(seed + 61, at["id"]) < 0.2) & (draw > 0.45)
-    noise = grain(CHUNK_PX, seed + 54)[rows, columns] * 0.1 + mottle(CHUNK_PX, 16, seed + 53)[rows, columns] * 0.14
+    plant, panel = _equipment(seed, at["id"], u, v, border > 1.2, flat)
+    noise = (
+        grain(CHUNK_PX, seed + 54)[rows, columns] * 0.1
+        + mottle(CHUNK_PX, 16, seed + 53)[rows, columns] * 0.14
+    )
     colour = table["roof"][index] * (np.where(plant, shade * 0.7, shade) + noise)[:, None]
     albedo[rows, columns] = np.where(panel[:, None], np.array([38, 44, 66], np.float32), colour)
     height[rows, columns] = np.round((at["wall_m"] + rise + plant * 1.2) * 100).astype(np.uint16)
+
+
+def _equipment(
+    seed: int, ids: NDArray[np.uint32], u: Float, v: Float, inner: NDArray[np.bool_], flat: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which roof pixels hold plant (on flat roofs) and which solar panels: bool[N] twice."""
+    cell_u, cell_v = np.floor(u / 3.6), np.floor(v / 3.6)
+    draw = uniform(seed + 60, ids, cell_u, cell_v)
+    box = inner & (np.abs(u / 3.6 - cell_u - 0.5) < 0.3) & (np.abs(v / 3.6 - cell_v - 0.5) < 0.3)
+    return box & flat & (draw < 0.12), box & (uniform(seed + 61, ids) < 0.2) & (draw > 0.45)
 
 
 def _crowns(

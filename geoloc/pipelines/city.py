@@ -1,16 +1,17 @@
 """The stage `city`: renders the procedural city's imagery and photos to files, the way they would be delivered.
 
-    <output>/plan.json                          what the files are made from; written first
-    <output>/<split>/imagery/sheet_RR_CC.tif    GeoTIFF sheets, EPSG:32626
-    <output>/<split>/photos/*.jpg, photos.csv   panoramas with latitude, longitude and heading
-    <output>/<split>/centres.csv                where benchmark tiles are cut
-    <output>/test/distractors.csv, test/anywhere/
-    <output>/city.json                          counts and extents; written last
+<output>/plan.json                          what the files are made from; written first
+<output>/<split>/imagery/sheet_RR_CC.tif    GeoTIFF sheets, EPSG:32626
+<output>/<split>/photos/*.jpg, photos.csv   panoramas with latitude, longitude and heading
+<output>/<split>/centres.csv                where benchmark tiles are cut
+<output>/test/distractors.csv, test/anywhere/
+<output>/city.json                          counts and extents; written last
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -40,28 +41,56 @@ class CityConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
-    train_photos: int = Field(default=3500, ge=1, description="photos and tile centres of the training district")
-    validation_photos: int = Field(default=300, ge=1, description="photos and tile centres for tuning and calibration")
-    test_photos: int = Field(default=1000, ge=1, description="photos and tile centres of the held-out district")
-    distractors: int = Field(default=5000, ge=0, description="tile centres of the held-out district without a photo")
-    anywhere_photos: int = Field(default=500, ge=0, description="test photos anywhere in a tile, not near its centre")
-    photo_offset_m: float = Field(default=5.0, ge=0, le=20, description="greatest distance of a photo from its tile's centre")
-    spacing_m: float = Field(default=20.0, ge=2, description="least distance of tile centres with a photo from each other")
-    distractor_spacing_m: float = Field(default=15.0, ge=2, description="least distance of distractors from all tile centres")
+    train_photos: int = Field(
+        default=3500, ge=1, description="photos and tile centres of the training district"
+    )
+    validation_photos: int = Field(
+        default=300, ge=1, description="photos and tile centres for tuning and calibration"
+    )
+    test_photos: int = Field(
+        default=1000, ge=1, description="photos and tile centres of the held-out district"
+    )
+    distractors: int = Field(
+        default=5000, ge=0, description="tile centres of the held-out district without a photo"
+    )
+    anywhere_photos: int = Field(
+        default=500, ge=0, description="test photos anywhere in a tile, not near its centre"
+    )
+    photo_offset_m: float = Field(
+        default=5.0, ge=0, le=20, description="greatest distance of a photo from its tile's centre"
+    )
+    spacing_m: float = Field(
+        default=20.0, ge=2, description="least distance of tile centres with a photo from each other"
+    )
+    distractor_spacing_m: float = Field(
+        default=15.0, ge=2, description="least distance of distractors from all tile centres"
+    )
     tile_m: float = Field(default=51.2, gt=0, le=100, description="side of a tile, metres")
-    sheet_m: float = Field(default=512.0, ge=256, le=2048, multiple_of=64, description="side of an imagery sheet, metres")
-    gap_m: float = Field(default=400.0, ge=300, description="least distance between districts; photos see 130 m far")
+    sheet_m: float = Field(
+        default=512.0, ge=256, le=2048, multiple_of=64, description="side of an imagery sheet, metres"
+    )
+    gap_m: float = Field(
+        default=400.0, ge=300, description="least distance between districts; photos see 130 m far"
+    )
     metres_per_pixel: float = Field(default=0.4, ge=0.1, le=4, description="resolution of the imagery")
     panorama_height_px: int = Field(default=64, ge=16, le=1024, description="rows of a photo")
     panorama_width_px: int = Field(default=256, ge=32, le=4096, description="columns of a photo")
     panorama_top_deg: float = Field(default=32.0, gt=0, lt=85, description="elevation of the photo's top row")
-    panorama_bottom_deg: float = Field(default=-42.0, gt=-85, lt=0, description="elevation of the photo's bottom row")
-    random_heading: bool = Field(default=False, description="photos look anywhere; otherwise their centre is grid north")
-    sheets_per_task: int = Field(default=10, ge=1, description="sheets rendered by one task, neighbours together")
+    panorama_bottom_deg: float = Field(
+        default=-42.0, gt=-85, lt=0, description="elevation of the photo's bottom row"
+    )
+    random_heading: bool = Field(
+        default=False, description="photos look anywhere; otherwise their centre is grid north"
+    )
+    sheets_per_task: int = Field(
+        default=10, ge=1, description="sheets rendered by one task, neighbours together"
+    )
 
     def wanted(self) -> Wanted:
         """The part that says what lies where."""
-        return Wanted(**{name: getattr(self, name) for name in Wanted.__dataclass_fields__ if name != "margin_m"})
+        return Wanted(
+            **{name: getattr(self, name) for name in Wanted.__dataclass_fields__ if name != "margin_m"}
+        )
 
     def camera(self) -> Camera:
         """The street camera."""
@@ -120,12 +149,15 @@ def _begin(config: CityConfig, output: str, overwrite: bool) -> dict[str, Any] |
         if storage.read_bytes(plan_uri) != plan:
             if not overwrite:
                 raise ArtifactError(
-                    f"{output!r} holds a city of other settings; pass --overwrite to replace it, or choose another output."
+                    f"{output!r} holds a city of other settings; pass --overwrite to replace it, "
+                    "or choose another output."
                 )
             storage.delete(output)
     elif storage.list_files(output):
         if not overwrite:
-            raise ArtifactError(f"{output!r} already holds other files; choose an empty output or pass --overwrite.")
+            raise ArtifactError(
+                f"{output!r} already holds other files; choose an empty output or pass --overwrite."
+            )
         storage.delete(output)
     finished = storage.join(output, "city.json")
     if storage.exists(finished):
@@ -166,7 +198,7 @@ def _render_all(config: CityConfig, output: str, districts: list[District]) -> N
         work = _missing(output, district)
         runs = max(1, math.ceil(len(work) / config.sheets_per_task))
         bounds = [round(k * len(work) / runs) for k in range(runs + 1)]
-        tasks += [(district.name, work[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        tasks += [(district.name, work[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
     if not tasks:
         return
     ensure_ray()
