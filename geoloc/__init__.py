@@ -1,1 +1,19 @@
 """Image geo-localization at city and country scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoloc.localization.localizer import Localizer
+
+__all__ = ["Localizer"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: `import geoloc` alone loads neither torch nor faiss.
+    if name == "Localizer":
+        from geoloc.localization.localizer import Localizer
+
+        return Localizer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""From matches to a fix: geographic cluster, calibrated radius and confidence, heading, the `Localizer`."""

@@ -1,0 +1,161 @@
+"""The geographic cluster of the best matches, as a dominant set found by replicator dynamics.
+
+After the location step of "Hashing for Geo-localization" (TGRS 2023), with three changes: distances are metres
+on the ellipsoid, the update is simultaneous, and tiles count by how similar they are. Where no cluster of
+several tiles weighs more than the best match alone, the best match is the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc import geodesy
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+FEATURES = ("similarity", "margin", "margin_outside", "cluster_weight", "spread_m")
+_NOTHING_OUTSIDE = 1.0
+_REACH = 2.0  # in sigma: farther tiles do not speak of the same place, however few others there are
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How matches become a position.
+
+    `sigma_m` is the distance at which two tiles support each other by 1/e. `temperature` turns differences of
+    similarity into weights exp(difference / temperature); that of a contrastive loss makes them the model's own
+    posterior over tiles. `members` best matches take part; a member weaker than `threshold` of the strongest
+    is dropped.
+    """
+
+    sigma_m: float = 30.0
+    temperature: float = 0.03
+    members: int = 20
+    iterations: int = 50
+    threshold: float = 0.1
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Positions of Q queries and what they rest on.
+
+    lat, lon: float64[Q] degrees, NaN where no match has coordinates. in_cluster: bool[Q, K].
+    features: float64[Q, 5], see `FEATURES`: what calibration learns from.
+    """
+
+    lat: FloatArray
+    lon: FloatArray
+    in_cluster: BoolArray
+    features: FloatArray
+
+
+def weights_of(similarity: npt.ArrayLike, temperature: float) -> FloatArray:
+    """Softmax weights over the last axis; NaN (no match) weighs nothing, a row of NaN is all zero."""
+    values = np.asarray(similarity, dtype=np.float64)
+    present = np.isfinite(values)
+    best = np.max(np.where(present, values, -np.inf), axis=-1, keepdims=True, initial=-np.inf)
+    scaled = np.where(present, values - np.where(np.isfinite(best), best, 0.0), -np.inf) / temperature
+    weights = np.exp(scaled)
+    total = weights.sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0))
+
+
+def dominant_set(
+    east_m: FloatArray, north_m: FloatArray, weights: FloatArray, sigma_m: float, iterations: int = 50
+) -> FloatArray:
+    """Memberships float64[Q, K] of the dominant set of each row of points, summing to 1 (0 where no pair is).
+
+    Replicator dynamics x_i <- x_i (A x)_i / (x' A x), all entries at once, on the affinity
+    A_ij = sqrt(w_i w_j) exp(-|p_i - p_j| / sigma), zero on the diagonal (Pavan and Pelillo) and for points more
+    than 2 sigma apart, started at the weights. The objective x' A x never falls from one step to the next.
+
+    Convention: east_m, north_m float64[Q, K] in any common metric frame; points of weight 0 take no part.
+    """
+    offsets = np.hypot(east_m[:, :, None] - east_m[:, None, :], north_m[:, :, None] - north_m[:, None, :])
+    affinity = np.exp(-offsets / sigma_m) * np.sqrt(weights[:, :, None] * weights[:, None, :])
+    affinity[offsets > _REACH * sigma_m] = 0.0
+    affinity[:, np.arange(affinity.shape[1]), np.arange(affinity.shape[1])] = 0.0
+    x = weights.copy()
+    for _ in range(iterations):
+        payoff = np.einsum("qij,qj->qi", affinity, x)
+        mean = np.einsum("qi,qi->q", x, payoff)[:, None]
+        x = np.divide(x * payoff, mean, out=np.zeros_like(x), where=mean > 1e-300)
+    return np.asarray(x)
+
+
+def find_cluster(
+    lat: FloatArray, lon: FloatArray, similarity: npt.ArrayLike, settings: ClusterSettings
+) -> Cluster:
+    """The position of each query from its matches, best first: arrays [Q, K], NaN where there is no match.
+
+    Convention: WGS84 degrees; means are taken in the plane frame (azimuthal equidistant, east and north in
+    metres) around each query's best match that has coordinates.
+    """
+    # Nothing beyond the members counts, so that an answer does not depend on how many matches are shown.
+    count, width = min(settings.members, lat.shape[1]), lat.shape[1]
+    lat, lon = lat[:, :count], lon[:, :count]
+    placed = np.isfinite(lat) & np.isfinite(lon)
+    known = np.where(placed, np.asarray(similarity, dtype=np.float64)[:, :count], np.nan)
+    east, north = _around_best(lat, lon, placed)
+    weights = weights_of(known, settings.temperature)
+    chosen = _members(east, north, weights, settings)
+    inside = np.where(chosen, weights, 0.0)
+    mass = inside.sum(axis=1)
+    share = np.divide(inside, mass[:, None], out=np.zeros_like(inside), where=mass[:, None] > 0)
+    mean_east, mean_north = (share * east).sum(axis=1), (share * north).sum(axis=1)
+    squares = (east - mean_east[:, None]) ** 2 + (north - mean_north[:, None]) ** 2
+    spread = np.sqrt((share * squares).sum(axis=1))
+    members = np.pad(chosen, ((0, 0), (0, width - count)))
+    out_lat, out_lon = _back(lat, lon, placed, mean_east, mean_north)
+    return Cluster(out_lat, out_lon, members, _features(known, chosen, mass, spread))
+
+
+def _members(
+    east: FloatArray, north: FloatArray, weights: FloatArray, settings: ClusterSettings
+) -> BoolArray:
+    x = dominant_set(east, north, weights, settings.sigma_m, settings.iterations)
+    chosen = (x > 0) & (x >= settings.threshold * x.max(axis=1, keepdims=True, initial=0.0))
+    best = np.zeros_like(chosen)
+    best[np.arange(len(best)), weights.argmax(axis=1)] = weights.max(axis=1, initial=0.0) > 0
+    heavier = np.where(chosen, weights, 0.0).sum(axis=1) > weights.max(axis=1, initial=0.0)
+    return np.asarray(np.where(heavier[:, None], chosen, best))
+
+
+def _around_best(lat: FloatArray, lon: FloatArray, placed: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """East and north in metres of each row's points from its first one; 0 where there is no point."""
+    first = placed.argmax(axis=1)
+    rows = np.arange(len(lat))
+    origin_lat = np.where(placed, lat[rows, first][:, None], 0.0)
+    origin_lon = np.where(placed, lon[rows, first][:, None], 0.0)
+    to_lat, to_lon = np.where(placed, lat, 0.0), np.where(placed, lon, 0.0)
+    distance = geodesy.distance_m(origin_lat, origin_lon, to_lat, to_lon)
+    azimuth = np.radians(geodesy.heading_deg(origin_lat, origin_lon, to_lat, to_lon))
+    return distance * np.sin(azimuth), distance * np.cos(azimuth)
+
+
+def _back(
+    lat: FloatArray, lon: FloatArray, placed: BoolArray, east: FloatArray, north: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    first = placed.argmax(axis=1)
+    out = np.full((2, len(lat)), np.nan)
+    heading, metres = np.degrees(np.arctan2(east, north)), np.hypot(east, north)
+    for row in np.flatnonzero(placed.any(axis=1)):
+        column = first[row]
+        out[:, row] = geodesy.destination(
+            float(lat[row, column]), float(lon[row, column]), float(heading[row]), float(metres[row])
+        )
+    return out[0], out[1]
+
+
+def _features(similarity: FloatArray, members: BoolArray, mass: FloatArray, spread: FloatArray) -> FloatArray:
+    filled = np.where(np.isfinite(similarity), similarity, -np.inf)
+    ordered = -np.sort(-filled, axis=1)
+    best = np.where(np.isfinite(ordered[:, 0]), ordered[:, 0], 0.0)
+    second = ordered[:, 1] if ordered.shape[1] > 1 else np.full(len(best), -np.inf)
+    outside = np.max(np.where(members, -np.inf, filled), axis=1, initial=-np.inf)
+    margins = [np.where(np.isfinite(other), best - other, _NOTHING_OUTSIDE) for other in (second, outside)]
+    return np.stack([best, *margins, mass, spread], axis=1)

@@ -1,0 +1,156 @@
+"""The library's front door: photos in, fixes out, in a plain Python process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc import storage
+from geoloc.errors import QueryError
+from geoloc.images import decode_image
+from geoloc.index.region import Region, circle
+from geoloc.localization import fix as reasons
+from geoloc.localization.fix import Fix
+from geoloc.localization.locator import Locator
+from geoloc.localization.photos import HEADINGS, Photo, encode_photos, groups, photo
+
+if TYPE_CHECKING:
+    from geoloc.models.encoder import Encoder
+
+PhotoLike = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
+
+MIN_CONFIDENCE = 0.2
+FEATURELESS_DETAIL = (
+    "The photo shows a plain surface without anything to match (fog, open water, a covered lens)."
+)
+
+
+class Localizer:
+    """Locates photos with one index snapshot and the model that lies in it; see `Localizer.open`."""
+
+    def __init__(self, locator: Locator, encoder: Encoder, *, headings: int = HEADINGS) -> None:
+        self.locator = locator
+        self.encoder = encoder
+        self.headings = headings
+
+    @classmethod
+    def open(
+        cls,
+        index_uri: str,
+        snapshot_id: str | None = None,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        cache_dir: str | None = None,
+        headings: int = HEADINGS,
+    ) -> Localizer:
+        """Open an index (its current snapshot unless one is named), its model and its calibration.
+
+        `headings` is how many candidates an unknown heading gets. Raises `ArtifactError`, `CorruptArtifact`,
+        `ModelMismatch` or `StorageError` with what is wrong.
+        """
+        from geoloc.models.encoder import Encoder
+
+        locator = Locator.open(index_uri, snapshot_id, cache_dir=cache_dir)
+        encoder = Encoder.open(locator.snapshot.model_uri, device=device, threads=threads)
+        return cls(locator, encoder, headings=headings)
+
+    @property
+    def snapshot_id(self) -> str:
+        """The snapshot that answers."""
+        return self.locator.snapshot.snapshot_id
+
+    def localize(
+        self,
+        image: PhotoLike,
+        *,
+        view: str | None = None,
+        heading_deg: float | None = None,
+        fov_deg: float | None = None,
+        extent_m: float | None = None,
+        near: tuple[float, float] | None = None,
+        within_m: float | None = None,
+        k: int = 10,
+        rerank: int = 100,
+        min_confidence: float = MIN_CONFIDENCE,
+    ) -> Fix:
+        """Where a photo (a path or URI, image bytes, or pixels uint8[H, W, 3]) was taken.
+
+        `view` is panorama, street or drone (guessed from the picture when not given), `heading_deg` the heading
+        of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
+        its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo. `near`
+        (lat, lon) with `within_m` restricts the search to a circle. GPS tags in the file are never read.
+        Raises `QueryError` or `InputError` when the question makes no sense; "not found" is a `Fix`.
+        """
+        one = photo(pixels(image), view=view, heading_deg=heading_deg, fov_deg=fov_deg, extent_m=extent_m)
+        return self.localize_batch(
+            [one], near=near, within_m=within_m, k=k, rerank=rerank, min_confidence=min_confidence
+        )[0]
+
+    def localize_batch(
+        self,
+        photos: Sequence[Photo],
+        *,
+        near: tuple[float, float] | None = None,
+        within_m: float | None = None,
+        k: int = 10,
+        rerank: int = 100,
+        min_confidence: float = MIN_CONFIDENCE,
+    ) -> list[Fix]:
+        """A fix for each of several photos (`geoloc.localization.photos.photo` makes them), in their order."""
+        region = region_around(near, within_m)
+        fixes: dict[int, Fix] = {}
+        for positions in groups(photos).values():
+            queries = encode_photos(self.encoder, [photos[p] for p in positions], headings=self.headings)
+            answers = self.locator.locate(
+                queries, k=k, region=region, rerank=rerank, min_confidence=min_confidence
+            )
+            fixes.update(zip(positions, answers, strict=True))
+        return [
+            without_features(fixes[position]) if one.featureless else fixes[position]
+            for position, one in enumerate(photos)
+        ]
+
+
+def pixels(image: PhotoLike) -> npt.NDArray[np.uint8]:
+    """Pixels uint8[H, W, 3] of a path or URI, image bytes or an array; `InputError` when they are none."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise QueryError(
+                f"The array is {image.dtype}{list(image.shape)}; give RGB pixels uint8[H, W, 3].",
+                reason="bad_array",
+            )
+        return image
+    return decode_image(image if isinstance(image, bytes) else storage.read_bytes(os.fspath(image)))
+
+
+def region_around(near: tuple[float, float] | None, within_m: float | None) -> Region | None:
+    """The circle of a position prior, None without one; `QueryError` when only half of it is given."""
+    if near is None and within_m is None:
+        return None
+    if near is None or within_m is None:
+        raise QueryError(
+            "A prior needs a centre and a radius: give near=(lat, lon) and within_m together.",
+            reason="bad_region",
+        )
+    return circle(near[0], near[1], within_m)
+
+
+def without_features(fix: Fix) -> Fix:
+    """The fix of a photo that shows nothing: not located, its matches kept to be looked at."""
+    return fix.model_copy(
+        update={
+            "located": False,
+            "reason": reasons.FEATURELESS,
+            "detail": FEATURELESS_DETAIL,
+            "lat": None,
+            "lon": None,
+            "radius_m": None,
+            "confidence": None,
+            "matches": tuple(match.model_copy(update={"in_cluster": False}) for match in fix.matches),
+        }
+    )

@@ -1,0 +1,258 @@
+"""From encoded photos to fixes on one snapshot: search, cluster, calibrated radius and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.errors import ModelMismatch, QueryError
+from geoloc.index.matches import Matches
+from geoloc.index.region import Region
+from geoloc.index.snapshot import Snapshot
+from geoloc.localization import fix as reasons
+from geoloc.localization.calibration import Calibration, load_calibration, protocol_name
+from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
+from geoloc.localization.fix import Fix, Match
+from geoloc.localization.headings import candidate_heading_deg, merge_candidates, scores_of
+
+FloatArray = npt.NDArray[np.float64]
+
+MAX_K = 1000
+_MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what one search holds
+
+
+@dataclass(frozen=True)
+class EncodedQueries:
+    """Photos as a model sees them, all of one view and one kind of heading.
+
+    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
+    heading candidates. heading_deg: float64[Q], the known heading or NaN.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    code: npt.NDArray[np.uint8]
+    heading_deg: FloatArray
+    view: str
+    model_id: str
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @property
+    def heading_known(self) -> bool:
+        """Whether the heading was given rather than searched for."""
+        return bool(self.code.shape[1] == 1)
+
+    def rows(self, part: slice) -> EncodedQueries:
+        """Some of the queries."""
+        return replace(
+            self,
+            embedding=self.embedding[part],
+            code=self.code[part],
+            heading_deg=self.heading_deg[part],
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Matches [Q, K] of queries, best first, and the heading of each in degrees, float64[Q, K] (NaN unknown)."""
+
+    matches: Matches
+    heading_deg: FloatArray
+
+
+class Locator:
+    """Answers encoded queries from one snapshot; safe to use from several threads."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        calibration: Calibration | None = None,
+        settings: ClusterSettings | None = None,
+    ) -> None:
+        self.snapshot = snapshot
+        self.calibration = calibration
+        self._settings = settings
+
+    @classmethod
+    def open(cls, index_uri: str, snapshot_id: str | None = None, *, cache_dir: str | None = None) -> Locator:
+        """The locator of a snapshot (None: the current one) with its calibration, where there is one."""
+        snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir)
+        return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id))
+
+    def settings_for(self, protocol: str) -> ClusterSettings:
+        """How matches of this kind of query become a position: as calibrated, else the defaults."""
+        if self._settings is not None:
+            return self._settings
+        fit = self.calibration.protocols.get(protocol) if self.calibration else None
+        return fit.settings() if fit else ClusterSettings()
+
+    def search(
+        self, queries: EncodedQueries, *, k: int, region: Region | None = None, rerank: int = 100
+    ) -> Found:
+        """The best k tiles of each query; heading candidates are all searched and the best of each tile kept.
+
+        `rerank` nearest codes are ordered by float embeddings (0: codes only). Raises `QueryError` for k or
+        rerank out of range and `ModelMismatch` when another model made the index.
+        """
+        if not 1 <= k <= MAX_K:
+            raise QueryError(f"k is {k}; give 1 to {MAX_K}.", reason="k_out_of_range")
+        if rerank < 0 or rerank > 100 * MAX_K:
+            raise QueryError(
+                f"rerank is {rerank}; give 0 (codes only) or more.", reason="rerank_out_of_range"
+            )
+        if queries.model_id != self.snapshot.manifest.model.model_id:
+            raise ModelMismatch(
+                f"The photos were encoded by model {queries.model_id}, snapshot {self.snapshot.snapshot_id} was made "
+                f"by {self.snapshot.manifest.model.model_id}; use the model that lies in the index."
+            )
+        if self.snapshot.embedding_dim is None:
+            rerank = 0
+        step = max(1, _MAX_SEARCH_ROWS // queries.code.shape[1])
+        found = [
+            self._search(queries.rows(slice(start, start + step)), k, region, rerank)
+            for start in range(0, max(len(queries), 1), step)
+        ]
+        return found[0] if len(found) == 1 else _concatenate(found)
+
+    def _search(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> Found:
+        count, candidates = queries.code.shape[:2]
+        matches = self.snapshot.search(
+            # An index may keep fewer bits than the model gives: the first ones are a code of their own.
+            np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8]).reshape(
+                count * candidates, -1
+            ),
+            k=k,
+            region=region,
+            embeddings=queries.embedding.reshape(count * candidates, -1) if rerank else None,
+            rerank=rerank,
+        )
+        if candidates == 1:
+            return Found(matches, np.repeat(queries.heading_deg[:, None], matches.rows.shape[1], axis=1))
+        merged, chosen = merge_candidates(matches, candidates, k, self.snapshot.bits)
+        headings = candidate_heading_deg(1, candidates) * chosen.astype(np.float64)
+        return Found(merged, np.where(merged.rows >= 0, headings, np.nan))
+
+    def cluster(self, found: Found, settings: ClusterSettings) -> Cluster:
+        """Positions of the queries from their matches."""
+        matches = found.matches
+        return find_cluster(matches.lat, matches.lon, scores_of(matches, self.snapshot.bits), settings)
+
+    def locate(
+        self,
+        queries: EncodedQueries,
+        *,
+        k: int = 10,
+        region: Region | None = None,
+        rerank: int = 100,
+        min_confidence: float = 0.0,
+    ) -> list[Fix]:
+        """A fix for each query; see `fixes`."""
+        # The position rests on as many tiles as its calibration did, however few the caller wants to see.
+        settings = self.settings_for(protocol_name(queries.view, queries.heading_known))
+        found = self.search(queries, k=max(k, settings.members), region=region, rerank=rerank)
+        return self.fixes(found, queries, k=k, region=region, min_confidence=min_confidence)
+
+    def fixes(
+        self,
+        found: Found,
+        queries: EncodedQueries,
+        *,
+        k: int,
+        region: Region | None = None,
+        min_confidence: float = 0.0,
+    ) -> list[Fix]:
+        """Fixes with the k best matches each.
+
+        `located` is false, with the reason, when no tile was found, when tiles have no coordinates, or when the
+        calibrated confidence is below `min_confidence` (the matches then cannot be told apart).
+        """
+        protocol = protocol_name(queries.view, queries.heading_known)
+        cluster = self.cluster(found, self.settings_for(protocol))
+        fit = self.calibration.protocols.get(protocol) if self.calibration else None
+        radius, confidence = fit.apply(cluster.features) if fit else (None, None)
+        fixes = []
+        for query in range(len(queries)):
+            matches = _shown(found.matches, cluster, query, k)
+            problem = self._problem(found.matches, query, region)
+            heading = float(found.heading_deg[query, 0]) if found.heading_deg.shape[1] else np.nan
+            sure = None if confidence is None else float(confidence[query])
+            if problem is None and sure is not None and sure < min_confidence:
+                problem = _ambiguous(sure, min_confidence, float(cluster.features[query, 1]))
+            fixes.append(
+                Fix(
+                    located=problem is None,
+                    reason=problem[0] if problem else None,
+                    detail=problem[1] if problem else None,
+                    lat=float(cluster.lat[query]) if problem is None else None,
+                    lon=float(cluster.lon[query]) if problem is None else None,
+                    radius_m=float(radius[query]) if radius is not None and problem is None else None,
+                    confidence=sure if problem is None or problem[0] == reasons.AMBIGUOUS else None,
+                    heading_deg=heading if np.isfinite(heading) else None,
+                    snapshot_id=self.snapshot.snapshot_id,
+                    matches=matches,
+                )
+            )
+        return fixes
+
+    def _problem(self, matches: Matches, query: int, region: Region | None) -> tuple[str, str] | None:
+        if self.snapshot.count == 0:
+            return reasons.EMPTY_INDEX, "The index holds no tiles."
+        if not self.snapshot.located:
+            return (
+                reasons.NO_COORDINATES,
+                "The tiles of this index have no coordinates: it finds what looks alike, it cannot locate.",
+            )
+        if matches.rows.shape[1] == 0 or matches.rows[query, 0] < 0:
+            where = "the given region" if region is not None else "the index"
+            return reasons.NO_TILE_IN_REGION, f"No tile lies in {where}; widen it or index that area."
+        return None
+
+
+def _ambiguous(confidence: float, limit: float, margin: float) -> tuple[str, str]:
+    return (
+        reasons.AMBIGUOUS,
+        f"The best matches look nearly alike (margin {margin:.3f}): confidence {confidence:.2f} is below {limit:.2f}.",
+    )
+
+
+def _shown(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Match, ...]:
+    return tuple(
+        Match(
+            tile_id=match.tile_id,
+            lat=match.lat,
+            lon=match.lon,
+            distance_bits=match.distance_bits,
+            similarity=match.similarity,
+            in_cluster=bool(cluster.in_cluster[query, column]),
+        )
+        for column, match in enumerate(matches.of(query)[:k])
+    )
+
+
+def _concatenate(found: Sequence[Found]) -> Found:
+    """Lists of equal kind one below the other, padded to the widest."""
+    width = max(part.matches.rows.shape[1] for part in found)
+
+    def stack(name: str, empty: object) -> npt.NDArray[np.generic]:
+        blocks = []
+        for part in found:
+            values = part.heading_deg if name == "heading_deg" else getattr(part.matches, name)
+            padding = ((0, 0), (0, width - values.shape[1]))
+            blocks.append(np.pad(values, padding, constant_values=empty))  # type: ignore[call-overload]
+        return np.concatenate(blocks)
+
+    names = {
+        "rows": -1,
+        "tile_ids": None,
+        "lat": np.nan,
+        "lon": np.nan,
+        "distance_bits": -1,
+        "similarity": np.nan,
+    }
+    arrays = {name: stack(name, empty) for name, empty in names.items()}
+    heading = np.asarray(stack("heading_deg", np.nan), dtype=np.float64)
+    return Found(Matches(snapshot_id=found[0].matches.snapshot_id, **arrays), heading)  # type: ignore[arg-type]

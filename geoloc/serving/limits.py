@@ -1,0 +1,78 @@
+"""What the service takes at most, and the outermost layer that enforces it and numbers the requests."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from geoloc.images import ImageLimits
+
+REQUEST_ID_HEADER = "x-request-id"
+_SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+    "cache-control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class ServingLimits:
+    """Bounds of one request and of how many are worked on at once."""
+
+    max_body_bytes: int = 10 * 2**20
+    max_fields: int = 16
+    max_field_bytes: int = 4096
+    max_in_flight: int = 64
+    deadline_s: float = 15.0
+    retry_after_s: int = 1
+    image: ImageLimits = field(default_factory=lambda: ImageLimits(formats=("JPEG", "PNG", "WEBP")))
+
+
+class BodyTooLarge(Exception):
+    """More bytes arrived than a body may have."""
+
+
+class RequestEnvelope:
+    """ASGI layer: gives each request an id, counts its body as it streams in, adds the answer's headers.
+
+    The declared length is only used to refuse early; what counts are the bytes that arrive.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: ServingLimits, new_id: Callable[[], str] = lambda: secrets.token_hex(8)
+    ) -> None:
+        self._app = app
+        self._limit_bytes = limits.max_body_bytes
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = self._new_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        declared = Headers(scope=scope).get("content-length", "")
+        received = int(declared) if declared.isdigit() and int(declared) > self._limit_bytes else 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit_bytes:
+                raise BodyTooLarge
+            return message
+
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, counted, labelled)

@@ -1,0 +1,134 @@
+"""Start and stop the service on this machine's Ray."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+
+from pydantic import Field
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from geoloc import storage
+from geoloc.errors import ConfigError, ServiceUnavailable
+from geoloc.index.commit import current_snapshot
+from geoloc.index.manifest import read_manifest
+from geoloc.pipelines.cluster import ensure_ray
+from geoloc.progress import say
+from geoloc.serving.app import ServeArgs, build_app
+
+APPLICATION = "geoloc"
+
+
+class ServeConfig(ServeArgs):
+    """What to serve and where to listen."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; others than loopback are public."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+
+    def args(self) -> ServeArgs:
+        """The part that the application is built from."""
+        return ServeArgs(**self.model_dump(exclude={"host", "port"}))
+
+
+@dataclass
+class ServeHandle:
+    """A running service; `stop` ends it."""
+
+    url: str
+    config: ServeConfig
+
+    def reload(self, snapshot_id: str | None = None) -> str:
+        """Serve another snapshot (None: the current one) without dropping a request; returns its id.
+
+        Raises `ArtifactError` when there is no such snapshot; the old one is served on.
+        """
+        index = storage.absolute(self.config.index)
+        snapshot_id = snapshot_id or current_snapshot(index)
+        read_manifest(index, snapshot_id)
+        _deploy(self.config.args().model_copy(update={"snapshot_id": snapshot_id}))
+        return snapshot_id
+
+    def stop(self) -> None:
+        """End the service; Ray keeps running."""
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def start(config: ServeConfig) -> ServeHandle:
+    """Serve an index and return once it answers.
+
+    Raises `ArtifactError` when there is no such index or snapshot, `ConfigError` for a port that is taken and
+    `ServiceUnavailable` when the replicas do not come up.
+    """
+    index = storage.absolute(config.index)
+    snapshot_id = config.snapshot_id or current_snapshot(index)
+    read_manifest(index, snapshot_id)
+    port = _port(config.host, config.port)
+    ensure_ray()
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": config.host, "port": port},
+        logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
+    )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    # The id is fixed here: replicas that start later must not pick up another CURRENT.
+    handle = ServeHandle(f"http://{_shown(config.host)}:{port}", config)
+    try:
+        _deploy(config.args().model_copy(update={"snapshot_id": snapshot_id}))
+    except ServiceUnavailable:
+        handle.stop()
+        raise
+    return handle
+
+
+def serve_blocking(config: ServeConfig) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    handle = start(config)
+    say(f"Serving {config.index} at {handle.url} (POST /v1/localize, GET /healthz); Ctrl-C ends it.")
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+    handle.stop()
+
+
+def _deploy(args: ServeArgs) -> None:
+    try:
+        serve.run(build_app(args.model_dump()), name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        detail = _reason() or " ".join(str(error).split())[:300]
+        raise ServiceUnavailable(f"The service did not come up: {detail}") from error
+
+
+def _reason() -> str | None:
+    """What a replica said when it failed to start: the sentence of our own error in Serve's report of it."""
+    deployments = serve.status().applications[APPLICATION].deployments.values()
+    for deployment in deployments:
+        if found := re.findall(r"geoloc\.errors\.\w+: (.+)", deployment.message):
+            return str(found[-1]).strip()
+    return None
+
+
+def _port(host: str, port: int) -> int:
+    """The port to listen on, checked to be free; for 0 one that is."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _shown(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 (only shown, not bound)
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
