@@ -52,7 +52,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@! grep -nE '://|^ *-(-index|-find|-extra|i |f )' requirements.lock || { echo "requirements.lock names an" \
+	@! grep -nE '://|^ *-(-index|-find|-extra|i |f )' requirements.lock deploy/requirements.lock || { echo "a lock names an" \
 		"address or an index option: make lock writes it without." >&2; exit 1; }
 
 format: $(READY)
@@ -62,6 +62,8 @@ format: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-header --no-annotate \
 		--universal $(ARGS) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --extra build --generate-hashes --no-header --no-annotate \
+		--universal --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
