@@ -104,7 +104,9 @@ def _seconds(moment: datetime | None) -> float:
     return moment.astimezone(UTC).timestamp() if moment else time.time()
 
 
-def _kept(index_uri: str, keep: int, limit_s: float, files: list[_File]) -> tuple[set[str], list[Manifest]]:
+def _kept(
+    index_uri: str, current: str, keep: int, limit_s: float, files: list[_File]
+) -> tuple[set[str], list[Manifest]]:
     """Ids of the snapshots that stay, and their manifests."""
     kept: dict[str, Manifest] = {}
     name: str | None = current

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoloc import geodesy
@@ -14,6 +14,7 @@ latitudes = st.floats(-90, 90)
 longitudes = st.floats(-180, 180)
 
 
+@settings(deadline=None)
 @given(latitudes, longitudes, st.floats(1, 5e6), st.floats(0, 360), st.floats(0.0, 0.999))
 def test_a_circle_lies_in_its_box_and_touches_the_shards_of_its_points(
     lat: float, lon: float, radius_m: float, heading: float, share: float

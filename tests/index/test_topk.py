@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -10,6 +10,7 @@ from geoloc.index import topk
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, st.integers(1, 40), elements=floats))
 def test_scores_of_floats_sort_them_descending_and_give_them_back(values: np.ndarray) -> None:
     scores = topk.descending(values).astype(np.int64)
@@ -21,6 +22,7 @@ def test_zero_and_minus_zero_score_the_same() -> None:
     assert len(set(topk.descending(np.array([0.0, -0.0], np.float32)).tolist())) == 1
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(0, 30)), elements=st.integers(-3, 3)),
     st.integers(0, 40),
