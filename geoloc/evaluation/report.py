@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from geoloc import parts, storage
-from geoloc.errors import GeolocError
 from geoloc.evaluation.measure import Measured
+from geoloc.evaluation.page import figure, page, plot, table
 from geoloc.evaluation.plots import error_curve, error_map
-from geoloc.images import decode_image
 
 _MATCHES = 5
 _PANORAMA_PX = (360, 120)
 _TILE_PX = (120, 120)
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: right }
-th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #888 }
-tbody tr:last-child { color: #777; border-top: 1px solid #bbb }
-.finding { background: #fde8e0; border-left: 4px solid #c33; padding: .5rem 1rem; margin: .5rem 0 }
-.query { display: flex; gap: .6rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap }
-figure { margin: 0; font-size: 12px; max-width: 360px } figure img { display: block; border: 3px solid #ccc }
-figure.true img { border-color: #2a2 } figure.photo img { border-color: #fff }
-.plots img { max-width: 48% } .muted { color: #777 }
-"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +41,7 @@ def _images(uri: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
         return {}
     found: dict[str, bytes] = {}
     wanted = pa.array(sorted(set(ids)))
-    for table in parts.iterate(uri, columns=[key, "image"]):
+    for batch in parts.iterate(uri, columns=[key, "image"]):
         rows = table.filter(pc.is_in(table[key], wanted))
         found.update(zip(rows[key].to_pylist(), rows["image"].to_pylist(), strict=True))
     return found
@@ -76,11 +61,7 @@ def render(result: Mapping[str, Any], measured: Measured, pictures: Pictures, co
         _protocols(result["protocols"]),
         _queries(measured, pictures, count),
     ]
-    body = "\n".join(section for section in sections if section)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>geoloc evaluation</title>'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
-    )
+    return page("geoloc evaluation", sections)
 
 
 def _summary(result: Mapping[str, Any]) -> str:
@@ -90,14 +71,6 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"{result['bits']} bits. Snapshot <code>{html.escape(result['snapshot_id'])}</code>, model "
         f"<code>{html.escape(result['model_id'])}</code>.</p>"
     )
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    first = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    rest = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{first}</tr></thead><tbody>{rest}</tbody></table>"
 
 
 def _recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -111,7 +84,7 @@ def _recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return _table(head, cells)
+    return table(head, cells)
 
 
 def _number(value: float | int | None) -> str:
@@ -122,7 +95,7 @@ def _error_table(result: Mapping[str, Any]) -> str:
     rows = {"best match": result["top1_error"], "located": result["located_error"]}
     names = ["median_m", "p90_m", "within_5m", "within_10m", "within_25m", "within_50m"]
     head = ["", "median", "90 %", "% within 5 m", "10 m", "25 m", "50 m"]
-    return _table(head, ([name, *(_number(errors[key]) for key in names)] for name, errors in rows.items()))
+    return table(head, ([name, *(_number(errors[key]) for key in names)] for name, errors in rows.items()))
 
 
 def _coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -147,7 +120,7 @@ def _coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in rows
     )
-    return "<h2>Radius and confidence</h2>" + _table(head, cells)
+    return "<h2>Radius and confidence</h2>" + table(head, cells)
 
 
 def _protocols(protocols: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -161,11 +134,7 @@ def _plots(measured: Measured) -> str:
     if not np.isfinite(measured.error_m).any():
         return ""
     plots = (error_curve(measured.top1_error_m, measured.error_m), error_map(measured))
-    return '<h2>Where it errs</h2><p class="plots">' + "".join(_png(plot) for plot in plots) + "</p>"
-
-
-def _png(data: bytes) -> str:
-    return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    return '<h2>Where it errs</h2><p class="plots">' + "".join(plot(picture) for picture in plots) + "</p>"
 
 
 def _queries(measured: Measured, pictures: Pictures, count: int) -> str:
@@ -188,14 +157,12 @@ def _queries(measured: Measured, pictures: Pictures, count: int) -> str:
         name = ids[int(row)].as_py()
         error = measured.error_m[row]
         said = "position unknown" if not np.isfinite(error) else f"{error:,.1f} m off"
-        figures = [_figure(photos.get(name), f"{name}: {said}", _PANORAMA_PX, "photo")]
-        figures += [
-            _figure(tiles.get(tile), f"true tile {tile}", _TILE_PX, "true") for tile in truth[row][:1]
-        ]
+        figures = [figure(photos.get(name), f"{name}: {said}", _PANORAMA_PX, "photo")]
+        figures += [figure(tiles.get(tile), f"true tile {tile}", _TILE_PX, "true") for tile in truth[row][:1]]
         for place, tile in enumerate(matches[row][:_MATCHES], start=1):
             if tile is not None:
                 kind = "true" if tile in truth[row] else ""
-                figures.append(_figure(tiles.get(tile), f"{place}. {tile}", _TILE_PX, kind))
+                figures.append(figure(tiles.get(tile), f"{place}. {tile}", _TILE_PX, kind))
         rows.append(f'<div class="query">{"".join(figures)}</div>')
     note = "<p>From the best to the worst position; true tiles have a green frame.</p>"
     return "<h2>Photos and their matches</h2>" + note + "".join(rows)
@@ -220,21 +187,3 @@ def _spread(error_m: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int6
 def _true_tiles(measured: Measured, shown: npt.NDArray[np.int64]) -> dict[int, list[str]]:
     truth, ids = measured.retrieval.truth, measured.gallery.tile_ids
     return {int(row): [ids[int(tile)].as_py() for tile in truth.tile[truth.query == row]] for row in shown}
-
-
-def _figure(data: bytes | None, caption: str, size_px: tuple[int, int], kind: str) -> str:
-    picture = _thumbnail(data, size_px) if data else '<span class="muted">no picture</span>'
-    return f'<figure class="{kind}">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
-
-
-def _thumbnail(data: bytes, size_px: tuple[int, int]) -> str:
-    try:
-        image = Image.fromarray(decode_image(data))
-    except GeolocError as error:
-        return f'<span class="muted">{html.escape(str(error))}</span>'
-    image.thumbnail(size_px)
-    sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=80)
-    width, height = image.size
-    encoded = base64.b64encode(sink.getvalue()).decode()
-    return f'<img alt="" width="{width}" height="{height}" src="data:image/jpeg;base64,{encoded}">'
