@@ -172,7 +172,7 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
 def _tiles(
     config: IngestConfig, inputs: IngestInputs, uri: str, overwrite: bool, made: list[bool]
 ) -> TableCounts:
-    sheets = find_sheets(inputs.imagery or [], config.scale)
+    sheets = find_sheets([storage.absolute(one) for one in inputs.imagery or []], config.scale)
     spec = config.spec()
     settings = {"max_nodata_share": config.max_nodata_share, "jpeg_quality": config.jpeg_quality}
     centres = storage.sha256_bytes(storage.read_bytes(inputs.centres)) if inputs.centres else ""
@@ -256,21 +256,20 @@ def _queries(
 ) -> TableCounts:
     positions = folder.positions_uri(storage.absolute(photos_uri))
     photos, refused = folder.read_photos(positions, config.views())
-    sizes = _sizes(positions)
     mark = blocks.fingerprint(
         "queries",
         _VERSION,
         asdict(config.views()),
         config.rows_per_part,
         storage.sha256_bytes(storage.read_bytes(positions)),
-        [sizes.get(photo.uri) for photo in photos],
+        [photo.size_bytes for photo in photos],
     )
     if done := parts.begin(uri, mark, overwrite=overwrite):
         return _counts("queries", uri, done, made, reused=True)
     bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
     groups = blocks.split(
         photos,
-        lambda photo: max(1, round(sizes.get(photo.uri, 0) / bytes_per_row)),
+        lambda photo: max(1, round((photo.size_bytes or 0) / bytes_per_row)),
         config.rows_per_part,
     )
     units = [
@@ -283,11 +282,6 @@ def _queries(
     written, totals = blocks.make_parts(uri, units, make_queries, what="checking photos")
     manifest = _publish("queries", uri, mark, written, totals, {}, config.max_bad_share)
     return _counts("queries", uri, manifest, made, reused=False)
-
-
-def _sizes(positions: str) -> dict[str, int]:
-    """Bytes of the files beside a file of positions, by URI: one listing instead of a look at every photo."""
-    return {file.uri: file.size_bytes for file in storage.list_files(positions.rsplit("/", 1)[0])}
 
 
 def make_queries(unit: dict[str, Any]) -> Made:

@@ -1,16 +1,17 @@
 """Queries from a folder of photos and a CSV or GeoJSON of their positions.
 
-Columns: `photo` (or `file`, `path`: relative to the positions' own folder, or a URI), `lat`, `lon`; optional
-`id`, `view`, `heading_deg`, `fov_deg`, `place_id`, `route_id`, `step`. A row without coordinates needs a
-place_id. Photos are stored as they came, after they were decoded once to be sure that they can be. Positions
-inside the photos (EXIF) are never used: a phone's GPS would leak into training what the model is to find.
+Columns: `photo` (or `file`, `path`: a URI, or relative to the positions' own folder or to `photos/` in it),
+`lat`, `lon`; optional `id`, `view`, `heading_deg`, `fov_deg`, `place_id`, `route_id`, `step`. A row without
+coordinates needs a place_id. Photos are stored as they came, after they were decoded once to be sure that they
+can be. Positions inside the photos (EXIF) are never used: a phone's GPS would leak into training what the model
+is to find.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlparse
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from geoloc.sources.refused import Refused
 from geoloc.tables import VIEWS, coordinate_problem
 
 POSITION_FILES = ("photos.csv", "photos.geojson")
+PHOTO_FOLDER = "photos"
 _ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
 _MOST_ASPECT = 32.0
 
@@ -41,6 +43,7 @@ class Photo:
     place_id: str | None
     route_id: str | None
     step: int | None
+    size_bytes: int | None = None  # None: no such file in the listing
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def positions_uri(uri: str) -> str:
 
 
 def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Refused]]:
-    """Accepted and refused rows of a file of positions, in its order; no picture is opened.
+    """Accepted and refused rows of a file of positions, in its order; no picture is opened, folders are listed.
 
     Raises `InputError` when the file itself cannot be used (a missing column, no rows, not UTF-8).
     """
@@ -89,7 +92,23 @@ def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Ref
             photos[key] = photo
         except InputError as error:
             refused.append(Refused(key, error.reason, str(error), uri))
-    return list(photos.values()), refused
+    return _found(list(photos.values()), folder), refused
+
+
+def _found(photos: Sequence[Photo], folder: str) -> list[Photo]:
+    """Photos with their URIs and sizes as the folders' listings have them."""
+    folders = {photo.uri.rsplit("/", 1)[0] for photo in photos} | {storage.join(folder, PHOTO_FOLDER)}
+    sizes = {
+        file.uri: file.size_bytes
+        for one in sorted(folders)
+        for file in storage.list_files(one, recursive=False)
+    }
+    found = []
+    for photo in photos:
+        inner = storage.join(folder, PHOTO_FOLDER, photo.uri.removeprefix(storage.join(folder, "")))
+        uri = inner if photo.uri not in sizes and inner in sizes else photo.uri
+        found.append(replace(photo, uri=uri, size_bytes=sizes.get(uri)))
+    return found
 
 
 def _photo(row: Row, key: str, names: tuple[str, str, str], folder: str, defaults: ViewDefaults) -> Photo:
