@@ -69,7 +69,9 @@ def texture(seed: int, side_px: int = 64) -> Pixels:
     picture = np.zeros((side_px, side_px, 3))
     for cells, weight in ((4, 1.0), (8, 0.7), (16, 0.4)):
         noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        picture += weight * np.asarray(noise.resize((side_px, side_px), Image.Resampling.BICUBIC), dtype=float)
+        picture += weight * np.asarray(
+            noise.resize((side_px, side_px), Image.Resampling.BICUBIC), dtype=float
+        )
     return np.asarray(np.clip(picture / 2.1, 0, 255), dtype=np.uint8)
 
 
@@ -98,7 +100,9 @@ def panorama_of(encoder: Encoder, tile: Pixels) -> Pixels:
     return np.asarray(values.round().clip(0, 255), dtype=np.uint8)
 
 
-def build(root: Path, *, count: int = 60, located: bool = True, seed: int = 0, name: str = "small") -> SmallIndex:
+def build(
+    root: Path, *, count: int = 60, located: bool = True, seed: int = 0, name: str = "small"
+) -> SmallIndex:
     """Make tiles, model, index and an ingest output below `root`."""
     encoder = make_model(str(root / "model"), small_recipe(name))
     side = int(np.ceil(np.sqrt(count)))
@@ -114,10 +118,19 @@ def build(root: Path, *, count: int = 60, located: bool = True, seed: int = 0, n
         empty = pa.nulls(count, pa.float64())
         table = table.set_column(1, "lat", empty).set_column(2, "lon", empty)
         table = table.set_column(3, "cell", pa.nulls(count, pa.int64()))
-    write_index(root / "index", root / "model", table, codes.code, codes.embedding.astype(np.float16), located)
+    write_index(
+        root / "index", root / "model", table, codes.code, codes.embedding.astype(np.float16), located
+    )
     panoramas = [panorama_of(encoder, picture) for picture in pictures]
     small = SmallIndex(
-        str(root / "index"), str(root / "model"), str(root / "ingested"), tile_ids, lat, lon, pictures, panoramas
+        str(root / "index"),
+        str(root / "model"),
+        str(root / "ingested"),
+        tile_ids,
+        lat,
+        lon,
+        pictures,
+        panoramas,
     )
     write_ingested(small)
     return small
@@ -144,7 +157,9 @@ def write_index(
     files = []
     for path in sorted(model.iterdir()):
         storage.copy_file(str(path), str(index / "model" / card.model_id / path.name))
-        files.append(FileEntry(name=path.name, bytes=path.stat().st_size, sha256=storage.sha256_file(str(path))))
+        files.append(
+            FileEntry(name=path.name, bytes=path.stat().st_size, sha256=storage.sha256_file(str(path)))
+        )
     bounds = [entry.bounds for entry in entries]
     manifest = Manifest(
         fingerprint=build_name,
@@ -206,7 +221,13 @@ def write_ingested(small: SmallIndex) -> None:
                 "lon": lon,
             }
         )
-        pair = {"query_id": query_id, "tile_id": tile_id, "relation": "positive", "east_m": 0.0, "north_m": 0.0}
+        pair = {
+            "query_id": query_id,
+            "tile_id": tile_id,
+            "relation": "positive",
+            "east_m": 0.0,
+            "north_m": 0.0,
+        }
         pair_rows.append(pair)
     write_table(f"{small.ingested}/tiles", "tiles", tables.TILES, tile_rows)
     write_table(f"{small.ingested}/queries", "queries", tables.QUERIES, query_rows)

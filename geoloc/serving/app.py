@@ -28,7 +28,6 @@ from geoloc.serving.problems import Overloaded
 from geoloc.serving.replicas import EncoderReplica, SearchReplica
 from geoloc.serving.schema import Health
 
-
 # One line per request and replica would drown what matters; an access log belongs to whatever stands in front.
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
