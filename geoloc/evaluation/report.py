@@ -42,7 +42,7 @@ def _images(uri: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     wanted = pa.array(sorted(set(ids)))
     for batch in parts.iterate(uri, columns=[key, "image"]):
-        rows = table.filter(pc.is_in(table[key], wanted))
+        rows = batch.filter(pc.is_in(batch[key], wanted))
         found.update(zip(rows[key].to_pylist(), rows["image"].to_pylist(), strict=True))
     return found
 
