@@ -21,8 +21,8 @@ from geoloc.parts import TableManifest
 from geoloc.pipelines import blocks
 from geoloc.pipelines.blocks import Made, Workers
 from geoloc.pipelines.cluster import cpu_count, ensure_ray
-from geoloc.progress import say
 from geoloc.pipelines.photo_list import PhotoEntry, list_photos
+from geoloc.progress import say
 from geoloc.sources.refused import Refused
 
 _VERSION = 1
