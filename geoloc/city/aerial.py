@@ -123,7 +123,7 @@ def _strip(
     repaint(look, colour, layers.marking, window.west_px + columns.start, window.north_px - rows.start)
     r, c = np.nonzero(traffic.any(-1) & (layers.height_cm == 0))
     colour[r, c] = traffic[r, c]
-    _crowns(colour, layers, look, window.west_px + columns.start, window.north_px - rows.start)
+    _crowns(colour, window, look, rows, columns)
     dark = shade[rows, columns]
     colour *= np.where(dark, np.float32(0.52), np.float32(1))[..., None]
     colour[dark] += 6
@@ -131,17 +131,19 @@ def _strip(
     return np.clip(colour, 0, 255, out=colour).astype(np.uint8)
 
 
-def _crowns(colour: Float, layers: Layers, look: Look, west_px: int, north_px: int) -> None:
+def _crowns(colour: Float, window: Window, look: Look, rows: slice, columns: slice) -> None:
     """Tree crowns that rise above what is below them, lit from the sun's side; written in place."""
-    tall = layers.canopy_dm.astype(np.int32) * 10 > layers.height_cm
-    r, c = np.nonzero(tall)
+    canopy, height = window.layers.canopy_dm, window.layers.height_cm[rows, columns]
+    r, c = np.nonzero(canopy[rows, columns].astype(np.int32) * 10 > height)
     if not len(r):
         return
-    top = layers.canopy_dm
-    right, below = np.minimum(c + 1, top.shape[1] - 1), np.minimum(r + 1, top.shape[0] - 1)
-    here = top[r, c].astype(np.float32)
+    row, column = r + rows.start, c + columns.start
+    here = canopy[row, column].astype(np.float32)
     azimuth = np.radians(look.sun_azimuth_deg)
-    slope = (here - top[r, right]) * np.sin(azimuth) - (here - top[below, c]) * np.cos(azimuth)
-    speck = grain(CHUNK_PX, 77)[(r - north_px) % CHUNK_PX, (c + west_px) % CHUNK_PX]
+    slope = (here - canopy[row, column + 1]) * np.sin(azimuth) - (here - canopy[row + 1, column]) * np.cos(
+        azimuth
+    )
+    speck = grain(CHUNK_PX, 77)[(row - window.north_px) % CHUNK_PX, (column + window.west_px) % CHUNK_PX]
     light = np.clip(0.9 + 0.016 * slope, 0.55, 1.3) * (1 + 0.4 * speck)
-    colour[r, c] = look.crown_colours()[layers.hue[r, c]] * light.astype(np.float32)[:, None]
+    crown = look.crown_colours()[window.layers.hue[row, column]]
+    colour[r, c] = crown * light.astype(np.float32)[:, None]

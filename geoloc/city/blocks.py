@@ -27,8 +27,8 @@ class Block:
 
     outline: float64[4, 2]; grounds: (polygon float64[K, 2], material, tone 0..255) painted in order;
     lines: (polyline, material, width_m, height_m) of hedges, fences, walls and paths;
-    ponds: (x, y, half_x, half_y, material); buildings: `BUILDING`[N] with absolute centres in `centres`
-    float64[N, 2]; trees: float64[T, 5] of x, y, radius_m, height_m, hue 0..1.
+    ponds: (x, y, half_x, half_y, material); buildings: `BUILDING`[N]; trees: float64[T, 5] of x, y, radius_m,
+    height_m, hue 0..1.
     """
 
     kind: int
@@ -38,7 +38,6 @@ class Block:
     lines: list[tuple[Double, int, float, float]] = field(default_factory=list)
     ponds: list[tuple[float, float, float, float, int]] = field(default_factory=list)
     buildings: Buildings = field(default_factory=lambda: np.zeros(0, BUILDING))
-    centres: Double = field(default_factory=lambda: np.zeros((0, 2)))
     trees: Double = field(default_factory=lambda: np.zeros((0, 5)))
 
 
@@ -134,19 +133,19 @@ class Plan:
         table["cos"], table["sin"] = np.cos(angle), np.sin(angle)
         table["half_u"], table["half_v"] = size_u / 2, size_v / 2
         table["wall_m"], table["gable_m"] = wall, gable
-        plan = corners(table) + centre[:, None]
-        points = np.concatenate([plan, centre[:, None]], 1)
+        table["x"], table["y"] = centre.T
+        points = np.concatenate([corners(table), centre[:, None]], 1)
         clear = clearance_m(self.avenues, points.reshape(-1, 2)).reshape(-1, 5).min(1)
         dry = self.network.river(points[..., 0], points[..., 1]).min(1) > 0.003
         keep = (clear > 3.0) & dry & (size_u > 3) & (size_v > 3)
-        self.block.buildings, self.block.centres = table[keep], centre[keep]
+        self.block.buildings = table[keep]
 
     def _keep_trees(self, woods: Double) -> None:
         clear = clearance_m(self.avenues, woods[:, :2])
         keep = (clear > woods[:, 2] * 0.3 + 0.5) & (self.network.river(woods[:, 0], woods[:, 1]) > 0.002)
         table = self.block.buildings
         if len(table):
-            offset = woods[:, None, :2] - self.block.centres[None]
+            offset = woods[:, None, :2] - np.stack([table["x"], table["y"]], -1)[None]
             u = np.abs(offset[..., 0] * table["cos"] + offset[..., 1] * table["sin"]) - table["half_u"]
             v = np.abs(offset[..., 1] * table["cos"] - offset[..., 0] * table["sin"]) - table["half_v"]
             keep &= np.maximum(u, v).min(1) > woods[:, 2] * 0.35

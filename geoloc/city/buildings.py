@@ -14,8 +14,8 @@ HOUSE, TERRACE, TOWER, WORKS = range(4)
 BUILDING = np.dtype(
     [
         ("id", np.uint32),  # hash of the block and the number in it: stable whatever is made first
-        ("x", np.float32),  # centre, relative to the chunk's or window's corner once rasterised
-        ("y", np.float32),
+        ("x", np.float64),  # centre in city metres; in full so that every window computes the same from it
+        ("y", np.float64),
         ("cos", np.float32),  # direction of the u axis, counter-clockwise from east
         ("sin", np.float32),
         ("half_u", np.float32),
@@ -102,7 +102,7 @@ def furnish(rng: np.random.Generator, kind: NDArray[np.int64], flat: NDArray[np.
 
 
 def corners(table: Buildings) -> NDArray[np.float64]:
-    """Ground-plan corners, counter-clockwise from (-u, -v): float64[N, 4, 2] in the table's frame (x east, y north)."""
+    """Ground-plan corners, counter-clockwise from (-u, -v): float64[N, 4, 2] in city metres (x east, y north)."""
     u = np.array([-1, 1, 1, -1]) * table["half_u"].astype(np.float64)[:, None]
     v = np.array([-1, -1, 1, 1]) * table["half_v"].astype(np.float64)[:, None]
     cos, sin = table["cos"][:, None], table["sin"][:, None]

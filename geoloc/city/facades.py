@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from geoloc.city.buildings import HOUSE, TERRACE, TOWER, WORKS, Buildings
 from geoloc.city.noise import Float, hash_array
 from geoloc.city.scene import Scene, spread
-from geoloc.city.style import PIXEL_M
 
 Index = NDArray[np.int64]
 
@@ -50,9 +49,8 @@ def _cut(scene: Scene, table: Buildings, column: Index, distance: Float) -> tupl
 
     The march only finds the wall to within a step; where the cut disagrees by more the march is kept.
     """
-    window = scene.window
-    east = np.float32(scene.x - window.west_px * PIXEL_M) - table["x"]
-    north = np.float32(scene.y - window.north_px * PIXEL_M) - table["y"]
+    east = (scene.x - table["x"]).astype(np.float32)
+    north = (scene.y - table["y"]).astype(np.float32)
     sin, cos = scene.sin[column], scene.cos[column]
     u, v = east * table["cos"] + north * table["sin"], north * table["cos"] - east * table["sin"]
     du, dv = sin * table["cos"] + cos * table["sin"], cos * table["cos"] - sin * table["sin"]

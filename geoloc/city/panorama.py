@@ -7,6 +7,8 @@ elevation painted from far to near, and cars are boxes.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -73,19 +75,29 @@ def _open(window: Window, look: Look, camera: Camera, x: float, y: float, headin
     ray = rays(camera)
     azimuth = ray.azimuth + np.radians(heading_deg)
     sin, cos = np.sin(azimuth).astype(np.float32), np.cos(azimuth).astype(np.float32)
-    columns, rows = window.layers.material.shape[1], window.layers.material.shape[0]
-    step = ray.distance_m / np.float32(PIXEL_M)
-    c = (np.float32(x / PIXEL_M - window.west_px) + sin[:, None] * step).astype(np.int32)
-    r = (np.float32(window.north_px - y / PIXEL_M) - cos[:, None] * step).astype(np.int32)
-    np.clip(c, 0, columns - 1, out=c)
-    np.clip(r, 0, rows - 1, out=r)
-    pixel = r * np.int32(columns) + c
+    reach = ray.distance_m[None]
+    pixel = _pixels(window, x, y, sin[:, None] * reach, cos[:, None] * reach)
     below = ray.tangent < 0
     flat = np.where(below, -camera.camera_m / np.minimum(ray.tangent, -1e-4), _FAR).astype(np.float32)
     flat[flat > VIEW_RANGE_M] = _FAR
     depth = np.repeat(flat[:, None], len(sin), 1)
     colour = np.empty((depth.size, 3), np.float32)
     return Scene(window, look, camera, ray, x, y, sin, cos, pixel, depth, colour)
+
+
+def _pixels(window: Window, x: float, y: float, east: Float, north: Float) -> NDArray[np.int32]:
+    """Flat window pixels of points east and north of (x, y) in metres: int32[...]; clipped to the window.
+
+    Single precision is applied to the place within a pixel only, so every window gives the same pixel.
+    """
+    height, width = window.layers.material.shape
+    column, row = math.floor(x / PIXEL_M), math.floor(y / PIXEL_M)
+    scale = np.float32(1 / PIXEL_M)
+    c = np.floor(east * scale + np.float32(x / PIXEL_M - column)).astype(np.int32)
+    r = np.floor(north * scale + np.float32(y / PIXEL_M - row)).astype(np.int32)
+    c = np.clip(c + np.int32(column - window.west_px), 0, width - 1)
+    r = np.clip(np.int32(window.north_px - 1 - row) - r, 0, height - 1)
+    return np.asarray(r * np.int32(width) + c)
 
 
 def _sky_and_ground(scene: Scene) -> None:
@@ -99,14 +111,7 @@ def _sky_and_ground(scene: Scene) -> None:
     distance = scene.depth[:far, :1]
     east, north = distance * scene.sin, distance * scene.cos
     colour[:near] = _near_ground(scene, east[:near], north[:near])
-    c = (np.float32(scene.x / PIXEL_M - scene.window.west_px) + east[near:] / np.float32(PIXEL_M)).astype(
-        np.int32
-    )
-    r = (np.float32(scene.window.north_px - scene.y / PIXEL_M) - north[near:] / np.float32(PIXEL_M)).astype(
-        np.int32
-    )
-    height, width = scene.window.layers.material.shape
-    pixel = np.clip(r, 0, height - 1) * width + np.clip(c, 0, width - 1)
+    pixel = _pixels(scene.window, scene.x, scene.y, east[near:], north[near:])
     colour[near:far] = surface(scene, pixel.ravel()).reshape(far - near, columns, 3)
 
 
@@ -144,15 +149,14 @@ def _near_ground(scene: Scene, east: Float, north: Float) -> Float:
     """Ground close to the camera, interpolated between pixels from a small patch: float32[R, C, 3]."""
     layers = scene.window.layers
     reach = int(_NEAR_M / PIXEL_M) + 3
-    column, row = scene.x / PIXEL_M - scene.window.west_px, scene.window.north_px - scene.y / PIXEL_M
-    height, width = layers.material.shape
-    c0, r0 = max(int(column) - reach, 0), max(int(row) - reach, 0)
-    box = (slice(r0, min(int(row) + reach, height)), slice(c0, min(int(column) + reach, width)))
+    column, row = math.floor(scene.x / PIXEL_M), math.floor(scene.y / PIXEL_M)
+    c0, r0 = column - reach - scene.window.west_px, scene.window.north_px - row - reach
+    box = (slice(r0, r0 + 2 * reach), slice(c0, c0 + 2 * reach))
     patch = layers.albedo[box] * scene.look.ground_gain()[layers.material[box]]
     repaint(scene.look, patch, layers.marking[box], scene.window.west_px + c0, scene.window.north_px - r0)
     patch *= np.where(layers.canopy_dm[box] > 0, np.float32(0.72), np.float32(1))[..., None]
-    c = np.float32(column - c0 - 0.5) + east / np.float32(PIXEL_M)
-    r = np.float32(row - r0 - 0.5) - north / np.float32(PIXEL_M)
+    c = east / np.float32(PIXEL_M) + np.float32(scene.x / PIXEL_M - column + reach - 0.5)
+    r = np.float32(reach - scene.y / PIXEL_M + row - 0.5) - north / np.float32(PIXEL_M)
     c = np.clip(c, 0, patch.shape[1] - 1.001)
     r = np.clip(r, 0, patch.shape[0] - 1.001)
     ci, ri = c.astype(np.int32), r.astype(np.int32)
@@ -215,7 +219,9 @@ def _paint_crowns(scene: Scene) -> None:
     target = np.nonzero(nearest >= 0)[0]
     run = nearest[target]
     z = eye + distance[run] * ray.tangent[target // scene.columns]
-    leaf = hash_array(17, pixel[run], (z * 2.2).astype(np.int64)) >> np.uint32(24)
+    width = layers.material.shape[1]
+    place = pixel[run] % width + scene.window.west_px, scene.window.north_px - pixel[run] // width
+    leaf = hash_array(17, *place, (z * 2.2).astype(np.int64)) >> np.uint32(24)
     light = 0.5 + 0.5 * np.clip(z / top[run], 0, 1) + 0.4 * (leaf.astype(np.float32) / 255 - 0.5)
     colour = scene.look.crown_colours()[layers.hue.ravel()[pixel[run]]] * light.astype(np.float32)[:, None]
     scene.colour[target] = np.where((z < 1.9)[:, None], np.array([84, 66, 50], np.float32), colour)

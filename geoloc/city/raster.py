@@ -71,8 +71,7 @@ class Window:
 
     Convention: `west_px` and `north_px` are the pixel coordinates of the corner on the city's grid (x / 0.4 m,
     y / 0.4 m); column c covers x from (west_px + c) * 0.4 m, row r reaches down from y = (north_px - r) * 0.4 m.
-    Building centres in `table` are in metres from that corner, x east, y north; `edges` are the streets of the
-    area in city metres.
+    `edges` are the streets of the area.
     """
 
     layers: Layers
@@ -137,10 +136,7 @@ class City:
                 layers, table = self.chunk(column, row)
                 corner = (column * CHUNK_PX, (row + 1) * CHUNK_PX)
                 _copy(layers, out, corner, (west, north), count)
-                moved = table.copy()
-                moved["x"] += np.float32((corner[0] - west) * PIXEL_M)
-                moved["y"] += np.float32((corner[1] - north) * PIXEL_M)
-                tables.append(moved)
+                tables.append(table)
                 count += len(table)
         edges = self.network.edges_in((west * PIXEL_M, south * PIXEL_M, east * PIXEL_M, north * PIXEL_M))
         return Window(out, np.concatenate(tables), edges, west, north)
@@ -178,13 +174,13 @@ def _render(city: City, west_m: float, south_m: float) -> tuple[Layers, Building
     edges = city.network.edges_in(bounds)
     ground = paint(city.network, west_m, south_m, blocks, edges)
     albedo = _ground_colour(city.seed, west_m, south_m, ground)
-    table = _gather(blocks, west_m, south_m + CHUNK_M)
-    building = _ground_plans(table)
+    table = _gather(blocks, bounds)
+    building = _ground_plans(table, west_m, bounds[3])
     height = np.where(building >= 0, 0, ground.barrier_dm.astype(np.uint16) * 10)
-    _roofs(city.seed, table, building, height, albedo)
+    _roofs(city.seed, table, (west_m, bounds[3]), building, height, albedo)
     marking = np.where(building >= 0, 0, ground.marking).astype(np.uint8)
     trees = np.concatenate([block.trees for block in blocks]) if blocks else np.zeros((0, 5))
-    canopy, under, hue = _crowns(city.seed, trees, west_m, south_m + CHUNK_M)
+    canopy, under, hue = _crowns(city.seed, trees, west_m, bounds[3])
     colour = np.clip(albedo, 0, 255).astype(np.uint8)
     return Layers(
         colour, ground.material, marking, building, height.astype(np.uint16), canopy, under, hue
@@ -212,26 +208,22 @@ def _ground_colour(seed: int, west_m: float, south_m: float, ground: Ground) -> 
     return colour
 
 
-def _gather(blocks: list[Block], west_m: float, north_m: float) -> Buildings:
-    """Buildings of the blocks that reach into the chunk, centres relative to its north-west corner."""
-    tables = []
-    for block in blocks:
-        table = block.buildings.copy()
-        table["x"], table["y"] = block.centres[:, 0] - west_m, block.centres[:, 1] - north_m
-        tables.append(table)
-    table = np.concatenate(tables) if tables else np.zeros(0, BUILDING)
+def _gather(blocks: list[Block], bounds: Bounds) -> Buildings:
+    """Buildings of the blocks that reach into the chunk."""
+    table = np.concatenate([block.buildings for block in blocks]) if blocks else np.zeros(0, BUILDING)
     reach = np.hypot(table["half_u"], table["half_v"])
-    inside = (table["x"] > -reach) & (table["x"] < CHUNK_M + reach) & (table["y"] < reach)
-    return np.asarray(table[inside & (table["y"] > -CHUNK_M - reach)])
+    west, south, east, north = bounds
+    inside = (table["x"] > west - reach) & (table["x"] < east + reach)
+    return np.asarray(table[inside & (table["y"] > south - reach) & (table["y"] < north + reach)])
 
 
-def _ground_plans(table: Buildings) -> NDArray[np.int32]:
+def _ground_plans(table: Buildings, west_m: float, north_m: float) -> NDArray[np.int32]:
     """Which building stands on each pixel, the taller one where two meet: int32[640, 640], -1 for none."""
     image = Image.new("I", (CHUNK_PX, CHUNK_PX), -1)
     draw = ImageDraw.Draw(image)
-    outline = (
-        np.floor(corners(table) * (1 / PIXEL_M, -1 / PIXEL_M) + 1e-3).astype(np.int64).reshape(-1, 8).tolist()
-    )
+    origin = np.round(np.array([west_m, -north_m]) / PIXEL_M).astype(np.int64)
+    grid = np.floor(corners(table) * (1 / PIXEL_M, -1 / PIXEL_M)).astype(np.int64) - origin
+    outline = grid.reshape(-1, 8).tolist()
     for row in np.lexsort((table["id"], table["wall_m"])).tolist():
         draw.polygon(outline[row], fill=row)
     return np.array(image, np.int32)
@@ -240,6 +232,7 @@ def _ground_plans(table: Buildings) -> NDArray[np.int32]:
 def _roofs(
     seed: int,
     table: Buildings,
+    corner: tuple[float, float],
     building: NDArray[np.int32],
     height: NDArray[np.uint16],
     albedo: NDArray[np.float32],
@@ -253,8 +246,8 @@ def _roofs(
         name: table[name][index]
         for name in ("x", "y", "cos", "sin", "half_u", "half_v", "wall_m", "gable_m", "kind", "id")
     }
-    east = (columns + 0.5).astype(np.float32) * PIXEL_M - at["x"]
-    north = -(rows + 0.5).astype(np.float32) * PIXEL_M - at["y"]
+    east = (corner[0] + (columns + 0.5) * PIXEL_M - at["x"]).astype(np.float32)
+    north = (corner[1] - (rows + 0.5) * PIXEL_M - at["y"]).astype(np.float32)
     u = east * at["cos"] + north * at["sin"]
     v = north * at["cos"] - east * at["sin"]
     across = np.clip(np.where(at["half_u"] >= at["half_v"], v / at["half_v"], u / at["half_u"]), -1, 1)
