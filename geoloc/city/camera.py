@@ -71,7 +71,7 @@ def rays(camera: Camera) -> Rays:
 def develop(
     picture: NDArray[np.uint8], seed: int, exposure: float, tint: tuple[float, float, float]
 ) -> NDArray[np.uint8]:
-    """The picture as one camera saw it: tone curve, exposure, colour cast, blur and noise: uint8[H, W, 3]."""
+    """The picture as one camera saw it: tone curve, exposure, colours, blur and noise: uint8[H, W, 3]."""
     rng = generator(seed, 1)
     blur = rng.uniform(0, 0.9)
     if blur > 0.3:
@@ -81,6 +81,8 @@ def develop(
     levels = (np.arange(256) / 255) ** gamma * 255 * exposure
     table = (levels[:, None] * np.asarray(tint)).astype(np.float32)
     out = np.stack([table[:, k][picture[..., k]] for k in range(3)], -1)
+    grey = out.mean(-1, keepdims=True)
+    out = grey + (out - grey) * np.float32(rng.uniform(0.55, 1.3))
     out += rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(1, 6))
     return np.asarray(np.clip(out, 0, 255), np.uint8)
 

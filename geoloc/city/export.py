@@ -11,7 +11,6 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 
 from geoloc.city.aerial import SHADOW_RANGE_M, render_aerial
 from geoloc.city.camera import Camera, jpeg, jpeg_quality
@@ -51,12 +50,8 @@ def render_sheet(city: City, sheet: Sheet, metres_per_pixel: float, window: Wind
     """
     look = flight_look(city.seed, int(sheet.bounds[1] // _FLIGHT_M), int(sheet.bounds[0] // _LEG_M))
     image = render_aerial(city, sheet.bounds, metres_per_pixel, look, window=window)
-    transform = from_origin(
-        ORIGIN_EASTING_M + sheet.bounds[0],
-        ORIGIN_NORTHING_M + sheet.bounds[3],
-        metres_per_pixel,
-        metres_per_pixel,
-    )
+    west, north = ORIGIN_EASTING_M + sheet.bounds[0], ORIGIN_NORTHING_M + sheet.bounds[3]
+    transform = rasterio.Affine(metres_per_pixel, 0.0, west, 0.0, -metres_per_pixel, north)
     profile = {
         "driver": "GTiff", "dtype": "uint8", "count": 3, "height": image.shape[0], "width": image.shape[1],
         "crs": CRS, "transform": transform, "tiled": True, "blockxsize": 256, "blockysize": 256,

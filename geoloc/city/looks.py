@@ -93,7 +93,7 @@ def flight_look(seed: int, *flight: int) -> Look:
 def photo_look(seed: int, *keys: int) -> Look:
     """The look of one street photo: any season, sun, exposure and traffic."""
     rng = generator(seed + 400, *keys)
-    tint = 1 + rng.normal(0, 0.05, 3)
+    tint = 1 + rng.normal(0, 0.06, 3)
     return Look(
         seed=int(rng.integers(2**31)),
         sun_azimuth_deg=float(rng.uniform(90, 270)),

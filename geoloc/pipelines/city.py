@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -152,19 +153,25 @@ def _begin(config: CityConfig, output: str, overwrite: bool) -> dict[str, Any] |
                     f"{output!r} holds a city of other settings; pass --overwrite to replace it, "
                     "or choose another output."
                 )
-            storage.delete(output)
+            _clear(output)
     elif storage.list_files(output):
         if not overwrite:
             raise ArtifactError(
                 f"{output!r} already holds other files; choose an empty output or pass --overwrite."
             )
-        storage.delete(output)
+        _clear(output)
     finished = storage.join(output, "city.json")
     if storage.exists(finished):
         record = json.loads(storage.read_bytes(finished))
         return {name: record[name] for name in ("sheets", "photos", "splits")}
     storage.write_bytes(plan_uri, plan)
     return None
+
+
+def _clear(output: str) -> None:
+    # The record goes first: a reader never finds a record without its files.
+    storage.delete(storage.join(output, "city.json"))
+    storage.delete(output)
 
 
 def _write_tables(output: str, district: District) -> None:
@@ -211,7 +218,8 @@ def _render_all(config: CityConfig, output: str, districts: list[District]) -> N
         pass
 
 
-def _finished(pending: list[Any]) -> Any:
+def _finished(pending: list[Any]) -> Iterator[int]:
+    """Results of tasks in the order in which they end; a task's error is raised here."""
     while pending:
         ready, pending = ray.wait(pending)
         yield ray.get(ready[0])
