@@ -217,7 +217,8 @@ def _tile_units(
     else:
         planned = geotiff.plan_grid(sheets, spec)
     common = {"spec": asdict(spec), "settings": settings, "named": bool(centres_uri)}
-    groups = blocks.split(planned, lambda block: len(block.tiles), config.rows_per_part) or [[]]
+    pieces = [piece for block in planned for piece in geotiff.pieces(block, config.rows_per_part)]
+    groups = blocks.split(pieces, lambda block: len(block.tiles), config.rows_per_part) or [[]]
     return [
         {
             **common,

@@ -118,6 +118,12 @@ def _with_sheets(
     return [replace(block, sheets=tuple(meeting))] if meeting else []
 
 
+def pieces(block: Block, limit: int) -> list[Block]:
+    """The block in strips of at most `limit` tiles (rows of the grid, from north to south)."""
+    starts = range(0, len(block.tiles), limit)
+    return [replace(block, tiles=block.tiles[start : start + limit]) for start in starts]
+
+
 def _along_curve(blocks: list[Block]) -> list[Block]:
     return sorted(blocks, key=lambda block: (int(cells(block.lat, block.lon)), block.tiles[0].tile_id))
 

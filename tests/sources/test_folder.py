@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geoloc.errors import ArtifactError, InputError
+from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos
+from geoloc.sources.positions import read_centres
+
+DEFAULTS = ViewDefaults("panorama", 360.0)
+
+
+def photo_file(path: Path, width: int = 128, height: int = 64, **options: object) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(width)
+    Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path, **options)
+    return path.read_bytes()
+
+
+def read(tmp_path: Path, text: str, name: str = "photos.csv", encoding: str = "utf-8") -> tuple[list, list]:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    return read_photos(str(tmp_path / name), DEFAULTS)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_every_usual_csv_reads_the_same(tmp_path: Path, delimiter: str, ends: str, encoding: str) -> None:
+    lines = [
+        ["Photo", "lat", "LON ", "heading_deg", "step"],
+        ["b/ä 1.jpg", "59.5", "-24.25", "-90", "3"],
+        [],
+        ["c.jpg", "1", "2"],
+    ]
+    photos, refused = read(
+        tmp_path, ends.join(delimiter.join(line) for line in lines) + ends, encoding=encoding
+    )
+    assert not refused
+    assert [(p.query_id, p.lat, p.lon, p.heading_deg, p.fov_deg, p.step) for p in photos] == [
+        ("b/ä 1.jpg", 59.5, -24.25, 270.0, 360.0, 3),
+        ("c.jpg", 1.0, 2.0, None, 360.0, None),
+    ]
+    assert photos[0].uri == str(tmp_path / "b" / "ä 1.jpg")
+
+
+def test_geojson_gives_the_same_rows(tmp_path: Path) -> None:
+    feature = {
+        "type": "Feature",
+        "id": 7,
+        "geometry": {"type": "Point", "coordinates": [24.5, 59.25, 12.0]},
+        "properties": {"photo": "a.jpg", "view": "street", "fov_deg": 90, "place_id": None},
+    }
+    lost = {"type": "Feature", "geometry": None, "properties": {"photo": "b.jpg"}}
+    document = {"type": "FeatureCollection", "features": [feature, lost]}
+    photos, refused = read(tmp_path, json.dumps(document), "p.geojson")
+    (photo,) = photos
+    assert (photo.query_id, photo.lat, photo.lon, photo.view, photo.fov_deg) == (
+        "7",
+        59.25,
+        24.5,
+        "street",
+        90.0,
+    )
+    assert [row.reason for row in refused] == ["missing_coordinate"]
+    with pytest.raises(InputError, match="is not a GeoJSON FeatureCollection of points"):
+        read(tmp_path, '{"type": "Point"}', "q.geojson")
+
+
+def test_bad_rows_are_refused_one_by_one(tmp_path: Path) -> None:
+    text = """id,photo,lat,lon,view,fov_deg,step,place_id
+a,a.jpg,1,2,,,,
+a,b.jpg,1,2,,,,
+c,c.jpg,,2,,,,
+d,d.jpg,95,2,,,,
+e,e.jpg,1,181,,,,
+f,f.jpg,one,2,,,,
+g,g.jpg,1,2,aerial,,,
+h,h.jpg,1,2,,400,,
+i,i.jpg,1,2,,,1.5,
+j,,1,2,,,,
+k,k.jpg,,,,,,p7
+l,l.jpg,nan,2,,,,
+"""
+    photos, refused = read(tmp_path, text)
+    assert [photo.query_id for photo in photos] == ["a", "k"]
+    assert photos[1].place_id == "p7"
+    assert [(row.key, row.reason) for row in refused] == [
+        ("a", "duplicate_id"),
+        ("c", "missing_coordinate"),
+        ("d", "latitude_out_of_range"),
+        ("e", "longitude_out_of_range"),
+        ("f", "bad_value"),
+        ("g", "bad_value"),
+        ("h", "bad_value"),
+        ("i", "bad_value"),
+        ("j", "missing_file"),
+        ("l", "bad_value"),
+    ]
+    assert refused[2].detail == "lat is 95, outside -90 to 90 degrees; are lat and lon swapped?"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("photo|lat|lon\na|1|2\n", "lacks the column 'photo' or 'file' or 'path', 'lat' or 'latitude'"),
+        ("name,lat,lon\na,1,2\n", "it has 'name', 'lat', 'lon'. Rename or add it."),
+        ("photo,lat,lon\n", "holds no rows below its header"),
+        ("", "is empty; the first line names the columns"),
+        ("photo,lat,lat,lon\n", "has the column 'lat' twice"),
+    ],
+)
+def test_files_that_cannot_be_used_say_why(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert sentence in str(caught.value)
+
+
+def test_where_positions_are_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist; give a CSV or GeoJSON"):
+        positions_uri(str(tmp_path / "none.csv"))
+    with pytest.raises(ArtifactError, match=r"holds neither photos.csv nor photos.geojson"):
+        positions_uri(str(tmp_path))
+    (tmp_path / "photos.geojson").write_text("{}")
+    assert positions_uri(str(tmp_path)) == str(tmp_path / "photos.geojson")
+
+
+def test_photos_are_kept_as_they_came_and_bad_ones_refused(tmp_path: Path) -> None:
+    good = photo_file(tmp_path / "photos" / "good.jpg", quality=80)
+    (tmp_path / "truncated.jpg").write_bytes(photo_file(tmp_path / "t.jpg")[:-900])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_bytes(b"hello, not a picture at all")
+    photo_file(tmp_path / "small.png", 40, 20)
+    photo_file(tmp_path / "square.png", 64, 64)
+    names = ["good.jpg", "truncated.jpg", "empty.jpg", "text.jpg", "small.png", "square.png", "absent.jpg"]
+    photos, refused = read(tmp_path, "photo,lat,lon\n" + "".join(f"{name},1,2\n" for name in names))
+    assert not refused
+    rows, bad = load_photos(photos)
+    assert rows["image"].to_pylist() == [good]
+    assert rows["query_id"].to_pylist() == ["good.jpg"]
+    assert {row.key: row.reason for row in bad} == {
+        "truncated.jpg": "truncated",
+        "empty.jpg": "empty",
+        "text.jpg": "undecodable",
+        "small.png": "too_small",
+        "square.png": "bad_aspect",
+        "absent.jpg": "missing_file",
+    }
+    assert "64 x 64 px; a panorama of 360 degrees is 1.90 to 32 times as wide as high" in bad[-2].detail
+
+
+def test_a_position_inside_the_photo_is_never_used(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update({1: "N", 2: (59.0, 0.0, 0.0), 3: "E", 4: (24.0, 0.0, 0.0)})
+    photo_file(tmp_path / "gps.jpg", exif=exif)
+    photos, refused = read(tmp_path, "photo,lat,lon\ngps.jpg,,\n")
+    assert not photos
+    assert refused[0].reason == "missing_coordinate"
+
+
+def test_centres_refuse_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "centres.csv"
+    path.write_text("tile_id;lat;lon\na;1;2\na;3;4\n;1;2\nb;95;2\nc;;\nd;1,5;2\ne;-1;-2\n")
+    centres = read_centres(str(path))
+    assert centres.tile_ids == ["a", "e"]
+    assert centres.lat.tolist() == [1.0, -1.0]
+    assert [(row.key, row.reason) for row in centres.refused] == [
+        ("a", "duplicate_id"),
+        ("row 3", "missing_id"),
+        ("b", "latitude_out_of_range"),
+        ("c", "missing_coordinate"),
+        ("d", "bad_value"),
+    ]
+    assert centres.refused[-1].detail.endswith("decimals take a point")

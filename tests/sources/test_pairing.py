@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geoloc.geodesy import LatLon, LocalFrame, distance_m
+from geoloc.sources.pairing import Pairer
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.floats(-80, 80), st.floats(-180, 180))
+def test_pairs_agree_with_a_plain_loop(seed: int, lat: float, lon: float) -> None:
+    rng = np.random.default_rng(seed)
+    frame = LocalFrame(LatLon(lat, lon))
+    tiles = frame.to_degrees(*rng.uniform(-150, 150, (2, 40)))
+    photos = frame.to_degrees(*rng.uniform(-200, 200, (2, 25)))
+    tile_ids, query_ids = [f"t{i}" for i in range(40)], [f"q{i}" for i in range(25)]
+    pairer = Pairer(tile_ids, *tiles, tile_m=60.0, positive_radius_m=20.0)
+    rows = pairer.pairs(query_ids, *photos).to_pylist()
+    found = {(row["query_id"], row["tile_id"]): row for row in rows}
+    assert len(found) == len(rows)
+    for q in range(25):
+        metres = distance_m(tiles[0], tiles[1], photos[0][q], photos[1][q])
+        nearest = int(np.argmin(metres))
+        for t in range(40):
+            tile = LocalFrame(LatLon(float(tiles[0][t]), float(tiles[1][t])))
+            east, north = (float(v) for v in tile.to_metres(photos[0][q], photos[1][q]))
+            positive = t == nearest and metres[t] <= 20.0
+            contains = max(abs(east), abs(north)) <= 30.0
+            row = found.get((f"q{q}", f"t{t}"))
+            if positive or contains:
+                assert row is not None
+                assert row["relation"] == ("positive" if positive else "semi_positive")
+                assert abs(row["east_m"] - east) < 1e-3
+                assert abs(row["north_m"] - north) < 1e-3
+            else:
+                assert row is None
+
+
+def test_photos_without_a_position_have_no_pairs() -> None:
+    pairer = Pairer(["a"], np.array([1.0]), np.array([2.0]), tile_m=50, positive_radius_m=20)
+    assert pairer.pairs(["q"], np.array([np.nan]), np.array([2.0])).num_rows == 0
+    assert (
+        Pairer([], np.zeros(0), np.zeros(0), tile_m=50, positive_radius_m=20)
+        .pairs(["q"], np.array([1.0]), np.array([2.0]))
+        .num_rows
+        == 0
+    )
