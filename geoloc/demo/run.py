@@ -1,0 +1,86 @@
+"""`geoloc demo`: a procedural city from imagery and photos to a running service that locates new photos.
+
+<output>/city         imagery sheets and photos as they would be delivered
+<output>/tables       ingested: train, validation, test (one tile a photo), gallery (with distractors), anywhere
+<output>/model        the trained model
+<output>/codes        encoded tiles
+<output>/index-small  the tiles of the test photos alone; <output>/index: the gallery, calibrated, served
+<output>/evaluation   small, gallery, anywhere, validation: each with its own report
+<output>/report.html  everything in one page
+"""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc import storage
+from geoloc.demo import page, stages
+from geoloc.demo.memory import MemoryWatch
+from geoloc.demo.posts import Post, post_photos
+from geoloc.demo.result import DemoResult
+from geoloc.demo.stages import Sizes, Way
+from geoloc.pipelines.cluster import ensure_ray
+from geoloc.progress import say
+from geoloc.serving.server import ServeConfig, start
+
+
+class DemoConfig(Sizes):
+    """How large the demo is and what it does in the end; the defaults take minutes on two cores."""
+
+    serve: bool = Field(True, description="Start the service in the end and post photos to it.")
+    port: int = Field(0, ge=0, le=65535, description="Port of the service; 0 takes a free one.")
+    posts: int = Field(24, ge=1, description="Held-out photos to post to the service.")
+
+
+class _Clock(BaseModel):
+    """Seconds of each stage, said as they pass."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int
+    seconds: dict[str, float] = {}
+
+    def done(self, name: str, began: float, what: str) -> None:
+        """Note a stage that ended now."""
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        say(f"[{len(self.seconds)}/{self.count}] {name}: {what} ({self.seconds[name]:.1f} s)")
+
+
+def run(config: DemoConfig, output: str = "demo", *, overwrite: bool = False) -> DemoResult:
+    """Run all stages into `output`; what is there already is reused. Figures are printed as measured."""
+    output = storage.absolute(output)
+    ensure_ray()
+    way = Way(config, output, overwrite=overwrite)
+    clock = _Clock(count=len(stages.STAGES) + (2 if config.serve else 1))
+    with MemoryWatch() as memory:
+        for name, stage in stages.STAGES.items():
+            began = time.monotonic()
+            clock.done(name, began, stage(way))
+        posts = _serve(config, way, clock) if config.serve else []
+        began = time.monotonic()
+        result = DemoResult(
+            output=output,
+            seconds=clock.seconds,
+            peak_memory_bytes=memory.peak_bytes,
+            evaluations=way.evaluations,
+            posts=posts,
+            served_index=way.index,
+        )
+        report = storage.join(output, "report.html")
+        storage.write_bytes(report, page.render(result, way).encode())
+        clock.done("report", began, report)
+    return result.model_copy(update={"seconds": clock.seconds, "peak_memory_bytes": memory.peak_bytes})
+
+
+def _serve(config: DemoConfig, way: Way, clock: _Clock) -> list[Post]:
+    """Serve the index, post held-out photos over HTTP and end the service."""
+    began = time.monotonic()
+    handle = start(ServeConfig(index=way.index, port=config.port))
+    try:
+        posts = post_photos(handle.url, storage.join(way.tables("test"), "queries"), config.posts)
+    finally:
+        handle.stop()
+    clock.done("serve", began, f"{len(posts)} held-out photos posted to {handle.url}/v1/localize")
+    return posts
