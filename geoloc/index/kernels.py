@@ -38,7 +38,7 @@ class Kernel(Protocol):
 
 
 class FaissKernel:
-    """FAISS's heap scan over the raw codes; the caller's thread runs one OpenMP thread."""
+    """FAISS's heap scan over the raw codes, on the calling thread alone."""
 
     name = "faiss"
 
@@ -47,7 +47,13 @@ class FaissKernel:
 
     def nearest(self, codes: Codes, queries: Codes, k: int) -> tuple[IntArray, IntArray]:
         """See `Kernel.nearest`."""
-        distances, rows = faiss.knn_hamming(np.ascontiguousarray(queries), codes, k, variant="hc")
+        # FAISS would split the queries over OpenMP threads; we split the rows. The setting is this thread's own.
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            distances, rows = faiss.knn_hamming(np.ascontiguousarray(queries), codes, k, variant="hc")
+        finally:
+            faiss.omp_set_num_threads(before)
         return distances.astype(np.int64), rows
 
 

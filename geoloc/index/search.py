@@ -1,7 +1,7 @@
 """Exact search over open shards: scan, merge, re-rank. Never more than a block of queries times a block of rows.
 
 The codes of all shards are split evenly over threads, whether one query comes or a thousand: each thread scans
-its own rows with one FAISS thread, so one query uses all cores too. Ties are ordered by (distance, tile_id):
+its own rows, so one query uses all cores too. Ties are ordered by (distance, tile_id):
 within a shard that is the order of rows, across shards the tile ids of the candidates are compared.
 """
 
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -88,8 +87,7 @@ def thread_count() -> int:
 
 @lru_cache(maxsize=4)
 def _pool(threads: int, _pid: int) -> ThreadPoolExecutor:
-    # One OpenMP thread in each of ours (the setting belongs to the thread): we split rows, not FAISS queries.
-    return ThreadPoolExecutor(threads, "geoloc-scan", initializer=faiss.omp_set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(threads, "geoloc-scan")
 
 
 def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel, threads: int) -> Candidates:

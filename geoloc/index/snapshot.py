@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from geoloc.index import topk
 from geoloc.index.commit import current_snapshot
 from geoloc.index.host import cache_directory, ensure_local
 from geoloc.index.kernels import Kernel, default_kernel
-from geoloc.index.manifest import Manifest, read_manifest
+from geoloc.index.manifest import Manifest, ShardEntry, read_manifest
 from geoloc.index.matches import Matches
 from geoloc.index.region import Region
 from geoloc.index.shard import Shard
@@ -52,11 +53,16 @@ class Snapshot:
         self._kernel = kernel or default_kernel()
         self._threads = threads or scanning.thread_count()
         self._shards: list[Shard] = []
-        for entry in manifest.shards:
-            directory = ensure_local(storage.join(index_uri, entry.directory), entry.files, cache)
+        # Reading and hashing run in parallel; afterwards there is a verdict and only mapping is left.
+        with ThreadPoolExecutor(self._threads) as pool:
+            directories = list(pool.map(self._ensure_shard, manifest.shards))
+        for entry, directory in zip(manifest.shards, directories, strict=True):
             first_row = sum(len(shard) for shard in self._shards)
             self._shards.append(Shard(entry, directory, manifest.bits, first_row))
             self._check(self._shards[-1])
+
+    def _ensure_shard(self, entry: ShardEntry) -> Path:
+        return ensure_local(storage.join(self.index_uri, entry.directory), entry.files, self._cache)
 
     @classmethod
     def open(

@@ -34,7 +34,9 @@ from geoloc.progress import say, track
 
 _TABLE_COPIES = 4  # a part of the table in memory: its bytes, the decoded columns, the rows taken
 _PLAIN_TILE_BYTES = 48  # lat, lon, cell and an id of common length
-_WRITE_FACTOR = 3.0  # building reads like scanning, then writes and reads back
+_WORK_FACTOR = (
+    5.0  # every part is read for its ids and again for its rows; shards are written, copied, read back
+)
 
 
 class IndexConfig(BaseModel):
@@ -89,6 +91,11 @@ class _Source(BaseModel):
     parts: list[parts.Part]
     bits: int
     embedding_dim: int | None
+    bytes_per_s: float
+
+    @property
+    def tiles(self) -> int:
+        return sum(part.rows for part in self.parts)
 
     @property
     def part_bytes(self) -> int:
@@ -158,7 +165,9 @@ def _inspect(config: IndexConfig, inputs: IndexInputs) -> _Source:
             f"The codes table {codes_uri!r} has no rows; encode some tiles first.", reason="no_tiles"
         )
     filled = [part for part in table.parts if part.rows]
+    start = time.monotonic()
     schema = parts.read_part(codes_uri, filled[0]).schema
+    bytes_per_s = filled[0].bytes / max(time.monotonic() - start, 1e-6)
     stored = schema.field("code").type.byte_width * 8
     if config.bits is not None and config.bits > stored:
         raise ConfigError(
@@ -174,6 +183,7 @@ def _inspect(config: IndexConfig, inputs: IndexInputs) -> _Source:
         parts=filled,
         bits=config.bits or stored,
         embedding_dim=schema.field("embedding").type.list_size if keep else None,
+        bytes_per_s=bytes_per_s,
     )
 
 
@@ -198,13 +208,11 @@ def _fingerprint(config: IndexConfig, source: _Source) -> str:
 
 
 def _build(config: IndexConfig, source: _Source, output: str, fingerprint: str) -> list[ShardEntry]:
+    _announce(config, source, output)
     build = build_name(fingerprint)
     # Renews the age of the build's directory, so that garbage collection leaves it alone while we work.
     note = json.dumps({"fingerprint": fingerprint}).encode()
     storage.write_bytes(storage.join(output, SNAPSHOTS, build, "build.json"), note)
-    start = time.monotonic()
-    plans = _plan(config, source)
-    _announce(source, plans, output, time.monotonic() - start)
     tasks = [
         ShardTask(
             codes_uri=source.codes_uri,
@@ -215,9 +223,9 @@ def _build(config: IndexConfig, source: _Source, output: str, fingerprint: str) 
             bits=source.bits,
             embedding_dim=source.embedding_dim,
         )
-        for plan in plans
+        for plan in _plan(config, source)
     ]
-    remote = ray.remote(build_shard).options(memory=max(_task_bytes(source, plan) for plan in plans))
+    remote = ray.remote(build_shard).options(memory=_task_bytes(source, _largest(config, source)))
     return _gather([remote.remote(task) for task in tasks], "index: building", "shards")
 
 
@@ -247,29 +255,35 @@ def _gather(refs: Sequence[Any], what: str, unit: str) -> list[Any]:
         raise
 
 
-def _task_bytes(source: _Source, plan: ShardPlan) -> int:
-    """Memory of one shard's task: codes twice, ids, and one part of the table."""
-    return plan.count * (2 * source.bits // 8 + 3 * _PLAIN_TILE_BYTES) + _TABLE_COPIES * source.part_bytes
+def _largest(config: IndexConfig, source: _Source) -> int:
+    """Tiles of the largest shard: all are of equal size but for one tile."""
+    return -(-source.tiles // min(config.shards, source.tiles))
 
 
-def _announce(source: _Source, plans: Sequence[ShardPlan], output: str, scan_s: float) -> None:
-    """Say what the build will take, and refuse what this cluster or disk cannot hold."""
-    tiles, largest = sum(plan.count for plan in plans), max(plans, key=lambda plan: plan.count)
+def _task_bytes(source: _Source, tiles: int) -> int:
+    """Memory of a task that builds a shard: codes twice, ids, and one part of the table."""
+    return tiles * (2 * source.bits // 8 + 3 * _PLAIN_TILE_BYTES) + _TABLE_COPIES * source.part_bytes
+
+
+def _announce(config: IndexConfig, source: _Source, output: str) -> None:
+    """Say what the build will take before it starts, and refuse what this cluster or disk cannot hold."""
+    shards, largest = min(config.shards, source.tiles), _largest(config, source)
+    at_once = min(shards, cpu_count())
     per_tile = source.bits // 8 + 2 * (source.embedding_dim or 0) + _PLAIN_TILE_BYTES
-    at_once = min(len(plans), cpu_count())
     model_bytes = sum(file.bytes for file in source.model_files)
-    disk = tiles * per_tile + at_once * largest.count * per_tile + model_bytes
-    memory = _task_bytes(source, largest)
+    disk = source.tiles * per_tile + at_once * largest * per_tile + model_bytes
+    memory, plan_memory = _task_bytes(source, largest), source.tiles * PLAN_BYTES_PER_TILE
+    read_s = sum(part.bytes for part in source.parts) / source.bytes_per_s / at_once
     say(
-        f"index: {tiles:,} tiles x {source.bits} bits in {len(plans)} shards of up to {largest.count:,}; about "
-        f"{_size(disk)} of disk, {_size(memory)} of memory a shard ({at_once} at once) and "
-        f"{_size(tiles * PLAN_BYTES_PER_TILE)} for the plan; about {max(1.0, scan_s * _WRITE_FACTOR):,.0f} s"
+        f"index: {source.tiles:,} tiles x {source.bits} bits in {shards} shards of up to {largest:,}; about "
+        f"{_size(disk)} of disk, {_size(memory)} of memory a shard ({at_once} at once), {_size(plan_memory)} for "
+        f"the plan and {max(1.0, read_s * _WORK_FACTOR):,.0f} s"
     )
     node = max(int(node["Resources"].get("memory", 0)) for node in _nodes() if node["Alive"])
-    if memory > node:
+    if max(memory, plan_memory) > node:
         raise ConfigError(
-            f"A shard of {largest.count:,} tiles needs about {_size(memory)} of memory, the largest machine has "
-            f"{_size(node)}; ask for more shards (now {len(plans)})."
+            f"A shard of {largest:,} tiles needs about {_size(memory)} of memory and the plan {_size(plan_memory)}; "
+            f"the largest machine has {_size(node)}. Ask for more shards (now {shards}) or use a larger machine."
         )
     free = _free_bytes(output)
     if free is not None and disk > free:
@@ -285,7 +299,11 @@ def _nodes() -> list[dict[str, Any]]:
 
 def _free_bytes(output: str) -> int | None:
     """Free space of a local output's disk; None where the store does not say."""
-    return shutil.disk_usage(storage.local_path(output)).free if storage.is_local(output) else None
+    if not storage.is_local(output):
+        return None
+    path = storage.local_path(output)
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(there).free
 
 
 def _size(count: float) -> str:
