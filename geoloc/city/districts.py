@@ -11,10 +11,13 @@ from geoloc.city.network import Bounds
 from geoloc.city.noise import hash_int, uniform
 from geoloc.city.positions import Positions, positions_in_tiles, street_positions
 from geoloc.city.raster import City
+from geoloc.errors import ConfigError
 
 SPLITS = ("train", "validation", "test")
-_PHOTOS_PER_KM2 = 480.0
-_TILES_PER_KM2 = 820.0
+_PHOTOS_PER_KM2 = (480.0, 300.0, 300.0)
+_TILES_PER_KM2 = 700.0
+"""Densities that streets hold with ease, by split and for test tiles with distractors: a district's first size."""
+_GROWTHS = 6
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,19 @@ class District:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much of everything: counts, spacings and sizes in metres."""
+    """How much of everything: counts, spacings and sizes in metres.
+
+    Tiles of validation and test keep `spacing_m` from each other and from distractors, which keep
+    `distractor_spacing_m` among themselves: about half a tile, so that neighbours overlap and yet can be told apart.
+    """
 
     train_photos: int = 3500
     validation_photos: int = 300
     test_photos: int = 1000
     distractors: int = 5000
     anywhere_photos: int = 500
-    spacing_m: float = 20.0
+    train_spacing_m: float = 18.0
+    spacing_m: float = 25.0
     distractor_spacing_m: float = 15.0
     photo_offset_m: float = 5.0
     tile_m: float = 51.2
@@ -80,26 +88,28 @@ def plan_districts(city: City, wanted: Wanted) -> list[District]:
     west, south, east, north in city metres, on whole sheets.
     """
     gap = math.ceil(wanted.gap_m / wanted.sheet_m) * wanted.sheet_m
-    train = _size(wanted.train_photos, _PHOTOS_PER_KM2, wanted)
-    validation = _size(wanted.validation_photos, _PHOTOS_PER_KM2, wanted)
-    tiles = _size(wanted.test_photos + wanted.distractors, _TILES_PER_KM2, wanted)
-    test = max(tiles, _size(wanted.test_photos, _PHOTOS_PER_KM2, wanted))
-    east = max(train[0], validation[0]) + gap
-    places = ((0.0, 0.0, train), (0.0, train[1] + gap, validation), (east, 0.0, test))
-    return [
-        _district(city, wanted, index, (west, south, west + size[0], south + size[1]))
-        for index, (west, south, size) in enumerate(places)
-    ]
+    train = _grow(city, wanted, 0, 0.0, 0.0)
+    validation = _grow(city, wanted, 1, 0.0, train.bounds[3] + gap)
+    east = max(train.bounds[2], validation.bounds[2])
+    return [train, validation, _grow(city, wanted, 2, east + gap, 0.0)]
 
 
-def _size(count: int, per_km2: float, wanted: Wanted) -> tuple[float, float]:
-    """The smallest district of whole sheets that holds so many positions: width and height in metres."""
-    columns = rows = 1
+def _grow(city: City, wanted: Wanted, index: int, west: float, south: float) -> District:
+    """The smallest district of whole sheets, from the given corner, whose streets hold all that is wanted."""
+    count = (wanted.train_photos, wanted.validation_photos, wanted.test_photos)[index]
+    area = count / _PHOTOS_PER_KM2[index]
+    if SPLITS[index] == "test":
+        area = max(area, (count + wanted.distractors) / _TILES_PER_KM2)
+    columns = rows = tries = 1
     while True:
         width, height = columns * wanted.sheet_m, rows * wanted.sheet_m
-        usable = (width - 2 * wanted.margin_m) * (height - 2 * wanted.margin_m) / 1e6
-        if usable * per_km2 >= count:
-            return width, height
+        if (width - 2 * wanted.margin_m) * (height - 2 * wanted.margin_m) / 1e6 >= area:
+            try:
+                return _district(city, wanted, index, (west, south, west + width, south + height))
+            except ConfigError:
+                if tries == _GROWTHS:
+                    raise
+                tries += 1
         columns, rows = (columns, rows + 1) if rows <= columns else (columns + 1, rows)
 
 
@@ -110,7 +120,8 @@ def _district(city: City, wanted: Wanted, index: int, bounds: Bounds) -> Distric
     count = (wanted.train_photos, wanted.validation_photos, wanted.test_photos)[index]
     seed = city.seed + 500 + 50 * index
     network = city.network
-    main = street_positions(network, inner, count, wanted.spacing_m, seed, offset_m=wanted.photo_offset_m)
+    spacing = wanted.train_spacing_m if SPLITS[index] == "train" else wanted.spacing_m
+    main = street_positions(network, inner, count, spacing, seed, offset_m=wanted.photo_offset_m)
     photos = _photos(city.seed, wanted, main, 10 * index, f"{SPLITS[index]}/photos")
     centres = _tiles(city.seed, main, 10 * index)
     if SPLITS[index] != "test":
@@ -118,7 +129,7 @@ def _district(city: City, wanted: Wanted, index: int, bounds: Bounds) -> Distric
     taken = np.column_stack([main.centre_x, main.centre_y])
     others = street_positions(
         network, inner, wanted.distractors, wanted.distractor_spacing_m, seed + 20,
-        offset_m=wanted.photo_offset_m, clear_of=taken,
+        offset_m=wanted.photo_offset_m, clear_of=taken, clear_m=wanted.spacing_m,
     )  # fmt: skip
     free = positions_in_tiles(network, taken, wanted.tile_m - 1.2, wanted.anywhere_photos, seed + 30)
     return District(

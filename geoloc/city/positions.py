@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from geoloc.city.network import CURVE_POINTS, Bounds, Network
 from geoloc.city.noise import Double, hash_array, uniform
@@ -53,11 +54,11 @@ def street_points(network: Network, bounds: Bounds, seed: int) -> Double:
 
 def street_positions(
     network: Network, bounds: Bounds, count: int, spacing_m: float, seed: int, *,
-    offset_m: float = 5.0, clear_of: Double | None = None,
+    offset_m: float = 5.0, clear_of: Double | None = None, clear_m: float = 0.0,
 ) -> Positions:  # fmt: skip
     """`count` cameras on streets and, for each, a tile centre uniform in a disc of `offset_m` around it.
 
-    Centres lie in `bounds` and at least `spacing_m` from each other and from the points `clear_of` float64[M, 2].
+    Centres lie in `bounds`, at least `spacing_m` from each other and `clear_m` from `clear_of` float64[M, 2].
     Raises `ConfigError` when the streets do not hold that many.
 
     Convention: x east, y north in city metres.
@@ -71,8 +72,10 @@ def street_positions(
     inside = (
         (centres[:, 0] > west) & (centres[:, 0] < east) & (centres[:, 1] > south) & (centres[:, 1] < north)
     )
+    if clear_of is not None:
+        inside &= ~_near(centres, clear_of, clear_m)
     points, centres = points[inside], centres[inside]
-    chosen = _thin(centres, count, spacing_m, np.zeros((0, 2)) if clear_of is None else clear_of)
+    chosen = _thin(centres, count, spacing_m)
     if len(chosen) < count:
         raise ConfigError(
             f"Only {len(chosen)} of {count} positions fit on the streets at a spacing of {spacing_m:g} m; "
@@ -81,11 +84,17 @@ def street_positions(
     return Positions(points[chosen, 0], points[chosen, 1], centres[chosen, 0], centres[chosen, 1])
 
 
-def _thin(points: Double, count: int, spacing_m: float, taken: Double) -> NDArray[np.int64]:
-    """Numbers of up to `count` points, first come first served, none nearer than the spacing to others or `taken`."""
+def _near(points: Double, others: Double, limit_m: float) -> NDArray[np.bool_]:
+    """Which points lie nearer than the limit to any of the others: bool[N]."""
+    if limit_m <= 0 or not len(others):
+        return np.zeros(len(points), bool)
+    tree = cKDTree(others)
+    return np.asarray(tree.query(points, distance_upper_bound=limit_m)[0] < limit_m)
+
+
+def _thin(points: Double, count: int, spacing_m: float) -> NDArray[np.int64]:
+    """Numbers of up to `count` points, first come first served, none nearer than the spacing to another."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    for x, y in taken.tolist():
-        cells.setdefault((int(x // spacing_m), int(y // spacing_m)), []).append((x, y))
     chosen: list[int] = []
     limit = spacing_m * spacing_m
     for number, (x, y) in enumerate(points.tolist()):

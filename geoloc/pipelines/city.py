@@ -60,11 +60,14 @@ class CityConfig(BaseModel):
     photo_offset_m: float = Field(
         default=5.0, ge=0, le=20, description="greatest distance of a photo from its tile's centre"
     )
+    train_spacing_m: float = Field(
+        default=18.0, ge=2, description="least distance of training tiles from each other"
+    )
     spacing_m: float = Field(
-        default=20.0, ge=2, description="least distance of tile centres with a photo from each other"
+        default=25.0, ge=2, description="least distance of validation and test tiles from all others"
     )
     distractor_spacing_m: float = Field(
-        default=15.0, ge=2, description="least distance of distractors from all tile centres"
+        default=15.0, ge=2, description="least distance of distractors from each other"
     )
     tile_m: float = Field(default=51.2, gt=0, le=100, description="side of a tile, metres")
     sheet_m: float = Field(

@@ -29,8 +29,10 @@ def test_spacing_offset_and_bounds_are_kept(city: City) -> None:
 def test_distractors_keep_clear_of_the_others(city: City) -> None:
     first = street_positions(city.network, BOUNDS, 100, 20.0, 3)
     taken = np.column_stack([first.centre_x, first.centre_y])
-    more = street_positions(city.network, BOUNDS, 150, 15.0, 4, clear_of=taken)
-    assert _gaps(np.column_stack([more.centre_x, more.centre_y]), taken).min() >= 15
+    more = street_positions(city.network, BOUNDS, 150, 15.0, 4, clear_of=taken, clear_m=22.0)
+    assert _gaps(np.column_stack([more.centre_x, more.centre_y]), taken).min() >= 22
+    own = np.column_stack([more.centre_x, more.centre_y])
+    assert (_gaps(own, own) + np.eye(len(own)) * 1e3).min() >= 15
 
 
 def test_cameras_stand_on_open_asphalt(city: City) -> None:
