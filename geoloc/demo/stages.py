@@ -78,9 +78,7 @@ class Way:
 def make_city(way: Way) -> str:
     """Render imagery and photos."""
     sizes = way.sizes.model_dump(include=set(CityConfig.model_fields) & set(Sizes.model_fields))
-    done = city.run(
-        CityConfig(**sizes, tile_m=way.training_tile.tile_m), way.at("city"), overwrite=way.overwrite
-    )
+    done = city.run(CityConfig(**sizes, tile_m=way.tile.tile_m), way.at("city"), overwrite=way.overwrite)
     return f"{done.sheets} imagery sheets, {done.photos:,} photos{_reused(done.reused)}"
 
 
