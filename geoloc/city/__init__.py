@@ -1,4 +1,10 @@
-"""The procedural city: the embedded data set with exact truth, deterministic from a seed."""
+"""The procedural city: the embedded data set with exact truth, deterministic from a seed.
+
+Shared between the views: streets, lots, grounds, buildings, trees, hedges, lamp posts, patches of asphalt, what
+road marks there are. Drawn anew for every flight line and every photo: season, sun, exposure, colours, cars, and
+which road marks are worn off, pale or repainted. Known gaps to reality: no people or signs, no relief, flat
+facades, no building lean in the imagery, no shadows in the photos, one kind of tree.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,10 @@ def furnish(rng: np.random.Generator, kind: NDArray[np.int64], flat: NDArray[np.
 
 
 def corners(table: Buildings) -> NDArray[np.float64]:
-    """Ground-plan corners, counter-clockwise from (-u, -v): float64[N, 4, 2] in city metres (x east, y north)."""
+    """Ground-plan corners, counter-clockwise from (-u, -v): float64[N, 4, 2] in city metres.
+
+    Convention: x east, y north; the u axis points (cos, sin), v is 90 degrees to its left.
+    """
     u = np.array([-1, 1, 1, -1]) * table["half_u"].astype(np.float64)[:, None]
     v = np.array([-1, -1, 1, 1]) * table["half_v"].astype(np.float64)[:, None]
     cos, sin = table["cos"][:, None], table["sin"][:, None]

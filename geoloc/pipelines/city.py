@@ -32,6 +32,7 @@ from geoloc.errors import ArtifactError
 from geoloc.pipelines.cluster import ensure_ray
 from geoloc.progress import say, track
 
+_CHUNKS = 60  # three rows of neighbours beside a row of six sheets: no chunk of a task is made twice
 RENDERER_VERSION = 1
 """Goes up whenever the same configuration gives other bytes."""
 
@@ -87,7 +88,7 @@ class CityConfig(BaseModel):
         default=False, description="photos look anywhere; otherwise their centre is grid north"
     )
     sheets_per_task: int = Field(
-        default=10, ge=1, description="sheets rendered by one task, neighbours together"
+        default=18, ge=1, description="sheets rendered by one task, neighbours together"
     )
 
     def wanted(self) -> Wanted:
@@ -251,7 +252,7 @@ def _missing(output: str, district: District) -> list[Work]:
 @lru_cache(maxsize=1)
 def _city(seed: int) -> City:
     """The city of this worker process, kept for its rendered chunks."""
-    return City(seed)
+    return City(seed, chunks=_CHUNKS)
 
 
 def _render_run(config: CityConfig, output: str, split: str, work: list[Work]) -> int:
