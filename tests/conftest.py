@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["small_index"]
 BUCKET = "geoloc-tests"
 _START_LIMIT_S = 60.0
 

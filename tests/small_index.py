@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pytest
 import torch
 from PIL import Image
 
@@ -232,3 +233,9 @@ def write_ingested(small: SmallIndex) -> None:
     write_table(f"{small.ingested}/tiles", "tiles", tables.TILES, tile_rows)
     write_table(f"{small.ingested}/queries", "queries", tables.QUERIES, query_rows)
     write_table(f"{small.ingested}/pairs", "pairs", tables.PAIRS, pair_rows)
+
+
+@pytest.fixture(scope="session")
+def small_index(tmp_path_factory: pytest.TempPathFactory) -> SmallIndex:
+    """One small index for all tests that only read it."""
+    return build(tmp_path_factory.mktemp("small"))

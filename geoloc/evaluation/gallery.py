@@ -19,6 +19,7 @@ class Gallery:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._shards = snapshot.shards
+        self.bits = snapshot.bits
         ids, lat, lon = zip(*(shard.tiles() for shard in self._shards), strict=True)
         self.tile_ids: pa.Array = pa.concat_arrays(ids)
         self.lat: FloatArray = np.concatenate(lat)

@@ -68,21 +68,34 @@ def measure(
     right = near
     if pairs is not None and pairs.num_rows:
         right = truth_from_pairs(encoded.query_ids, pairs, gallery.tile_ids)
+    located = [(rows, locate_group(locator, queries, rerank=rerank)) for rows, queries in encoded.groups()]
     tables = [
-        _retrieval(encoded, gallery, truth, lengths=own, rerank=rerank)
+        _retrieval(encoded, gallery, truth, located, lengths=own, rerank=rerank)
         for truth, own in ((right, lengths), (near, lengths[-1:]))
     ]
-    located = [(rows, locate_group(locator, queries, rerank=rerank)) for rows, queries in encoded.groups()]
     return _placed(encoded, gallery, tables, located)
 
 
 def _retrieval(
-    encoded: EncodedTable, gallery: Gallery, truth: Truth, *, lengths: tuple[int, ...], rerank: int
+    encoded: EncodedTable,
+    gallery: Gallery,
+    truth: Truth,
+    located: list[tuple[IntArray, Located]],
+    *,
+    lengths: tuple[int, ...],
+    rerank: int,
 ) -> Retrieval:
     groups = []
-    for rows, queries in encoded.groups():
-        own = _of_group(truth, rows, len(encoded))
-        counts = retrieve(gallery, queries.embedding, queries.code, own, lengths=lengths, rerank=rerank)
+    for (rows, queries), (_, group) in zip(encoded.groups(), located, strict=True):
+        counts = retrieve(
+            gallery,
+            queries.embedding,
+            queries.code,
+            _of_group(truth, rows, len(encoded)),
+            lengths=lengths,
+            rerank=rerank,
+            served=group.found.matches,
+        )
         groups.append((rows, counts))
     return Retrieval(merged(groups, len(encoded)), truth, len(encoded), len(gallery))
 

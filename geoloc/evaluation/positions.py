@@ -17,7 +17,7 @@ from geoloc.localization.calibration import (
     protocol_name,
 )
 from geoloc.localization.cluster import Cluster, ClusterSettings
-from geoloc.localization.locator import EncodedQueries, Found, Locator
+from geoloc.localization.locator import MAX_K, EncodedQueries, Found, Locator
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -66,10 +66,10 @@ class Located:
 
 
 def locate_group(locator: Locator, queries: EncodedQueries, *, rerank: int) -> Located:
-    """Search and cluster one group of queries as serving would."""
+    """Search and cluster one group of queries as serving would; the whole re-ranked shortlist is kept."""
     protocol = protocol_name(queries.view, queries.heading_known)
     settings = locator.settings_for(protocol)
-    found = locator.search(queries, k=settings.members, rerank=rerank)
+    found = locator.search(queries, k=min(MAX_K, max(rerank, settings.members)), rerank=rerank)
     return Located(found, locator.cluster(found, settings), settings, protocol)
 
 

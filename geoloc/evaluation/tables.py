@@ -13,6 +13,7 @@ from geoloc.evaluation.gallery import Gallery
 from geoloc.evaluation.metrics import TopPercent, chance_table, recall_table
 from geoloc.evaluation.ranks import IntArray, RankCounts, Truth, float_ranks, hamming_ranks
 from geoloc.evaluation.shortlist import nearest_codes, shortlist_ranks, similarities
+from geoloc.index.matches import Matches
 
 FLOATS = "floats"
 CHANCE = "chance"
@@ -71,11 +72,13 @@ def retrieve(
     *,
     lengths: Sequence[int],
     rerank: int,
+    served: Matches | None = None,
 ) -> dict[str, RankCounts]:
     """Ranks of the truth by float embeddings and, for each code length in bits, by codes and re-ranked codes.
 
     embedding: float32[Q, R, D], code: uint8[Q, R, B]; with R > 1 heading candidates the best of each tile counts.
-    Embeddings come first; an index without them has only rows of codes.
+    Embeddings come first; an index without them has only rows of codes. `served` are the matches that a search
+    with this re-ranking gives: they are what the row of the whole code is made of.
     """
     counts: dict[str, RankCounts] = {}
     floats = next(gallery.embeddings(), None) is not None
@@ -85,8 +88,11 @@ def retrieve(
         by_codes = hamming_ranks(code, gallery.codes, truth, bits=bits)
         counts[codes_name(bits)] = by_codes
         if floats and rerank:
-            rows = nearest_codes(code, gallery.codes, bits=bits, keep=rerank)
-            scores = similarities(embedding, rows, gallery.embeddings_of)
+            if served is not None and bits == gallery.bits:
+                rows, scores = served.rows, served.similarity
+            else:
+                rows = nearest_codes(code, gallery.codes, bits=bits, keep=rerank)
+                scores = similarities(embedding, rows, gallery.embeddings_of)
             counts[rerank_name(bits, rerank)] = shortlist_ranks(rows, scores, truth, by_codes)
     return counts
 

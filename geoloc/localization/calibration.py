@@ -189,7 +189,7 @@ def _curves(
     radius = np.array([_conformal(error_m[group]) for group in groups])
     radius = np.clip(radius, SMALLEST_RADIUS_M, radius_limit_m)
     falling = IsotonicRegression(increasing=False).fit_transform(middle, np.log(radius))
-    radius = np.exp(np.asarray(falling, dtype=np.float64))
+    radius = np.minimum(np.exp(np.asarray(falling, dtype=np.float64)), radius_limit_m)
     inside = (error_m <= np.interp(scores, middle, radius)).astype(np.float64)
     # One success and one failure too many in each group: no group of twenty supports "never" or "always".
     share = np.array([(inside[group].sum() + 1.0) / (len(group) + 2.0) for group in groups])

@@ -98,8 +98,7 @@ class Locator:
         `rerank` nearest codes are ordered by float embeddings (0: codes only). Raises `QueryError` for k or
         rerank out of range and `ModelMismatch` when another model made the index.
         """
-        if not 1 <= k <= MAX_K:
-            raise QueryError(f"k is {k}; give 1 to {MAX_K}.", reason="k_out_of_range")
+        _check_k(k)
         if rerank < 0 or rerank > 100 * MAX_K:
             raise QueryError(
                 f"rerank is {rerank}; give 0 (codes only) or more.", reason="rerank_out_of_range"
@@ -151,6 +150,7 @@ class Locator:
         min_confidence: float = 0.0,
     ) -> list[Fix]:
         """A fix for each query; see `fixes`."""
+        _check_k(k)
         # The position rests on as many tiles as its calibration did, however few the caller wants to see.
         settings = self.settings_for(protocol_name(queries.view, queries.heading_known))
         found = self.search(queries, k=max(k, settings.members), region=region, rerank=rerank)
@@ -210,6 +210,11 @@ class Locator:
             where = "the given region" if region is not None else "the index"
             return reasons.NO_TILE_IN_REGION, f"No tile lies in {where}; widen it or index that area."
         return None
+
+
+def _check_k(k: int) -> None:
+    if not 1 <= k <= MAX_K:
+        raise QueryError(f"k is {k}; give 1 to {MAX_K}.", reason="k_out_of_range")
 
 
 def _ambiguous(confidence: float, limit: float, margin: float) -> tuple[str, str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -116,6 +117,8 @@ class IngressReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve on the replica, after the constructor."""
+        # It writes pieces of malformed bodies to the log; the sender is told what is wrong instead.
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
         return create_api(self._backend, self._limits)
 
 

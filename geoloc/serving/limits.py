@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from geoloc.images import ImageLimits
 
 REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
@@ -54,7 +56,10 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = self._new_id()
+        # What stands in front (Serve's proxy) may have numbered the request; it then labels the answer itself.
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        numbered = _REQUEST_ID.fullmatch(given) is not None
+        request_id = given if numbered else self._new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         declared = Headers(scope=scope).get("content-length", "")
         received = int(declared) if declared.isdigit() and int(declared) > self._limit_bytes else 0
@@ -70,7 +75,8 @@ class RequestEnvelope:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
+                if not numbered:
+                    headers[REQUEST_ID_HEADER] = request_id
                 for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)

@@ -9,6 +9,7 @@ import socket
 import threading
 from dataclasses import dataclass
 
+import httpx
 from pydantic import Field
 from ray import serve
 from ray.serve.schema import LoggingConfig
@@ -22,6 +23,7 @@ from geoloc.progress import say
 from geoloc.serving.app import ServeArgs, build_app
 
 APPLICATION = "geoloc"
+_HEALTH_TIMEOUT_S = 30.0
 
 
 class ServeConfig(ServeArgs):
@@ -84,6 +86,7 @@ def start(config: ServeConfig) -> ServeHandle:
     except ServiceUnavailable:
         handle.stop()
         raise
+    _check_answers(handle.url)
     return handle
 
 
@@ -104,6 +107,17 @@ def _deploy(args: ServeArgs) -> None:
     except RuntimeError as error:
         detail = _reason() or " ".join(str(error).split())[:300]
         raise ServiceUnavailable(f"The service did not come up: {detail}") from error
+
+
+def _check_answers(url: str) -> None:
+    """Serve listens on one port for a whole cluster and silently keeps its first one."""
+    try:
+        httpx.get(f"{url}/healthz", timeout=_HEALTH_TIMEOUT_S).raise_for_status()
+    except httpx.HTTPError as error:
+        raise ServiceUnavailable(
+            f"The service does not answer at {url} ({error}); if this Ray cluster serves on another port already, use "
+            "that port or stop it."
+        ) from error
 
 
 def _reason() -> str | None:

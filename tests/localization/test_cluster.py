@@ -1,0 +1,133 @@
+"""The dominant set and the position that comes of it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from geoloc import geodesy
+from geoloc.localization.cluster import (
+    FEATURES,
+    ClusterSettings,
+    dominant_set,
+    find_cluster,
+    weights_of,
+)
+
+ORIGIN = geodesy.LatLon(-35.28, 149.13)
+SETTINGS = ClusterSettings(sigma_m=30.0, temperature=0.03)
+
+
+def place(
+    east: list[float], north: list[float], origin: geodesy.LatLon = ORIGIN
+) -> tuple[np.ndarray, np.ndarray]:
+    lat, lon = geodesy.LocalFrame(origin).to_degrees(np.array([east]), np.array([north]))
+    return lat, lon
+
+
+def error_m(cluster, east: float, north: float, origin: geodesy.LatLon = ORIGIN) -> float:
+    lat, lon = geodesy.LocalFrame(origin).to_degrees(east, north)
+    return float(geodesy.distance_m(cluster.lat[0], cluster.lon[0], lat, lon))
+
+
+def affinity(east, north, weights, sigma):
+    distance = np.hypot(east[:, None] - east[None], north[:, None] - north[None])
+    matrix = np.exp(-distance / sigma) * np.sqrt(weights[:, None] * weights[None])
+    matrix[distance > 2 * sigma] = 0
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+points = hnp.arrays(np.float64, (1, 8), elements=st.floats(-60, 60))
+
+
+@settings(deadline=None, max_examples=50)
+@given(points, points, hnp.arrays(np.float64, (1, 8), elements=st.floats(0.01, 1)))
+def test_replicator_dynamics_stay_on_the_simplex_and_never_lose_cohesion(east, north, weights):
+    weights = weights / weights.sum()
+    matrix = affinity(east[0], north[0], weights[0], 30.0)
+    before = weights[0] @ matrix @ weights[0]
+    for iterations in (1, 2, 5, 20):
+        x = dominant_set(east, north, weights, 30.0, iterations)[0]
+        assert (x >= 0).all()
+        assert x.sum() == pytest.approx(1.0) or not x.any()
+        after = x @ matrix @ x
+        assert after >= before - 1e-9
+        before = after
+
+
+@settings(deadline=None, max_examples=50)
+@given(points, points, st.permutations(range(8)))
+def test_the_order_of_equal_matches_does_not_move_the_position(east, north, order):
+    lat, lon = place(list(east[0]), list(north[0]))
+    similarity = np.full((1, 8), 0.5)
+    one = find_cluster(lat, lon, similarity, SETTINGS)
+    other = find_cluster(lat[:, order], lon[:, order], similarity, SETTINGS)
+    # Ties between equally good clusters may fall either way; the spread of the winner is then the same.
+    assert one.features[0, 3] == pytest.approx(other.features[0, 3], abs=1e-6)
+
+
+def test_a_clear_best_match_is_the_position():
+    lat, lon = place([0, 40, 80], [0, 0, 0])
+    cluster = find_cluster(lat, lon, np.array([[0.9, 0.4, 0.4]]), SETTINGS)
+    assert error_m(cluster, 0, 0) < 0.01
+
+
+def test_two_equal_neighbours_are_averaged():
+    lat, lon = place([0, 40, 500], [0, 0, 0])
+    cluster = find_cluster(lat, lon, np.array([[0.8, 0.8, 0.3]]), SETTINGS)
+    assert error_m(cluster, 20, 0) < 0.01
+    assert cluster.in_cluster.tolist() == [[True, True, False]]
+
+
+def test_far_tiles_do_not_support_each_other():
+    lat, lon = place([0, 300], [0, 0])
+    cluster = find_cluster(lat, lon, np.array([[0.80, 0.79]]), SETTINGS)
+    assert error_m(cluster, 0, 0) < 0.01
+    assert cluster.in_cluster.tolist() == [[True, False]]
+
+
+def test_several_agreeing_tiles_outweigh_a_lone_best_match():
+    lat, lon = place([2000, 0, 10, 5, -5], [0, 0, 5, -5, 5])
+    cluster = find_cluster(lat, lon, np.array([[0.80, 0.79, 0.79, 0.79, 0.79]]), SETTINGS)
+    assert error_m(cluster, 2.5, 1.25) < 3.0
+    assert not cluster.in_cluster[0, 0]
+
+
+def test_a_cluster_lighter_than_the_best_match_loses():
+    lat, lon = place([2000, 0, 10], [0, 0, 0])
+    cluster = find_cluster(lat, lon, np.array([[0.80, 0.70, 0.70]]), SETTINGS)
+    assert cluster.in_cluster.tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("origin", [geodesy.LatLon(10.0, 180.0), geodesy.LatLon(-89.9995, 20.0)])
+def test_clusters_across_the_antimeridian_and_near_the_pole(origin):
+    lat, lon = place([-20, 20], [0, 0], origin)
+    cluster = find_cluster(lat, lon, np.array([[0.8, 0.8]]), SETTINGS)
+    assert error_m(cluster, 0, 0, origin) < 0.05
+
+
+def test_no_match_gives_nan_and_finite_features():
+    nothing = np.full((1, 4), np.nan)
+    cluster = find_cluster(nothing, nothing, nothing, SETTINGS)
+    assert np.isnan(cluster.lat[0])
+    assert not cluster.in_cluster.any()
+    assert np.isfinite(cluster.features).all()
+    assert cluster.features.shape == (1, len(FEATURES))
+
+
+def test_matches_beyond_the_members_change_nothing():
+    lat, lon = place([0, 40, 10, 15], [0, 0, 0, 0])
+    similarity = np.array([[0.8, 0.8, 0.79, 0.79]])
+    two = ClusterSettings(sigma_m=30.0, temperature=0.03, members=2)
+    wide = find_cluster(lat, lon, similarity, two)
+    narrow = find_cluster(lat[:, :2], lon[:, :2], similarity[:, :2], two)
+    assert wide.lat[0] == narrow.lat[0]
+    np.testing.assert_array_equal(wide.features, narrow.features)
+    assert wide.in_cluster.shape == (1, 4)
+
+
+def test_weights_are_a_softmax_that_skips_missing_matches():
+    weights = weights_of(np.array([[0.5, np.nan, 0.5], [np.nan, np.nan, np.nan]]), 0.1)
+    np.testing.assert_allclose(weights, [[0.5, 0, 0.5], [0, 0, 0]])

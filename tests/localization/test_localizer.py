@@ -1,0 +1,240 @@
+"""Photos to fixes on a small real index, in a plain process."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_index import ORIGIN, SPACING_M, build, encoded
+
+from geoloc import Localizer, geodesy, tables
+from geoloc.errors import ArtifactError, InputError, ModelMismatch, QueryError
+from geoloc.localization import fix as reasons
+from geoloc.localization.calibration import Calibration, fit_calibration
+from geoloc.localization.cluster import FEATURES, ClusterSettings
+from geoloc.localization.locator import EncodedQueries, Locator
+from geoloc.localization.photos import encode_photos, photo
+
+
+@pytest.fixture(scope="module")
+def localizer(small_index):
+    return Localizer.open(small_index.index, device="cpu")
+
+
+def test_photos_are_located_at_their_tiles(localizer, small_index):
+    for number in range(0, 60, 7):
+        fix = localizer.localize(small_index.panoramas[number], view="panorama", heading_deg=0.0)
+        assert fix.located
+        assert fix.matches[0].tile_id == small_index.tile_ids[number]
+        assert fix.matches[0].in_cluster
+        error = geodesy.distance_m(fix.lat, fix.lon, small_index.lat[number], small_index.lon[number])
+        assert error < 1.0
+        assert fix.heading_deg == 0.0
+        assert fix.snapshot_id == localizer.snapshot_id
+        assert fix.radius_m is None
+        assert fix.confidence is None
+
+
+@pytest.mark.parametrize("turn_deg", [0.0, 90.0, 225.0])
+def test_an_unknown_heading_is_found(localizer, small_index, turn_deg):
+    # Turned to the right by its heading, the camera sees what lay to the right in the middle.
+    image = np.roll(small_index.panoramas[11], -round(turn_deg / 360 * 64), axis=1)
+    fix = localizer.localize(image, view="panorama")
+    assert fix.matches[0].tile_id == small_index.tile_ids[11]
+    assert fix.heading_deg == pytest.approx(turn_deg, abs=360 / localizer.headings)
+
+
+def test_a_known_heading_turns_the_panorama(localizer, small_index):
+    image = np.roll(small_index.panoramas[11], -16, axis=1)
+    right = localizer.localize(image, view="panorama", heading_deg=90.0)
+    wrong = localizer.localize(image, view="panorama", heading_deg=270.0)
+    assert right.matches[0].tile_id == small_index.tile_ids[11]
+    assert right.matches[0].similarity > wrong.matches[0].similarity
+
+
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+def test_drone_photos_of_known_and_unknown_heading(localizer, small_index, quarter_turns):
+    # The top of a photo turned counter-clockwise by 90 degrees looks along east (heading 90).
+    image = np.ascontiguousarray(np.rot90(small_index.tiles[5], quarter_turns))
+    for heading in (90.0 * quarter_turns, None):
+        fix = localizer.localize(image, view="drone", heading_deg=heading)
+        assert fix.matches[0].tile_id == small_index.tile_ids[5]
+        assert fix.heading_deg == pytest.approx(90.0 * quarter_turns, abs=12.0)
+
+
+def test_paths_bytes_and_pixels_answer_alike(localizer, small_index, tmp_path):
+    data = encoded(small_index.panoramas[3])
+    path = tmp_path / "photo.png"
+    path.write_bytes(data)
+    answers = [
+        localizer.localize(one, view="panorama", heading_deg=0.0)
+        for one in (path, str(path), data, small_index.panoramas[3])
+    ]
+    assert len({answer.model_dump_json() for answer in answers}) == 1
+
+
+def test_a_prior_restricts_the_search(localizer, small_index):
+    near = (small_index.lat[0], small_index.lon[0])
+    fix = localizer.localize(
+        small_index.panoramas[59], view="panorama", heading_deg=0.0, near=near, within_m=1.5 * SPACING_M
+    )
+    assert len(fix.matches) == 4
+    assert small_index.tile_ids[59] not in {match.tile_id for match in fix.matches}
+
+
+def test_nothing_in_the_region_is_an_answer(localizer, small_index):
+    fix = localizer.localize(small_index.panoramas[0], heading_deg=0.0, near=(0.0, 0.0), within_m=100.0)
+    assert not fix.located
+    assert fix.reason == reasons.NO_TILE_IN_REGION
+    assert fix.lat is None
+    assert fix.matches == ()
+    assert "No tile lies in the given region" in fix.detail
+
+
+def test_a_plain_surface_is_said_to_be_one(localizer):
+    image = np.full((64, 128, 3), 90, dtype=np.uint8)
+    image[::2] += 1
+    fix = localizer.localize(image, heading_deg=0.0)
+    assert not fix.located
+    assert fix.reason == reasons.FEATURELESS
+    assert "plain surface" in fix.detail
+
+
+def test_an_index_without_coordinates_finds_but_does_not_locate(tmp_path):
+    small = build(tmp_path, count=9, located=False)
+    localizer = Localizer.open(small.index, device="cpu")
+    fix = localizer.localize(small.panoramas[4], view="panorama", heading_deg=0.0)
+    assert not fix.located
+    assert fix.reason == reasons.NO_COORDINATES
+    assert fix.matches[0].tile_id == small.tile_ids[4]
+    with pytest.raises(QueryError, match="without coordinates"):
+        localizer.localize(small.panoramas[4], near=(0.0, 0.0), within_m=5.0)
+
+
+def test_answers_do_not_depend_on_how_many_matches_are_shown(localizer, small_index):
+    answers = [
+        localizer.localize(small_index.panoramas[8], view="panorama", heading_deg=0.0, k=k)
+        for k in (1, 10, 50)
+    ]
+    assert len({(answer.lat, answer.lon) for answer in answers}) == 1
+    assert [len(answer.matches) for answer in answers] == [1, 10, 50]
+
+
+def test_a_batch_answers_as_one_by_one(localizer, small_index):
+    photos = [
+        photo(small_index.panoramas[1], view="panorama", heading_deg=0.0),
+        photo(small_index.tiles[2], view="drone"),
+        photo(small_index.panoramas[3], view="panorama"),
+    ]
+    for one, fix in zip(photos, localizer.localize_batch(photos), strict=True):
+        alone = localizer.localize_batch([one])[0]
+        assert [match.tile_id for match in fix.matches] == [match.tile_id for match in alone.matches]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "sentence"),
+    [
+        ({"view": "satellite"}, "bad_view", "give one of panorama, street, drone"),
+        ({"heading_deg": 400.0}, "bad_heading", "degrees clockwise from north"),
+        ({"heading_deg": float("nan")}, "bad_heading", "degrees clockwise from north"),
+        ({"fov_deg": 0.0}, "bad_fov", "1 to 360"),
+        ({"extent_m": -1.0}, "bad_extent", "metres of ground"),
+        ({"k": 0}, "k_out_of_range", "give 1 to 1000"),
+        ({"k": 1001}, "k_out_of_range", "give 1 to 1000"),
+        ({"rerank": -1}, "rerank_out_of_range", "codes only"),
+        ({"near": (1.0, 2.0)}, "bad_region", "centre and a radius"),
+        ({"near": (95.0, 2.0), "within_m": 5.0}, "bad_region", "WGS84"),
+    ],
+)
+def test_bad_questions_get_a_sentence(localizer, small_index, options, reason, sentence):
+    with pytest.raises(QueryError, match=sentence) as caught:
+        localizer.localize(small_index.panoramas[0], **options)
+    assert caught.value.reason == reason
+
+
+def test_bad_images_get_a_sentence(localizer, tmp_path):
+    with pytest.raises(InputError, match="not one of JPEG"):
+        localizer.localize(b"no image at all")
+    with pytest.raises(ArtifactError, match="no such file"):
+        localizer.localize(tmp_path / "missing.jpg")
+    with pytest.raises(QueryError, match="RGB pixels uint8"):
+        localizer.localize(np.zeros((64, 64), dtype=np.uint8))
+
+
+def test_views_are_guessed_from_the_shape():
+    wide, square = np.zeros((64, 128, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+    assert photo(wide).view == "panorama"
+    assert photo(square).view == "street"
+    assert photo(square).fov_deg < 180
+    assert photo(wide, fov_deg=90.0).view == "street"
+    assert photo(square, extent_m=50.0).view == "drone"
+    assert photo(wide, heading_deg=-90.0).heading_deg == 270.0
+
+
+def test_codes_of_another_model_are_refused(localizer, small_index):
+    queries = encode_photos(localizer.encoder, [photo(small_index.panoramas[0], heading_deg=0.0)])
+    strange = EncodedQueries(queries.embedding, queries.code, queries.heading_deg, "panorama", "other-model")
+    with pytest.raises(ModelMismatch, match="other-model"):
+        localizer.locator.locate(strange)
+
+
+def test_codes_alone_locate_too(localizer, small_index):
+    fix = localizer.localize(small_index.tiles[7], view="drone", heading_deg=0.0, rerank=0)
+    assert fix.matches[0].tile_id == small_index.tile_ids[7]
+    assert fix.matches[0].similarity is None
+    assert fix.matches[0].distance_bits == 0
+
+
+def test_a_calibrated_locator_says_how_sure_it_is(localizer, small_index):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, len(FEATURES)))
+    fit = fit_calibration(
+        features,
+        np.where(rng.uniform(size=200) < 0.5, 3.0, 900.0),
+        settings=ClusterSettings(),
+        radius_limit_m=100.0,
+    )
+    snapshot = localizer.locator.snapshot
+    calibration = Calibration(
+        snapshot_id=snapshot.snapshot_id, rerank=100, protocols={"panorama/heading_known": fit}
+    )
+    sure = Localizer(Locator(snapshot, calibration), localizer.encoder)
+    fix = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=0.0)
+    assert fix.located
+    assert 0 < fix.confidence < 1
+    assert 2.0 <= fix.radius_m <= 100.0
+    unsure = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=1.0)
+    assert not unsure.located
+    assert unsure.reason == reasons.AMBIGUOUS
+    assert unsure.confidence == fix.confidence
+    assert unsure.radius_m is None
+    assert "look nearly alike" in unsure.detail
+    # Nothing was calibrated for drone photos: no numbers are made up.
+    assert sure.localize(small_index.tiles[0], view="drone", heading_deg=0.0).confidence is None
+
+
+def test_a_fix_is_a_row_of_the_results_table(localizer, small_index):
+    fix = localizer.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, k=3)
+    table = tables.with_geometry(pa.Table.from_pylist([fix.row("q")], schema=tables.FIXES))
+    row = table.to_pylist()[0]
+    assert row["query_id"] == "q"
+    assert len(row["matches"]) == 3
+    assert row["lat"] == fix.lat
+    assert abs(row["lat"] - ORIGIN.lat) < 0.1
+
+
+def test_importing_geoloc_loads_neither_torch_nor_ray():
+    code = "import sys, geoloc; print([m for m in ('torch', 'ray', 'faiss', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_localizer_needs_no_ray():
+    code = "import sys; from geoloc import Localizer; print('ray' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,265 @@
+"""The service as users meet it: a real Ray Serve on loopback, spoken to over HTTP."""
+
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from small_index import SmallIndex, build, encoded, texture, write_index
+
+from geoloc import geodesy, storage
+from geoloc.errors import ArtifactError, ConfigError
+from geoloc.index.shard import TILES_SCHEMA
+from geoloc.models.encoder import Encoder
+from geoloc.serving.server import ServeConfig, start
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture(scope="module")
+def own_index(tmp_path_factory) -> SmallIndex:
+    """An index of its own: a test commits another snapshot to it."""
+    return build(tmp_path_factory.mktemp("served"), count=30)
+
+
+@pytest.fixture(scope="module")
+def service(ray_local, own_index):
+    handle = start(ServeConfig(index=own_index.index, port=0, cpus_per_replica=0.1, deadline_s=60))
+    yield handle
+    handle.stop()
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with httpx.Client(base_url=service.url, timeout=60) as one:
+        yield one
+
+
+def post(client, data: bytes, kind: str = "image/png", **fields: str) -> httpx.Response:
+    return client.post("/v1/localize", files={"image": ("photo", data, kind)}, data=fields)
+
+
+def problem(response: httpx.Response, status: int, reason: str) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM
+    body = response.json()
+    assert body["status"] == status
+    assert body["reason"] == reason
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    return body["detail"]
+
+
+def test_a_photo_is_located_and_the_answer_names_its_snapshot(client, own_index):
+    response = post(client, encoded(own_index.panoramas[3]), view="panorama", heading_deg="0", k="4")
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["located"] is True
+    assert answer["matches"][0]["tile_id"] == own_index.tile_ids[3]
+    assert len(answer["matches"]) == 4
+    assert geodesy.distance_m(answer["lat"], answer["lon"], own_index.lat[3], own_index.lon[3]) < 1.0
+    assert answer["snapshot_id"] == client.get("/healthz").json()["snapshot_id"]
+    assert answer["shards_answered"] == answer["shards_total"] == 3
+    assert set(answer["timings_ms"]) == {"decode", "encode", "search", "total"}
+    assert answer["request_id"] == response.headers["x-request-id"]
+
+
+def test_sixteen_at_once_get_each_their_own_answer(client, own_index):
+    def ask(number: int) -> str:
+        response = post(client, encoded(own_index.panoramas[number]), view="panorama", heading_deg="0")
+        assert response.status_code == 200, response.text
+        return response.json()["matches"][0]["tile_id"]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(16))) == own_index.tile_ids[:16]
+
+
+def test_mixed_views_and_unknown_headings_at_once(client, own_index):
+    def ask(number: int) -> str:
+        drone = number % 2
+        image = own_index.tiles[number] if drone else own_index.panoramas[number]
+        response = post(client, encoded(image), view="drone" if drone else "panorama")
+        return response.json()["matches"][0]["tile_id"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == own_index.tile_ids[:8]
+
+
+def test_a_region_without_tiles_is_an_answer(client, own_index):
+    response = post(client, encoded(own_index.panoramas[0]), lat="0", lon="0", radius_m="50")
+    assert response.status_code == 200
+    assert response.json()["located"] is False
+    assert response.json()["reason"] == "no_tile_in_region"
+    assert response.json()["matches"] == []
+
+
+def test_health_openapi_and_page(client):
+    health = client.get("/healthz").json()
+    assert health["status"] == "ready"
+    assert health["tiles"] == 30
+    assert health["located"] is True
+    assert health["calibrated"] is False
+    document = client.get("/openapi.json").json()
+    form = document["paths"]["/v1/localize"]["post"]["requestBody"]["content"]["multipart/form-data"][
+        "schema"
+    ]
+    assert {"image", "view", "heading_deg", "lat", "lon", "radius_m", "k"} <= set(form["properties"])
+    page = client.get("/")
+    assert "multipart/form-data" in page.text
+    assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert client.get("/docs").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"k": "0"}, "k"),
+        ({"k": "101"}, "k"),
+        ({"k": "many"}, "k"),
+        ({"heading_deg": "nan"}, "heading_deg"),
+        ({"lat": "95", "lon": "0", "radius_m": "5"}, "lat"),
+        ({"view": "satellite"}, "view"),
+        ({"colour": "red"}, "colour"),
+        ({"lat": "5"}, "form"),
+    ],
+)
+def test_bad_fields_are_named(client, own_index, fields, name):
+    detail = problem(post(client, encoded(own_index.panoramas[0]), **fields), 422, "bad_field")
+    assert detail.startswith(f"Field {name}")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises pixels it does not have: a decompression bomb's first bytes."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" * 1000)
+    pieces = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+
+def gif() -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(sink, "GIF")
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "status", "reason"),
+    [
+        (b"", "image/png", 422, "empty"),
+        (b"just text", "image/png", 415, "unsupported_media_type"),
+        (gif(), "image/gif", 415, "unsupported_media_type"),
+        (encoded(texture(1)), "image/jpeg", 415, "unsupported_media_type"),
+        (encoded(texture(1)), "text/plain", 415, "unsupported_media_type"),
+        (encoded(texture(1))[:200], "image/png", 422, "truncated"),
+        (png_header(60_000, 60_000), "image/png", 422, "too_large"),
+        (png_header(8000, 8000), "image/png", 422, "too_large"),
+        (encoded(texture(1)[:16, :16]), "image/png", 422, "too_small"),
+        (b"\xff\xd8\xff" + b"\0" * 500, "image/jpeg", 422, "undecodable"),
+        (b"II*\0" + b"\0" * 500, "application/octet-stream", 415, "unsupported_media_type"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else str(value),
+)
+def test_hostile_files_get_a_reason(client, data, kind, status, reason):
+    problem(post(client, data, kind), status, reason)
+
+
+def test_bodies_beyond_the_limit_are_cut_off(client):
+    detail = problem(post(client, b"\0" * (11 * 2**20)), 413, "body_too_large")
+    assert "10,485,760" in detail
+
+
+def test_the_limit_counts_what_arrives_and_not_what_is_declared(client):
+    def endless():
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        for _ in range(12):
+            yield b"\0" * 2**20
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    problem(client.post("/v1/localize", content=endless(), headers=headers), 413, "body_too_large")
+
+
+def test_requests_that_are_no_form_are_refused(client, own_index):
+    problem(client.post("/v1/localize", content=b"{}"), 415, "unsupported_media_type")
+    problem(client.post("/v1/localize", files={"picture": ("a", b"x")}), 422, "missing_image")
+    two = [("image", ("a", b"x")), ("image", ("b", b"y"))]
+    problem(client.post("/v1/localize", files=two), 400, "bad_request")
+    problem(client.get("/v1/localize"), 405, "method_not_allowed")
+    problem(client.get("/nothing"), 404, "not_found")
+    fields = {"view": "x" * 5000}
+    problem(post(client, encoded(own_index.panoramas[0]), **fields), 400, "bad_request")
+
+
+def test_positions_inside_the_file_do_not_matter(client, own_index):
+    exif = Image.Exif()
+    gps = exif.get_ifd(0x8825)
+    gps.update({1: "N", 2: (12.0, 0.0, 0.0), 3: "E", 4: (77.0, 0.0, 0.0)})
+    answers = []
+    for tags in (None, exif):
+        sink = io.BytesIO()
+        options = {} if tags is None else {"exif": tags}
+        Image.fromarray(own_index.panoramas[5]).save(sink, "JPEG", quality=95, **options)
+        answers.append(post(client, sink.getvalue(), "image/jpeg", view="panorama", heading_deg="0").json())
+    assert answers[0]["matches"] == answers[1]["matches"]
+    assert answers[0]["lat"] == answers[1]["lat"]
+
+
+def test_a_plain_surface_is_not_located(client):
+    answer = post(client, encoded(np.full((64, 128, 3), 120, np.uint8)), heading_deg="0").json()
+    assert answer["located"] is False
+    assert answer["reason"] == "featureless_image"
+
+
+def test_another_snapshot_is_swapped_in_without_losing_a_request(service, client, own_index):
+    before = client.get("/healthz").json()["snapshot_id"]
+    new_id = commit_more_tiles(own_index)
+    assert client.get("/healthz").json()["snapshot_id"] == before
+
+    def ask(number: int) -> tuple[str, int]:
+        response = post(
+            client, encoded(own_index.panoramas[number % 30]), view="panorama", heading_deg="0", k="1"
+        )
+        assert response.status_code == 200, response.text
+        assert response.json()["matches"][0]["tile_id"] == own_index.tile_ids[number % 30]
+        return response.json()["snapshot_id"], response.json()["shards_total"]
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, number) for number in range(60)]
+        assert service.reload() == new_id
+        seen = {one.result()[0] for one in asked}
+    assert seen <= {before, new_id}
+    assert ask(0)[0] == new_id
+    assert client.get("/healthz").json()["tiles"] == 33
+
+
+def commit_more_tiles(small: SmallIndex) -> str:
+    """A second snapshot: the same tiles and three more."""
+    encoder = Encoder.open(small.model, device="cpu")
+    pictures = [*small.tiles, *(texture(900 + number) for number in range(3))]
+    codes = encoder.encode(encoder.prepare(pictures, "aerial"), "aerial")
+    ids = [*small.tile_ids, "z-1", "z-2", "z-3"]
+    lat, lon = np.append(small.lat, [-35.0] * 3), np.append(small.lon, [149.0] * 3)
+    columns = {"tile_id": ids, "lat": lat, "lon": lon, "cell": geodesy.cells(lat, lon)}
+    table = pa.table(columns, schema=TILES_SCHEMA)
+    index, model = storage.local_path(small.index), storage.local_path(small.model)
+    return write_index(index, model, table, codes.code, codes.embedding.astype(np.float16), True)
+
+
+def test_a_missing_snapshot_is_not_swapped_in(service, client):
+    before = client.get("/healthz").json()["snapshot_id"]
+    with pytest.raises(ArtifactError, match="no snapshot"):
+        service.reload("0" * 32)
+    assert client.get("/healthz").json()["snapshot_id"] == before
+
+
+def test_a_missing_index_and_a_taken_port_are_said_at_once(service, tmp_path, own_index):
+    with pytest.raises(ArtifactError, match="no finished index"):
+        start(ServeConfig(index=str(tmp_path / "nothing"), port=0))
+    port = int(service.url.rsplit(":", 1)[1])
+    with pytest.raises(ConfigError, match="choose another port"):
+        start(ServeConfig(index=own_index.index, port=port))
