@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             sys.stdout.write(f"{_version()}\n")
             return 0
-        return _run(*find_command(words))
+        return run_command(*find_command(words))
     except GeolocError as error:
         return _fail(_sentence(error), error.exit_status)
     except ValidationError as error:
@@ -111,13 +111,12 @@ def find_command(words: Sequence[str]) -> tuple[str, Command, list[str]]:
     return name, _FROM_IMAGERY if from_imagery else COMMANDS[name], rest
 
 
-def _run(name: str, command: Command, words: list[str]) -> int:
+def run_command(name: str, command: Command, words: list[str]) -> int:
+    """Call the function of a sub-command with parsed words, print its result and return the exit status."""
     function = getattr(importlib.import_module(command.module), command.function)
     if name == "submit":
         return int(function(words))
-    parsed = tyro.cli(
-        parser_of(function), prog=f"geoloc {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    parsed = parse(name, function, words)
     chosen = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     as_json = chosen.pop("json", False)
     result = function(**chosen)
@@ -125,6 +124,13 @@ def _run(name: str, command: Command, words: list[str]) -> int:
         sys.stdout.write(_as_text(result, as_json=as_json))
     # Reports of checks say whether what they looked at is sound.
     return 0 if getattr(result, "sound", True) else GeolocError.exit_status
+
+
+def parse(name: str, function: Callable[..., Any], words: Sequence[str]) -> Any:
+    """The arguments of a stage's function, as an object with a field for each parameter."""
+    return tyro.cli(
+        parser_of(function), prog=f"geoloc {name}", args=list(words), config=(tyro.conf.FlagCreatePairsOff,)
+    )
 
 
 def parser_of(function: Callable[..., Any]) -> type[Any]:

@@ -1,4 +1,4 @@
-"""ray job submit --working-dir . -- python jobs/localize.py --index s3://maps/index --queries s3://maps/photos --output s3://maps/fixes
+"""ray job submit --working-dir . -- python jobs/localize.py --index s3://maps/index --photos s3://maps/photos --output s3://maps/fixes
 
 Locate a batch of photos. Takes the flags of `geoloc localize`.
 """
