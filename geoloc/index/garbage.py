@@ -20,7 +20,7 @@ from geoloc import storage
 from geoloc.errors import ArtifactError, ConfigError
 from geoloc.index.commit import current_snapshot
 from geoloc.index.inspect import snapshot_ids
-from geoloc.index.manifest import MODELS, SNAPSHOTS, Manifest, read_manifest
+from geoloc.index.manifest import MODELS, SNAPSHOTS, Manifest, is_snapshot_id, read_manifest
 
 DAY_S = 86_400.0
 
@@ -147,8 +147,11 @@ def _is_needed(file: _File, kept: set[str], needed: set[str]) -> bool:
     top = file.parts[0]
     if top == MODELS:
         return "/".join(file.parts[:2]) in needed
-    if top != SNAPSHOTS:
-        return True
+    if (
+        top != SNAPSHOTS
+    ):  # what others store beside the snapshots under a snapshot's name (calibration) goes with it
+        name = file.parts[-1].partition(".")[0]
+        return name in kept or not is_snapshot_id(name)
     if file.parts[1] in kept:
         return True
     if len(file.parts) == 3:  # a shard's receipt goes with the shard, the build's note with the last of them

@@ -32,12 +32,12 @@ EMBEDDINGS_NAME = "embeddings.npy"
 
 _ID_DIGITS = 32
 _ID_PATTERN = re.compile(f"[0-9a-f]{{{_ID_DIGITS}}}")
-_SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*")
+_UNSAFE_PART = re.compile(r"\.{0,2}|.*[\\\x00-\x1f].*", re.DOTALL)
 
 
 def _inside(path: str) -> str:
     # A manifest comes from elsewhere: its paths must not lead out of the index.
-    if not all(_SAFE_PART.fullmatch(part) for part in path.split("/")):
+    if any(_UNSAFE_PART.fullmatch(part) for part in path.split("/")):
         raise ValueError(f"{path!r} is not a plain relative path")
     return path
 

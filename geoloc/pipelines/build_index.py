@@ -13,7 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayTaskError
 
 from geoloc import parts, storage
-from geoloc.errors import ArtifactError, ConfigError, GeolocError, InputError, StorageError
+from geoloc.errors import (
+    ArtifactError,
+    ConfigError,
+    GeolocError,
+    InputError,
+    ModelMismatch,
+    StorageError,
+)
 from geoloc.index.build import ShardTask, build_name, build_shard
 from geoloc.index.commit import Head, commit, missing_file, read_head
 from geoloc.index.manifest import (
@@ -169,6 +176,11 @@ def _inspect(config: IndexConfig, inputs: IndexInputs) -> _Source:
     schema = parts.read_part(codes_uri, filled[0]).schema
     bytes_per_s = filled[0].bytes / max(time.monotonic() - start, 1e-6)
     stored = schema.field("code").type.byte_width * 8
+    if stored > card.bits:
+        raise ModelMismatch(
+            f"The codes in {codes_uri!r} have {stored} bits, the model {card.model_id!r} makes {card.bits}; give the "
+            "model that encoded them."
+        )
     if config.bits is not None and config.bits > stored:
         raise ConfigError(
             f"bits is {config.bits}, the codes in {codes_uri!r} have {stored}; ask for {stored} or fewer, or train "
@@ -188,12 +200,10 @@ def _inspect(config: IndexConfig, inputs: IndexInputs) -> _Source:
 
 
 def _model_files(model_uri: str) -> list[FileEntry]:
-    root = model_uri.rstrip("/") + "/"
+    """The files of a model directory; what lies deeper (checkpoints of a training) is no part of the model."""
     return [
-        FileEntry(
-            name=file.uri.removeprefix(root), bytes=file.size_bytes, sha256=storage.sha256_file(file.uri)
-        )
-        for file in storage.list_files(model_uri)
+        FileEntry(name=file.name, bytes=file.size_bytes, sha256=storage.sha256_file(file.uri))
+        for file in storage.list_files(model_uri, recursive=False)
     ]
 
 

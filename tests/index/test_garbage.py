@@ -29,6 +29,8 @@ def three(index_uri: str) -> list[str]:
 
 def test_old_snapshots_go_and_what_is_kept_stays_sound(index_uri: str) -> None:
     first, second, third = three(index_uri)
+    for name in (first, second, third):
+        storage.write_bytes(storage.join(index_uri, f"calibration/{name}.json"), b"{}")
     age(index_uri)
     planned = collect_garbage(index_uri, keep=2, dry_run=True)
     assert snapshot_ids(index_uri) == sorted([first, second, third])
@@ -36,11 +38,17 @@ def test_old_snapshots_go_and_what_is_kept_stays_sound(index_uri: str) -> None:
     assert report == planned.model_copy(update={"dry_run": False})
     assert (report.kept_snapshots, report.removed_snapshots) == (sorted([second, third]), [first])
     assert report.removed_paths == sorted(
-        [f"snapshots/{first}", "snapshots/build-g0/shard-00000", "snapshots/build-g0/shard-00001"]
+        [
+            "calibration",
+            f"snapshots/{first}",
+            "snapshots/build-g0/shard-00000",
+            "snapshots/build-g0/shard-00001",
+        ]
     )
     assert snapshot_ids(index_uri) == sorted([second, third])
     assert verify(index_uri, second).sound
     assert verify(index_uri, third).sound
+    assert {path.stem for path in Path(index_uri, "calibration").iterdir()} == {second, third}
     assert not (Path(index_uri) / "snapshots/build-g0").exists()
     assert collect_garbage(index_uri, keep=2).files == 0
 

@@ -51,7 +51,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(index_uri: str, changes: dict
         read_manifest(index_uri, name)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", "", "a//b", ".hidden"])
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", "", "a//b", ".", "a\\b", "a\n"])
 def test_a_manifest_cannot_lead_out_of_its_index(name: str) -> None:
     with pytest.raises(ValidationError):
         FileEntry(name=name, bytes=1, sha256="0" * 64)
@@ -71,3 +71,8 @@ def test_bytes_and_owners_cover_every_file(index_uri: str) -> None:
     }
     assert owned == listed
     assert manifest.total_bytes == sum(listed.values())
+
+
+def test_names_with_spaces_and_dots_are_plain() -> None:
+    for name in ("a b.txt", ".hidden", "...", "ä/β.bin"):
+        assert FileEntry(name=name, bytes=1, sha256="0" * 64).name == name

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -168,7 +170,7 @@ def test_a_shard_that_a_region_does_not_touch_is_not_looked_into(
     build(index_uri, tiles, 2)
     snapshot = Snapshot.open(index_uri)
     monkeypatch.setattr("geoloc.index.shard.Shard.tiles", lambda self: pytest.fail("its tiles were read"))
-    assert search.select(snapshot._shards, circle(10, 10, 1000)) == []
+    assert search.select(snapshot.shards, circle(10, 10, 1000)) == []
 
 
 def test_tiles_without_coordinates_retrieve_but_take_no_region(index_uri: str) -> None:
@@ -281,7 +283,7 @@ def mapped_file(address: int) -> str:
 def test_codes_and_embeddings_are_mapped_not_copied(index_uri: str) -> None:
     tiles = random_tiles(20_000, bits=512, dim=64)
     build(index_uri, tiles)
-    shard = Snapshot.open(index_uri)._shards[0]
+    shard = Snapshot.open(index_uri).shards[0]
     assert mapped_file(shard.codes.ctypes.data).endswith(CODES_NAME)
     assert mapped_file(shard.codes.ctypes.data + shard.codes.nbytes - 1).endswith(CODES_NAME)
     assert shard.embeddings is not None
@@ -318,6 +320,47 @@ def test_tile_table_of_another_length_is_refused(index_uri: str) -> None:
     build(index_uri, tiles)
     snapshot = Snapshot.open(index_uri)
     entry = snapshot.manifest.shards[0].model_copy(update={"count": 9})
-    snapshot._shards[0].entry = entry
+    snapshot.shards[0].entry = entry
     with pytest.raises(ArtifactError, match=f"{TILES_NAME} holds 10 tiles"):
         snapshot.search(tiles.codes, k=1)
+
+
+def test_memory_of_a_search_does_not_grow_with_queries_times_tiles(index_uri: str) -> None:
+    tiles = random_tiles(40_000, bits=64, dim=4)
+    build(index_uri, tiles, 2)
+    snapshot = Snapshot.open(index_uri, threads=2)
+    queries, floats = (
+        queries_for(tiles, 1500),
+        np.random.default_rng(4).normal(size=(1500, 4)).astype(np.float32),
+    )
+    everything = len(queries) * len(tiles)  # 60 MB at a byte each
+    for work in (
+        lambda: snapshot.search(queries, k=5),
+        lambda: snapshot.search(queries, k=5, embeddings=floats, rerank=20),
+        lambda: snapshot.search(queries, k=5, region=box(-35.5, 149, -35.2, 149.4)),
+    ):
+        work()
+        tracemalloc.start()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < everything / 6
+
+
+def test_one_query_is_spread_over_the_threads(index_uri: str) -> None:
+    class Noting(NumpyKernel):
+        seen: ClassVar[set[str]] = set()
+
+        def nearest(self, codes, queries, k):  # type: ignore[no-untyped-def]
+            self.seen.add(threading.current_thread().name)
+            barrier.wait(timeout=30)  # passes only when two spans are scanned at the same time
+            return super().nearest(codes, queries, k)
+
+    barrier = threading.Barrier(2)
+    tiles = random_tiles(40_000, bits=64, dim=None)
+    build(index_uri, tiles)
+    assert (
+        Snapshot.open(index_uri, kernel=Noting(), threads=2).search(tiles.codes[:1], k=1).tile_ids[0, 0]
+        == tiles.ids[0]
+    )
+    assert len(Noting.seen) == 2

@@ -253,6 +253,9 @@ def test_inputs_that_cannot_be_used_are_refused_before_ray_starts(
         run(IndexConfig(), IndexInputs(codes=inputs.codes, model=str(tmp_path)), output)
     with pytest.raises(ArtifactError, match="There is no table"):
         run(IndexConfig(), IndexInputs(codes=str(tmp_path / "none"), model=inputs.model), output)
+    longer = IndexInputs(codes=Gallery(5, bits=512).write(str(tmp_path / "longer")), model=inputs.model)
+    with pytest.raises(ModelMismatch, match=r"have 512 bits, the model 'geoloc-0123456789ab' makes 128"):
+        run(IndexConfig(), longer, output)
     empty = IndexInputs(codes=Gallery(0).write(str(tmp_path / "empty"), pieces=1), model=inputs.model)
     with pytest.raises(InputError, match="has no rows"):
         run(IndexConfig(), empty, output)
