@@ -192,7 +192,11 @@ class TileEncoder:
         embedding = np.concatenate(embeddings) if embeddings else np.zeros((0, self._encoder.embedding_dim))
         code = np.concatenate(codes) if codes else np.zeros((0, self._encoder.bits // 8), np.uint8)
         varied = int(len(embedding) > 1 and float(np.ptp(embedding, axis=0).max()) > 1e-4)
-        return Made(self._table(table.take(kept), code, embedding), refused, (("varied", varied),))
+        return Made(
+            self._table(table.take(pa.array(kept, pa.int64())), code, embedding),
+            refused,
+            (("varied", varied),),
+        )
 
     def _decoded(
         self, table: pa.Table, source: str, refused: list[Refused]
