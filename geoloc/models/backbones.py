@@ -10,11 +10,12 @@ from geoloc.recipe import PlainCnn
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution 3 x 3, batch norm, ReLU."""
+    """Convolution (3 x 3, or 5 x 5 where the stride is above 2, so that no pixel is left out), batch norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        self.reach = 1 if stride <= 2 else 2
         super().__init__(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.Conv2d(inputs, outputs, 2 * self.reach + 1, stride, padding=self.reach, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )

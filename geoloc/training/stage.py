@@ -106,15 +106,15 @@ def _finished(output: str, fingerprint: str, *, overwrite: bool) -> ModelCard | 
 
 
 def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str) -> None:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
 
     from geoloc.training.loop import run_worker
 
     ensure_ray()
     _check_resources(config)
     filesystem, path = storage.filesystem(storage.join(output, CHECKPOINTS))
-    trainer = TorchTrainer(
+    trainer = _quiet_trainer()(
         run_worker,
         train_loop_config=_worker_config(config, recipe, train, output, fingerprint),
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
@@ -129,6 +129,8 @@ def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerpri
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            # Our own lines say how it goes. (The checker reads Ray's older class of this name.)
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
         ),
     )
     try:
@@ -137,6 +139,21 @@ def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerpri
         if cause := _our_error(error):
             raise cause from error
         raise
+
+
+def _quiet_trainer() -> type[Any]:
+    """TorchTrainer without the watcher that logs a warning every second where Ray runs without a dashboard.
+
+    It removes a placement group whose controller died; the group goes with our job anyway.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class QuietTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # not in its stubs
+            return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+    return QuietTrainer
 
 
 def _worker_config(
