@@ -14,7 +14,7 @@ from geoloc.city.buildings import BUILDING, Buildings, corners, furnish
 from geoloc.city.network import Network, clearance_m
 from geoloc.city.noise import Double, generator, hash_array, hash_int, value_noise
 
-(LAWN, PAVING, ASPHALT, CLAY, GRAVEL, SOIL, WATER, POOL, HEDGE, BED, KERB, CONCRETE) = range(12)
+(LAWN, PAVING, ASPHALT, CLAY, GRAVEL, SOIL, WATER, POOL, HEDGE, BED, KERB, CONCRETE, SETTS, BRICK) = range(14)
 """Materials of the ground, as stored in the material layer."""
 
 PARK, PARKING, SPORT, WORKS_QUARTER, HOUSES, TERRACES, TOWERS = range(7)

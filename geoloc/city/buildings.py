@@ -90,7 +90,8 @@ def furnish(rng: np.random.Generator, kind: NDArray[np.int64], flat: NDArray[np.
         table["roof"][of_kind] = _pick(rng, palette, int(of_kind.sum()))
     pale = flat & (kind == HOUSE)
     table["roof"][pale] = _pick(rng, _ROOFS[TERRACE], int(pale.sum()))
-    table["facade"] = _pick(rng, _FACADES, count)
+    kin = rng.random((count, 1)) < 0.5  # built of one stuff: walls and roof go together
+    table["facade"] = np.where(kin, 0.6 * table["roof"] + np.array([80, 77, 70]), _pick(rng, _FACADES, count))
     table["trim"] = np.where(
         rng.random((count, 1)) < 0.5, table["facade"] * 0.72, _pick(rng, _FACADES, count)
     )

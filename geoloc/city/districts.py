@@ -14,7 +14,7 @@ from geoloc.city.raster import City
 from geoloc.errors import ConfigError
 
 SPLITS = ("train", "validation", "test")
-_PHOTOS_PER_KM2 = (480.0, 300.0, 300.0)
+_PHOTOS_PER_KM2 = (580.0, 300.0, 300.0)
 _TILES_PER_KM2 = 700.0
 """Densities that streets hold with ease, by split and for test tiles with distractors: a district's first size."""
 _GROWTHS = 6
@@ -65,7 +65,7 @@ class Wanted:
     `distractor_spacing_m` among themselves: about half a tile, so that neighbours overlap and yet can be told apart.
     """
 
-    train_photos: int = 3500
+    train_photos: int = 5000
     validation_photos: int = 300
     test_photos: int = 1000
     distractors: int = 5000

@@ -14,14 +14,17 @@ from PIL import Image, ImageDraw
 
 from geoloc.city.blocks import (
     ASPHALT,
+    BRICK,
     CLAY,
     CONCRETE,
+    GRAVEL,
     HOUSES,
     KERB,
     LAWN,
     PARK,
     PARKING,
     PAVING,
+    SETTS,
     SOIL,
     SPORT,
     TERRACES,
@@ -30,13 +33,15 @@ from geoloc.city.blocks import (
     WORKS_QUARTER,
     Block,
 )  # fmt: skip
-from geoloc.city.network import Edges, Network
+from geoloc.city.network import CURVE_POINTS, Edges, Network
 from geoloc.city.noise import Double, hash_array, noise_raster
 from geoloc.city.style import CHUNK_M, CHUNK_PX, PIXEL_M
 
 _BASE = {
     PARK: LAWN, SPORT: LAWN, HOUSES: LAWN, TERRACES: PAVING, TOWERS: PAVING, WORKS_QUARTER: CONCRETE, PARKING: ASPHALT,
 }  # fmt: skip
+_PAVEMENTS = (PAVING, PAVING, PAVING, BRICK, SETTS, GRAVEL, LAWN)
+_SURFACES = (ASPHALT, ASPHALT, ASPHALT, ASPHALT, ASPHALT, CONCRETE, SETTS, BRICK)
 FIRST_YELLOW = 192
 """Marking groups below this are white, the rest yellow; 0 is no marking."""
 
@@ -153,30 +158,63 @@ def _discs(canvas: Canvas, edges: Edges, radius_m: Double, material: int) -> Non
 
 
 def _paint_streets(canvas: Canvas, network: Network, edges: Edges) -> None:
-    """Pavements, kerbs and asphalt, then coloured lanes and patches of repaired surface."""
+    """Pavements, kerbs and carriageways, each street with surfaces of its own."""
     if not len(edges):
         return
-    seed = network.seed
-    for extra, material in ((network.style.pavement_m, PAVING), (0.45, KERB), (0.0, ASPHALT)):
-        width = edges.half_width_m + extra
-        tones = (
-            (88 + 84 * edges.draw(seed + 12)).astype(int).tolist()
-            if material == ASPHALT
-            else [128] * len(edges)
-        )
-        for strip, tone in zip(_strips(edges, width), tones, strict=True):
-            canvas.fill(strip, material, tone)
-            if material == PAVING:  # no hedge crosses a street
-                canvas.barrier.polygon(canvas.pixels(strip).ravel().tolist(), fill=0)
-        _discs(canvas, edges, width, material)
-    lane = (edges.half_width_m > 4) & (edges.draw(seed + 15) < 0.3)
-    if lane.any():
-        lanes = edges.only(lane)
-        for side in (-1, 1):
-            shift = side * (lanes.half_width_m - 0.95)
-            for strip in _strips(lanes, np.full(len(lanes), 0.75), shift):
-                canvas.fill(strip[2:-2], CLAY)
+    seed, half, pavement = network.seed, edges.half_width_m, network.style.pavement_m
+    for side in (-1, 1):
+        wide = np.full(len(edges), pavement / 2 + 0.5)
+        material = np.asarray(_PAVEMENTS)[(edges.draw(seed + 26, side) * len(_PAVEMENTS)).astype(int)]
+        tone = (92 + 80 * edges.draw(seed + 27, side)).astype(int)
+        _lay(canvas, _strips(edges, wide, side * (half + pavement / 2)), material, tone, clear=True)
+    _discs(canvas, edges, half + pavement, PAVING)
+    _lay(canvas, _strips(edges, half + 0.45), np.full(len(edges), KERB), np.full(len(edges), 128))
+    _discs(canvas, edges, half + 0.45, KERB)
+    surface = np.asarray(_SURFACES)[(edges.draw(seed + 28) * len(_SURFACES)).astype(int)]
+    tone = (70 + 116 * edges.draw(seed + 12)).astype(int)
+    _lay(canvas, _strips(edges, half), surface, tone, clear=True)
+    _discs(canvas, edges, half, ASPHALT)
+    _paint_lanes(canvas, edges, seed)
     _paint_patches(canvas, edges, seed)
+
+
+def _lay(
+    canvas: Canvas,
+    strips: Double,
+    material: NDArray[np.int64],
+    tone: NDArray[np.int64],
+    *,
+    clear: bool = False,
+) -> None:
+    """Paint one strip an edge; `clear` removes hedges and fences from it."""
+    for strip, surface, shade in zip(strips, material.tolist(), tone.tolist(), strict=True):
+        canvas.fill(strip, surface, shade)
+        if clear:
+            canvas.barrier.polygon(canvas.pixels(strip).ravel().tolist(), fill=0)
+
+
+def _has_median(edges: Edges, seed: int) -> NDArray[np.bool_]:
+    """Which streets have a planted strip in their middle: bool[N]."""
+    return np.asarray((edges.half_width_m > 6) & (edges.draw(seed + 29) < 0.45))
+
+
+def _paint_lanes(canvas: Canvas, edges: Edges, seed: int) -> None:
+    """Cycle lanes, parking strips and medians of the streets that have them."""
+    half, draw = edges.half_width_m, edges.draw(seed + 15)
+    wide = half > 4
+    bands = [
+        (wide & (draw < 0.28), 0.75, -(half - 0.95), CLAY),
+        (wide & (draw < 0.2), 0.75, half - 0.95, CLAY),
+        (wide & (draw > 0.62), 1.05, half - 1.1, SETTS),
+        (wide & (draw > 0.8), 1.05, -(half - 1.1), CONCRETE),
+        (_has_median(edges, seed), 1.2, np.zeros(len(edges)), LAWN),
+    ]
+    for chosen, width, shift, material in bands:
+        if chosen.any():
+            some = edges.only(chosen)
+            for strip in _strips(some, np.full(len(some), width), shift[chosen]):
+                ring = np.concatenate([strip[2 : CURVE_POINTS - 2], strip[CURVE_POINTS + 2 : -2]])
+                canvas.fill(ring, material)
 
 
 def _paint_patches(canvas: Canvas, edges: Edges, seed: int) -> None:
@@ -222,7 +260,7 @@ def _paint_markings(canvas: Canvas, network: Network, edges: Edges) -> None:
     normals = edges.normals()
     yellow = edges.draw(seed + 13) < 0.5
     centre, lane, zebra = (_groups(edges, seed, kind) for kind in range(3))
-    stop = edges.draw(seed + 22)
+    stop, median = edges.draw(seed + 22), _has_median(edges, seed)
     for n in range(len(edges)):
         half = edges.half_width_m[n]
         curve = np.repeat(edges.curve[n], 2, 0)[1:-1] if half <= 4 else _densify(edges.curve[n])
@@ -231,7 +269,8 @@ def _paint_markings(canvas: Canvas, network: Network, edges: Edges) -> None:
         inner = curve[trim:-trim]
         if half > 6:
             group = int(centre[n]) % 64 + FIRST_YELLOW if yellow[n] else int(centre[n])
-            canvas.marking.line(canvas.pixels(inner).ravel().tolist(), fill=group, width=1)
+            if not median[n]:
+                canvas.marking.line(canvas.pixels(inner).ravel().tolist(), fill=group, width=1)
             side = _densify(normals[n])[trim:-trim] * half * 0.5
             _dashes(canvas, inner + side, int(lane[n]))
             _dashes(canvas, inner - side, int(lane[n]))

@@ -16,6 +16,9 @@ from geoloc.city.noise import Float, generator, mottle, uniform
 from geoloc.city.style import CHUNK_PX
 
 _WEAR_PATTERNS = 8
+_HUES = (0.0, 0.3, 0.6, 0.9, 0.93, 1.0)
+_CROWNS = ((32, 62, 50), (50, 88, 42), (80, 110, 44), (122, 130, 52), (112, 60, 58), (88, 46, 52))
+"""Crowns from dark conifers to pale and, rarely, copper leaves."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Look:
     wear: float
 
     def ground_gain(self) -> Float:
-        """Factors on the colour of each ground material: float32[12, 3]."""
-        gain = np.ones((12, 3), np.float32)
+        """Factors on the colour of each ground material: float32[14, 3]."""
+        gain = np.ones((14, 3), np.float32)
         dry, late = self.dryness, self.season
         gain[[LAWN, BED]] = 1 + dry * np.array([0.55, 0.12, 0.1]) + late * np.array([0.12, -0.1, -0.05])
         gain[HEDGE] = 1 + late * np.array([0.5, -0.05, -0.1])
@@ -50,9 +53,9 @@ class Look:
     def crown_colours(self) -> Float:
         """Colour of a tree crown by its hue 0..255: float32[256, 3]. Low hues are evergreen."""
         hue = np.arange(256)[:, None] / 255
-        green = np.array([46, 84, 38]) + hue * np.array([42, 26, -4])
+        green = np.stack([np.interp(hue[:, 0], _HUES, band) for band in zip(*_CROWNS, strict=True)], -1)
         autumn = np.array([148, 96, 40]) + (hue * 7 % 1) * np.array([40, 50, 10])
-        turned = np.clip(self.season * 1.7 - 0.25 - 0.5 * (hue * 3 % 1), 0, 1) * (hue > 0.25)
+        turned = np.clip(self.season * 1.7 - 0.25 - 0.5 * (hue * 3 % 1), 0, 1) * ((hue > 0.25) & (hue < 0.92))
         return np.asarray(green * (1 - turned) + autumn * turned, np.float32)
 
     def marking_colours(self) -> tuple[Float, Float]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from geoloc.city.blocks import (
     ASPHALT,
     BED,
+    BRICK,
     CLAY,
     CONCRETE,
     GRAVEL,
@@ -21,6 +22,7 @@ from geoloc.city.blocks import (
     LAWN,
     PAVING,
     POOL,
+    SETTS,
     SOIL,
     WATER,
     Block,
@@ -36,9 +38,10 @@ _COLOURS = {
     LAWN: (98, 122, 62), PAVING: (166, 161, 152), ASPHALT: (92, 92, 95), CLAY: (160, 88, 62), GRAVEL: (188, 170, 132),
     SOIL: (142, 120, 90), WATER: (52, 78, 92), POOL: (70, 160, 190), HEDGE: (58, 88, 44), BED: (128, 132, 58),
     KERB: (204, 202, 196), CONCRETE: (150, 148, 142),
+    SETTS: (122, 106, 92), BRICK: (154, 92, 74),
 }  # fmt: skip
 _MOTTLED = {LAWN: 0.12, PAVING: 0.14, ASPHALT: 0.16, CLAY: 0.08, GRAVEL: 0.12, SOIL: 0.24, WATER: 0.05, BED: 0.3,
-            HEDGE: 0.25, CONCRETE: 0.16}  # fmt: skip
+            HEDGE: 0.25, CONCRETE: 0.16, SETTS: 0.2, BRICK: 0.14}  # fmt: skip
 _GREEN_TABLE = np.array([m in (LAWN, BED, HEDGE) for m in range(len(_COLOURS))], np.float32)
 _GREEN_SHIFT = np.array([58, 18, 34], np.float32)
 _COLOUR_TABLE = np.array([_COLOURS[m] for m in range(len(_COLOURS))], np.float32)

@@ -44,7 +44,7 @@ class CityConfig(BaseModel):
 
     seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
     train_photos: int = Field(
-        default=3500, ge=1, description="photos and tile centres of the training district"
+        default=5000, ge=1, description="photos and tile centres of the training district"
     )
     validation_photos: int = Field(
         default=300, ge=1, description="photos and tile centres for tuning and calibration"
