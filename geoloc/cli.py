@@ -119,9 +119,12 @@ def run_command(name: str, command: Command, words: list[str]) -> int:
     parsed = parse(name, function, words)
     chosen = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
     as_json = chosen.pop("json", False)
-    result = function(**chosen)
-    if isinstance(result, BaseModel):
-        sys.stdout.write(_as_text(result, as_json=as_json))
+    results = sys.stdout
+    # Ray prints what its workers print; standard output is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = function(**chosen)
+        if isinstance(result, BaseModel):
+            results.write(_as_text(result, as_json=as_json))
     # Reports of checks say whether what they looked at is sound.
     return 0 if getattr(result, "sound", True) else GeolocError.exit_status
 

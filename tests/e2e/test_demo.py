@@ -1,0 +1,198 @@
+"""The demo at a tiny size: every stage for real, through the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import httpx
+import pytest
+
+from geoloc import Localizer, cli, geodesy, parts
+from geoloc.demo.memory import MemoryWatch
+from geoloc.demo.posts import Post, post_photos
+from geoloc.demo.result import post_summary
+from geoloc.errors import ServiceUnavailable
+
+from .conftest import RECIPE, SIZES, Geoloc, demo_words
+
+
+def test_all_stages_ran_and_were_timed(demo: Any) -> None:
+    assert list(demo["seconds"]) == [
+        *("city", "ingest", "train", "encode", "index", "evaluate"),
+        *("serve", "report"),
+    ]
+    assert demo["peak_memory_bytes"] > 2**28
+
+
+def test_galleries_have_the_tiles_that_were_asked_for(demo: Any) -> None:
+    found = {name: (one["queries"], one["gallery"]) for name, one in demo["evaluations"].items()}
+    every = SIZES["test-photos"] + SIZES["distractors"] + SIZES["validation-photos"]
+    assert found == {
+        "validation": (SIZES["validation-photos"], every),
+        "small": (SIZES["test-photos"], SIZES["test-photos"]),
+        "gallery": (SIZES["test-photos"], every),
+        "anywhere": (SIZES["anywhere-photos"], every),
+    }
+
+
+def test_floats_codes_and_re_ranking_stand_beside_chance(demo: Any) -> None:
+    table = {row["method"]: row["recall"] for row in demo["evaluations"]["small"]["table"]}
+    assert list(table) == ["floats", "codes 64", "codes 64 + re-rank 100", "chance"]
+    # Every photo has one true tile of 24, and re-ranking more than the gallery is the float order.
+    assert table["chance"]["R@1"] == pytest.approx(100 / SIZES["test-photos"])
+    assert table["codes 64 + re-rank 100"] == table["floats"]
+
+
+def test_the_index_is_calibrated_on_the_validation_district(demo: Any) -> None:
+    assert demo["evaluations"]["validation"]["calibrated"]
+    assert demo["evaluations"]["gallery"]["calibrated"]
+    assert not demo["evaluations"]["small"]["calibrated"]
+
+
+def test_posted_photos_were_answered_with_their_error(demo: Any, demo_folder: str) -> None:
+    queries = parts.read(f"{demo_folder}/tables/test/queries", columns=["query_id", "lat", "lon"]).to_pylist()
+    truth = {row["query_id"]: (row["lat"], row["lon"]) for row in queries}
+    assert len(demo["posts"]) == 6
+    for post in demo["posts"]:
+        assert (post["true_lat"], post["true_lon"]) == truth[post["query_id"]]
+        assert post["matches"]
+        if post["error_m"] is not None:
+            error = geodesy.distance_m(post["lat"], post["lon"], *truth[post["query_id"]])
+            assert post["error_m"] == pytest.approx(float(error), abs=0.01)
+
+
+def test_the_report_has_everything_inside(demo: Any, demo_folder: str) -> None:
+    page = Path(demo_folder, "report.html").read_text()
+    for post in demo["posts"]:
+        assert post["query_id"] in page
+    assert page.count("data:image/jpeg;base64,") >= 6 * 4  # photo, polar, true tile, matches
+    assert page.count("data:image/png;base64,") == 1
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
+    for name in re.findall(r'href="([^"]+)"', page):
+        assert Path(demo_folder, name).is_file()
+
+
+def test_what_is_printed_names_the_figures_and_how_to_go_on(
+    demo: Any, demo_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run: all stages are reused, photos are posted again, and the figures are the same."""
+    stamp = Path(demo_folder, "model", "model.safetensors").stat().st_mtime_ns
+    assert cli.main(demo_words(demo_folder)[:-1]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("(reused)") >= 12
+    assert Path(demo_folder, "model", "model.safetensors").stat().st_mtime_ns == stamp
+    recall = demo["evaluations"]["small"]["table"][0]["recall"]
+    assert re.search(rf"floats +{recall['R@1']:.1f} +{recall['R@5']:.1f} +{recall['R@10']:.1f}", out)
+    assert f"Keep serving: geoloc serve --index {demo_folder}/index" in out
+    assert re.search(r"minutes of stages, at most \d+\.\d GB of memory", out)
+
+
+def test_other_settings_are_refused_with_the_way_out(
+    demo: Any, demo_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*demo_words(demo_folder), "--seed", "8"]) == 2
+    assert re.fullmatch(r"error: .*city.* pass --overwrite .*\n", capsys.readouterr().err)
+
+
+def test_localize_writes_fixes_that_gis_tools_open(
+    demo: Any, demo_folder: str, geoloc: Geoloc, tmp_path: Path
+) -> None:
+    photos = f"{demo_folder}/city/test/photos.csv"
+    result = geoloc(
+        *(
+            "localize",
+            "--index",
+            demo["served_index"],
+            "--photos",
+            photos,
+            "--output",
+            str(tmp_path),
+            "--json",
+        )
+    )
+    assert result["photos"] == SIZES["test-photos"]
+    frame = geopandas.read_parquet(f"{tmp_path}/fixes/part-00000.parquet")
+    assert len(frame) == SIZES["test-photos"]
+    assert int(frame["located"].sum()) == result["located"]
+    features = json.loads((tmp_path / "fixes.geojson").read_text())["features"]
+    assert len(features) == SIZES["test-photos"]
+
+
+def test_the_index_is_used_as_a_library_without_ray(demo: Any, demo_folder: str) -> None:
+    photo = next(Path(demo_folder, "city", "test", "photos").glob("*.jpg"))
+    fix = Localizer.open(demo["served_index"]).localize(photo.read_bytes(), heading_deg=0.0, fov_deg=360.0)
+    assert fix.snapshot_id == demo["evaluations"]["gallery"]["snapshot_id"]
+    assert fix.matches
+
+
+def test_inspect_verify_diff_and_gc_see_the_same_index(demo: Any, demo_folder: str, geoloc: Geoloc) -> None:
+    index, small = demo["served_index"], f"{demo_folder}/index-small"
+    described = geoloc("index", "inspect", index, "--json")
+    assert described["tiles"] == demo["evaluations"]["gallery"]["gallery"]
+    assert geoloc("index", "verify", index, "--json")["problems"] == []
+    changed = geoloc("index", "diff", small, index, "--json")
+    assert (changed["removed"], changed["added"]) == (0, SIZES["distractors"] + SIZES["validation-photos"])
+    assert geoloc("index", "gc", index, "--dry-run", "--json")["removed_snapshots"] == []
+
+
+def test_a_model_that_does_not_fit_the_codes_is_one_sentence(
+    demo: Any, demo_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from geoloc.models.geolocalizer import GeoLocalizer
+    from geoloc.models.store import save_model
+    from geoloc.recipe import Recipe
+
+    recipe = Recipe.load(RECIPE)
+    save_model(GeoLocalizer(recipe.model), recipe, str(tmp_path / "other"))
+    words = ["index", "build", "--codes", f"{demo_folder}/codes/test", "--model", str(tmp_path / "other")]
+    assert cli.main([*words, "--output", str(tmp_path / "index")]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("error: ")
+    assert "model" in err
+    assert not (tmp_path / "index" / "CURRENT").exists()
+
+
+def test_a_service_that_is_not_there_is_one_sentence(demo: Any, demo_folder: str, free_port: Any) -> None:
+    with pytest.raises(
+        ServiceUnavailable, match=r"The service at http://127\.0\.0\.1:\d+.* cannot be reached"
+    ):
+        post_photos(f"http://127.0.0.1:{free_port()}", f"{demo_folder}/tables/test/queries", 1)
+
+
+def test_an_answer_that_is_an_error_is_shown(
+    demo: Any, demo_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse = httpx.MockTransport(lambda _request: httpx.Response(503, text="busy"))
+    original = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **options: original(transport=refuse, **options))
+    with pytest.raises(ServiceUnavailable, match=r"The service answered 503 to .*: busy"):
+        post_photos("http://service", f"{demo_folder}/tables/test/queries", 1)
+
+
+def _post(error_m: float | None) -> Post:
+    where = {"lat": None if error_m is None else 1.0, "lon": None if error_m is None else 2.0}
+    return Post(
+        query_id="q", true_lat=1, true_lon=2, radius_m=None, confidence=None, error_m=error_m,
+        milliseconds=1, reason=None if error_m is not None else "ambiguous", matches=[], **where,
+    )  # fmt: skip
+
+
+def test_what_was_not_located_counts_as_infinitely_far() -> None:
+    assert "median error 4.0 m" in post_summary([_post(2.0), _post(4.0), _post(None)])
+    assert "median error none, most were not located" in post_summary([_post(2.0), _post(None), _post(None)])
+
+
+def test_memory_is_measured() -> None:
+    import time
+
+    with MemoryWatch() as memory:
+        ballast = io.BytesIO(b"x" * 300_000_000)
+        deadline = time.monotonic() + 10
+        while memory.peak_bytes < 300_000_000 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert memory.peak_bytes > ballast.getbuffer().nbytes
