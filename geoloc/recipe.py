@@ -154,8 +154,13 @@ class LossRecipe(_Section):
     temperature: PositiveFloat = Field(0.07, description="start of the learnable InfoNCE temperature")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     hashing_weight: Annotated[float, Field(ge=0)] = 0.2
-    hashing_temperature: PositiveFloat = Field(0.1, description="InfoNCE temperature of the relaxed codes")
-    quantisation_weight: Annotated[float, Field(ge=0)] = 0.05
+    hashing_temperature: PositiveFloat = Field(0.07, description="InfoNCE temperature of the relaxed codes")
+    quantisation_weight: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="pull of the code logits to -1 and +1"
+    )
+    orthogonality_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="keeps the bits' directions apart"
+    )
     aerial_weight: Annotated[float, Field(ge=0)] = Field(
         0.0,
         description="weight of aerial against aerial (turned, scaled, shifted, in other light), for drone photos",
@@ -184,6 +189,10 @@ class TrainingRecipe(_Section):
     steps: PositiveInt = 500
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="pairs a step, over all workers")
     learning_rate: PositiveFloat = 3e-3
+    hash_rate: PositiveFloat = Field(
+        0.3,
+        description="learning rate of the hash head, times learning_rate: slow, or it overfits the training places",
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warm_up: Share = Field(0.1, description="share of the steps with a rising learning rate")
     negative_distance_m: Annotated[float, Field(ge=0)] = Field(

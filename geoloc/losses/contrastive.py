@@ -18,7 +18,11 @@ def pair_logits(
 
     The diagonal (the pairs themselves) is never ignored.
     """
-    logits = queries @ references.T * scale
+    return masked(queries @ references.T * scale, ignored)
+
+
+def masked(logits: torch.Tensor, ignored: torch.Tensor | None) -> torch.Tensor:
+    """float[N, N] with a huge negative where `ignored`, the diagonal apart."""
     if ignored is None:
         return logits
     diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from geoloc.losses.contrastive import near_pairs, pair_logits, symmetric_info_nce
-from geoloc.losses.hashing import prefix_loss, quantisation_loss
+from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
 from geoloc.models.geolocalizer import GeoLocalizer, Pose, flatten, initial_log_scale
 from geoloc.models.preprocessing import to_unit
 from geoloc.recipe import Recipe
@@ -112,4 +112,7 @@ class PairStep(nn.Module):
             codes, own, self.recipe.model.hash.prefixes, temperature=loss.hashing_temperature, ignored=ignored
         )
         sharp = (quantisation_loss(codes) + quantisation_loss(own)) / 2
-        return loss.hashing_weight * (similar + loss.quantisation_weight * sharp)
+        apart = orthogonality_loss(self.model.hash.project.weight)
+        return loss.hashing_weight * (
+            similar + loss.quantisation_weight * sharp + loss.orthogonality_weight * apart
+        )

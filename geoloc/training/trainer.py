@@ -35,6 +35,18 @@ def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
     return floor + (peak - floor) * (1 + math.cos(math.pi * rest)) / 2
 
 
+def _optimizer(step: PairStep, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """AdamW with the hash head in a group of its own; `rate` multiplies the common learning rate."""
+    codes = list(step.model.hash.parameters())
+    known = {id(parameter) for parameter in codes}
+    others = [parameter for parameter in step.parameters() if id(parameter) not in known]
+    groups = [
+        {"params": others, "rate": 1.0},
+        {"params": codes, "rate": recipe.hash_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
 class Trainer:
     """A model, its optimizer and one worker's pairs.
 
@@ -64,9 +76,7 @@ class Trainer:
             ids = [self.device] if self.device.type == "cuda" else None
             self._step = DistributedDataParallel(step, device_ids=ids)
         self._pair_step = step
-        self._optimizer = torch.optim.AdamW(
-            step.parameters(), lr=recipe.training.learning_rate, weight_decay=recipe.training.weight_decay
-        )
+        self._optimizer = _optimizer(step, recipe.training)
         self.steps_done = 0
         self._batches = self._from(0)
 
@@ -98,7 +108,7 @@ class Trainer:
         if self.recipe.loss.aerial_weight > 0:
             drone = draw_drone(draw, training.augmentation, reach_m=self.store.reach_m, generator=generator)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(progress, training)
+            group["lr"] = learning_rate(progress, training) * group["rate"]
         self._step.train()
         result: StepResult = self._step(batch, draw, drone, generator)
         self._check(result)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geoloc.losses.contrastive import symmetric_info_nce
-from geoloc.losses.hashing import prefix_loss, quantisation_loss, relaxed_similarity
+from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss, relaxed_similarity
 
 
 def test_saturated_similarity_is_the_hamming_distance() -> None:
@@ -19,9 +19,11 @@ def test_saturated_similarity_is_the_hamming_distance() -> None:
 def test_prefix_loss_is_the_mean_over_prefixes() -> None:
     g = torch.Generator().manual_seed(1)
     a, b = torch.randn(5, 16, generator=g), torch.randn(5, 16, generator=g)
-    expected = [
-        symmetric_info_nce(torch.tanh(a[:, :k]) @ torch.tanh(b[:, :k]).T / k / 0.1).item() for k in (8, 16)
-    ]
+    expected = []
+    for k in (8, 16):
+        left, right = torch.tanh(a[:, :k]), torch.tanh(b[:, :k])
+        cosine = left @ right.T / (left.norm(dim=1)[:, None] * right.norm(dim=1))
+        expected.append(symmetric_info_nce(cosine / 0.1).item())
     assert prefix_loss(a, b, (8, 16), temperature=0.1).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
@@ -45,3 +47,13 @@ def test_gradients() -> None:
     b = torch.randn(3, 8, generator=g, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, y: prefix_loss(x, y, (4, 8), temperature=0.5), (a, b))
     assert torch.autograd.gradcheck(quantisation_loss, (a,))
+    assert torch.autograd.gradcheck(orthogonality_loss, (a,))
+
+
+def test_orthogonality_by_formula() -> None:
+    basis = torch.linalg.qr(
+        torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )[0]
+    assert orthogonality_loss(basis[:5]).item() == pytest.approx(0.0, abs=1e-12)
+    doubled = torch.stack([basis[0], basis[0]])
+    assert orthogonality_loss(doubled).item() == pytest.approx((1 + 1) / 2)

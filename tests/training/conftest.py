@@ -106,7 +106,7 @@ def write_ingest(
         parts.publish(place, kind=kind, fingerprint=f"{kind}-{seed}-{count}-{extent_m}", parts=written)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Recipe:
     """A recipe that trains in seconds."""
     return Recipe.from_yaml(TINY)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from geoloc.recipe import AugmentationRecipe
+from geoloc.training.augment import change_light, draw_drone, draw_pairs, in_disc
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_offsets_fill_the_disc_evenly() -> None:
+    x, y = in_disc(20000, 5.0, seeded())
+    radius = torch.hypot(x, y)
+    assert radius.max() <= 5.0
+    assert (radius < 2.5).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_aerial_centre_stays_near_the_camera_and_on_the_tile() -> None:
+    recipe = AugmentationRecipe(offset_m=5.0)
+    east, north = torch.linspace(-8, 8, 2000), torch.zeros(2000)
+    draw = draw_pairs(east, north, recipe, width_px=64, reach_m=6.0, generator=seeded())
+    assert torch.hypot(draw.east_m - east, draw.north_m - north).max() <= 5.0 + 1e-5
+    assert draw.east_m.abs().max() <= 6.0
+    assert 0.45 < draw.mirrored.float().mean() < 0.55
+    torch.testing.assert_close(draw.heading_deg, draw.columns * (360 / 64))
+    assert set(draw.columns.tolist()) == set(range(64))
+    again = draw_pairs(east, north, recipe, width_px=64, reach_m=6.0, generator=seeded())
+    torch.testing.assert_close(again.east_m, draw.east_m)
+
+
+def test_nothing_moves_when_the_recipe_says_so() -> None:
+    recipe = AugmentationRecipe(offset_m=0, roll=False, flip=False)
+    east, north = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    draw = draw_pairs(east, north, recipe, width_px=64, reach_m=6.0, generator=seeded())
+    torch.testing.assert_close(draw.east_m, east)
+    torch.testing.assert_close(draw.north_m, north)
+    assert not draw.columns.any()
+    assert not draw.mirrored.any()
+
+
+def test_the_drone_look_stays_within_its_limits() -> None:
+    recipe = AugmentationRecipe(aerial_scale=1.25, aerial_shift_m=4.0, aerial_turn_deg=6.0)
+    zeros = torch.zeros(3000)
+    draw = draw_pairs(zeros, zeros, recipe, width_px=64, reach_m=20.0, generator=seeded())
+    drone = draw_drone(draw, recipe, reach_m=20.0, generator=seeded(1))
+    assert drone.scale is not None
+    assert drone.east_m is not None
+    assert drone.north_m is not None
+    assert drone.heading_deg is not None
+    assert 0.8 <= drone.scale.min() < 0.82
+    assert 1.22 < drone.scale.max() <= 1.25
+    assert torch.hypot(drone.east_m - draw.east_m, drone.north_m - draw.north_m).max() <= 4.0 + 1e-5
+    assert 5.5 < (drone.heading_deg - draw.heading_deg).abs().max() <= 6.0 + 1e-4
+
+
+def test_light_is_the_same_as_one_change_after_the_other() -> None:
+    images = torch.rand(5, 3, 16, 20)
+    strength, generator = 0.8, seeded(3)
+    got = change_light(images, strength, seeded(3)).numpy()
+
+    def draw(low: float, high: float) -> np.ndarray:
+        return (low + (high - low) * torch.rand((5, 1, 1), generator=generator)).numpy()[..., None]
+
+    saturation, contrast, gain = (1 + draw(-a, a) * strength for a in (0.4, 0.3, 0.25))
+    gain = gain + 0.08 * strength * torch.randn((5, 3, 1), generator=generator).numpy()[..., None]
+    shift = 0.06 * strength * torch.randn((5, 1, 1), generator=generator).numpy()[..., None]
+    pixels = images.numpy()
+    middle = pixels[:, :, ::4, ::4].mean((2, 3), keepdims=True)
+
+    def saturated(values: np.ndarray) -> np.ndarray:
+        grey = values.mean(1, keepdims=True)
+        return grey + (values - grey) * saturation
+
+    expected = (saturated(pixels) - saturated(middle)) * contrast + saturated(middle)
+    np.testing.assert_allclose(got, expected * gain + shift, atol=1e-5)
+    torch.testing.assert_close(change_light(images, 0.0, seeded()), images)

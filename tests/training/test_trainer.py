@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from geoloc.errors import GeolocError
+from geoloc.recipe import Recipe
+from geoloc.training.pairs import PairStore, load_pairs, read_index
+from geoloc.training.trainer import Trainer, learning_rate
+
+
+@pytest.fixture(scope="module")
+def store(ingested: str, tiny: Recipe) -> PairStore:
+    return load_pairs(ingested, read_index(ingested), tiny)
+
+
+def test_the_tiny_model_learns_its_pairs(store: PairStore, tiny: Recipe) -> None:
+    trainer = Trainer(store, tiny)
+    results = [trainer.step(step / 40) for step in range(40)]
+    first = np.mean([float(result.accuracy) for result in results[:2]])
+    last = np.mean([float(result.accuracy) for result in results[-5:]])
+    assert first < 0.5
+    assert last > 0.9
+    assert float(results[-1].loss.detach()) < 0.5 * float(results[0].loss.detach())
+
+
+def test_a_resumed_run_goes_on_as_it_would_have(store: PairStore, tiny: Recipe) -> None:
+    whole, part = Trainer(store, tiny), Trainer(store, tiny)
+    for step in range(6):
+        expected = whole.step(step / 40)
+        if step < 3:
+            part.step(step / 40)
+    resumed = Trainer(store, tiny)
+    resumed.restore(part.state())
+    assert resumed.steps_done == 3
+    for step in range(3, 6):
+        got = resumed.step(step / 40)
+    assert float(got.loss.detach()) == pytest.approx(float(expected.loss.detach()), rel=1e-3)
+
+
+def test_the_aerial_term_is_part_of_the_loss(store: PairStore, tiny: Recipe) -> None:
+    weighed = tiny.model_copy(update={"loss": tiny.loss.model_copy(update={"aerial_weight": 1.0})})
+    plain = float(Trainer(store, tiny).step(0.0).loss.detach())
+    both = float(Trainer(store, weighed).step(0.0).loss.detach())
+    assert both > plain + 0.5
+
+
+def test_neighbours_sampler_trains(store: PairStore, tiny: Recipe) -> None:
+    trainer = Trainer(store, tiny.with_overrides(sampler="neighbours"))
+    assert np.isfinite(float(trainer.step(0.0).loss.detach()))
+
+
+def test_a_broken_run_stops_with_one_sentence(store: PairStore, tiny: Recipe) -> None:
+    trainer = Trainer(store, tiny)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(GeolocError, match=r"The loss became nan at step 0; lower training\.learning_rate"):
+        trainer.step(0.0)
+    dead = Trainer(store, tiny)
+    with torch.no_grad():
+        dead.model.heads["aerial"].project.weight.zero_()  # type: ignore[union-attr, operator]
+    with pytest.raises(GeolocError, match="All embeddings became equal at step 0"):
+        dead.step(0.0)
+
+
+def test_learning_rate_rises_then_falls(tiny: Recipe) -> None:
+    rates = [learning_rate(share / 100, tiny.training) for share in range(101)]
+    peak = int(np.argmax(rates))
+    assert peak == 10
+    assert rates[peak] == pytest.approx(tiny.training.learning_rate)
+    assert rates[0] < 0.05 * rates[peak]
+    assert rates[-1] < 0.01 * rates[peak]
+    assert all(np.diff(rates[:11]) > 0)
+    assert all(np.diff(rates[10:]) < 0)
