@@ -25,7 +25,21 @@ Geoloc = Callable[..., Any]
 def demo_words(output: str) -> list[str]:
     """The command line of a tiny demo."""
     sizes = [word for name, value in SIZES.items() for word in (f"--{name}", str(value))]
-    return ["demo", "--output", output, "--recipe", RECIPE, "--posts", "6", "--shards", "2", *sizes, "--json"]
+    return [
+        "demo",
+        "--output",
+        output,
+        "--recipe",
+        RECIPE,
+        "--posts",
+        "6",
+        "--shards",
+        "2",
+        "--workers",
+        "1",
+        *sizes,
+        "--json",
+    ]
 
 
 @pytest.fixture(scope="session")

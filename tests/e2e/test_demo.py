@@ -20,6 +20,8 @@ from geoloc.errors import ServiceUnavailable
 
 from .conftest import RECIPE, SIZES, Geoloc, demo_words
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
+
 
 def test_all_stages_ran_and_were_timed(demo: Any) -> None:
     assert list(demo["seconds"]) == [

@@ -11,6 +11,8 @@ from geoloc import Localizer, cli, parts
 
 from .conftest import Geoloc
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
+
 
 @pytest.fixture(scope="module")
 def words(

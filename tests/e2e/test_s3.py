@@ -14,6 +14,8 @@ from tests.conftest import S3Server
 
 from .conftest import RECIPE, SIZES, Geoloc
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
+
 
 @pytest.fixture(scope="module")
 def root(demo: Any, demo_folder: str, s3_server: S3Server) -> str:
