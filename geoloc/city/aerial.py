@@ -117,7 +117,7 @@ def _strip(
     layers = Layers(
         **{name: getattr(window.layers, name)[rows, columns] for name in Layers.__dataclass_fields__}
     )
-    gain = look.ground_gain().take(layers.material, 0)
+    gain = look.ground_gain.take(layers.material, 0)
     gain[layers.building >= 0] = 1
     colour = layers.albedo * gain
     repaint(look, colour, layers.marking, window.west_px + columns.start, window.north_px - rows.start)
@@ -145,5 +145,5 @@ def _crowns(colour: Float, window: Window, look: Look, rows: slice, columns: sli
     )
     speck = grain(CHUNK_PX, 77)[(row - window.north_px) % CHUNK_PX, (column + window.west_px) % CHUNK_PX]
     light = np.clip(0.9 + 0.016 * slope, 0.55, 1.3) * (1 + 0.4 * speck)
-    crown = look.crown_colours()[window.layers.hue[row, column]]
+    crown = look.crown_colours[window.layers.hue[row, column]]
     colour[r, c] = crown * light.astype(np.float32)[:, None]

@@ -27,7 +27,7 @@ def shade_obstacles(scene: Scene, column: Index, step: Index, first: Index, coun
     run, row = spread(count, first)
     target = row * scene.columns + column[run]
     z = np.float32(scene.camera.camera_m) + exact[run] * scene.rays.tangent[row]
-    gain = scene.look.ground_gain()[layers.material.ravel()[pixel]]
+    gain = scene.look.ground_gain[layers.material.ravel()[pixel]]
     base = layers.albedo.reshape(-1, 3)[pixel].astype(np.float32)
     base *= np.where(wall[:, None], np.float32(0.95), gain)
     high = np.maximum(layers.height_cm.ravel()[pixel] * np.float32(0.01), 0.3)

@@ -6,6 +6,7 @@ Aerial imagery and every photo draw their own look, so that nothing of it helps 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class Look:
     traffic: float
     wear: float
 
+    @cached_property
     def ground_gain(self) -> Float:
         """Factors on the colour of each ground material: float32[14, 3]."""
         gain = np.ones((14, 3), np.float32)
@@ -50,6 +52,7 @@ class Look:
         gain[WATER] = uniform(self.seed, np.arange(3)) * 0.3 + 0.85
         return gain
 
+    @cached_property
     def crown_colours(self) -> Float:
         """Colour of a tree crown by its hue 0..255: float32[256, 3]. Low hues are evergreen."""
         hue = np.arange(256)[:, None] / 255
@@ -58,6 +61,7 @@ class Look:
         turned = np.clip(self.season * 1.7 - 0.25 - 0.5 * (hue * 3 % 1), 0, 1) * ((hue > 0.25) & (hue < 0.92))
         return np.asarray(green * (1 - turned) + autumn * turned, np.float32)
 
+    @cached_property
     def marking_colours(self) -> tuple[Float, Float]:
         """Colour float32[256, 3] and strength float32[256] of each marking group in this view.
 
@@ -119,7 +123,7 @@ def repaint(look: Look, colour: Float, marking: NDArray[np.uint8], west_px: int,
     """
     r, c = np.nonzero(marking)
     group = marking[r, c]
-    paint, strength = look.marking_colours()
+    paint, strength = look.marking_colours
     pattern = mottle(CHUNK_PX, 5, 900 + look.seed % _WEAR_PATTERNS)
     worn = pattern[(r - north_px) % CHUNK_PX, (c + west_px) % CHUNK_PX]
     amount = strength[group] * np.clip(worn * 3 + np.float32(2.36 - 3 * look.wear), 0, 1)

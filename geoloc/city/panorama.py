@@ -118,11 +118,11 @@ def _sky_and_ground(scene: Scene) -> None:
 def surface(scene: Scene, pixel: NDArray[np.int32]) -> Float:
     """Colour of ground pixels in this view, with marks: float32[N, 3]."""
     layers = scene.window.layers
-    gain = scene.look.ground_gain()
+    gain = scene.look.ground_gain
     colour = layers.albedo.reshape(-1, 3)[pixel] * gain[layers.material.ravel()[pixel]]
     marking = layers.marking.ravel()[pixel]
     marked = np.nonzero(marking)[0]
-    paint, strength = scene.look.marking_colours()
+    paint, strength = scene.look.marking_colours
     group = marking[marked]
     colour[marked] += (paint[group] - colour[marked]) * strength[group, None] * np.float32(0.8)
     return np.asarray(colour, np.float32)
@@ -152,7 +152,7 @@ def _near_ground(scene: Scene, east: Float, north: Float) -> Float:
     column, row = math.floor(scene.x / PIXEL_M), math.floor(scene.y / PIXEL_M)
     c0, r0 = column - reach - scene.window.west_px, scene.window.north_px - row - reach
     box = (slice(r0, r0 + 2 * reach), slice(c0, c0 + 2 * reach))
-    patch = layers.albedo[box] * scene.look.ground_gain()[layers.material[box]]
+    patch = layers.albedo[box] * scene.look.ground_gain[layers.material[box]]
     repaint(scene.look, patch, layers.marking[box], scene.window.west_px + c0, scene.window.north_px - r0)
     patch *= np.where(layers.canopy_dm[box] > 0, np.float32(0.72), np.float32(1))[..., None]
     c = east / np.float32(PIXEL_M) + np.float32(scene.x / PIXEL_M - column + reach - 0.5)
@@ -223,7 +223,7 @@ def _paint_crowns(scene: Scene) -> None:
     place = pixel[run] % width + scene.window.west_px, scene.window.north_px - pixel[run] // width
     leaf = hash_array(17, *place, (z * 2.2).astype(np.int64)) >> np.uint32(24)
     light = 0.5 + 0.5 * np.clip(z / top[run], 0, 1) + 0.4 * (leaf.astype(np.float32) / 255 - 0.5)
-    colour = scene.look.crown_colours()[layers.hue.ravel()[pixel[run]]] * light.astype(np.float32)[:, None]
+    colour = scene.look.crown_colours[layers.hue.ravel()[pixel[run]]] * light.astype(np.float32)[:, None]
     scene.colour[target] = np.where((z < 1.9)[:, None], np.array([84, 66, 50], np.float32), colour)
     depth[target] = distance[run]
 
