@@ -29,6 +29,7 @@ from geoloc.serving.problems import Overloaded
 from geoloc.serving.replicas import EncoderReplica, SearchReplica
 from geoloc.serving.schema import Health
 
+INGRESS, ENCODER, SEARCH = "Ingress", "Encoder", "Search"
 # One line per request and replica would drown what matters; an access log belongs to whatever stands in front.
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -125,8 +126,8 @@ class IngressReplica:
 def build_app(args: dict[str, Any]) -> Application:
     """The Serve application for `ServeArgs` given as a mapping; `ConfigError` for a bad one.
 
-    A new snapshot is served by deploying the same arguments with another `snapshot_id`: replicas swap to it
-    without a restart, requests in flight finish on the old one.
+    From a Serve configuration file, another snapshot is served by naming it in the deployments' `user_config`
+    and deploying again: replicas swap to it without a restart. In a program, `ServeHandle.reload` does it.
     """
     chosen = _checked(args)
     index = storage.absolute(chosen.index)
@@ -137,7 +138,7 @@ def build_app(args: dict[str, Any]) -> Application:
     queued = 2 * chosen.max_in_flight
     encoder = _deployment(
         EncoderReplica,
-        name="Encoder",
+        name=ENCODER,
         num_replicas=chosen.encoder_replicas,
         ray_actor_options=cpus | gpus,
         max_ongoing_requests=2 * chosen.max_batch,
@@ -153,7 +154,7 @@ def build_app(args: dict[str, Any]) -> Application:
     )
     search = _deployment(
         SearchReplica,
-        name="Search",
+        name=SEARCH,
         num_replicas=chosen.search_replicas,
         ray_actor_options=cpus,
         max_ongoing_requests=8,
@@ -162,7 +163,7 @@ def build_app(args: dict[str, Any]) -> Application:
     ).bind(index, rerank=chosen.rerank, min_confidence=chosen.min_confidence)
     ingress = _deployment(
         serve.ingress()(IngressReplica),
-        name="Ingress",
+        name=INGRESS,
         num_replicas=chosen.ingress_replicas,
         ray_actor_options=cpus,
         # Above what the ingress itself lets in: it refuses with a reason and a time to come back, Serve does not.
@@ -174,7 +175,7 @@ def build_app(args: dict[str, Any]) -> Application:
 
 def _deployment(replica: type, **options: Any) -> Any:
     # Serve's own annotations promise a decorator here, not the deployment that it returns for a class.
-    return serve.deployment(replica, logging_config=_LOGGING, **options)
+    return serve.deployment(replica, logging_config=_LOGGING, graceful_shutdown_wait_loop_s=0.5, **options)
 
 
 def _checked(args: dict[str, Any] | ServeArgs) -> ServeArgs:

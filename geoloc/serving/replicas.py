@@ -57,6 +57,10 @@ class EncoderReplica:
         if self._encoder is None or self._encoder.model_id != model.model_id:
             self._encoder = Encoder.open(storage.join(self._index, model.directory), **self._options)
 
+    async def switch(self, snapshot_id: str) -> None:
+        """Go over to the model of another snapshot while requests are answered."""
+        await asyncio.to_thread(self.reconfigure, {"snapshot_id": snapshot_id})
+
     async def encode(self, one: Photo) -> EncodedQueries:
         """Encode one photo, together with whatever else arrives within a few milliseconds."""
         encoder = self._encoder
@@ -101,9 +105,18 @@ class SearchReplica:
         self._locators: list[Locator] = []
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Open the snapshot that `user_config` names (`snapshot_id`, None: the current one) and swap to it."""
+        """Open the snapshot that `user_config` names (`snapshot_id`, None: the current one) and swap to it.
+
+        The new one is open before the old one steps back; calibration is read anew each time.
+        """
         locator = Locator.open(self._index, user_config.get("snapshot_id"))
-        self._locators = [locator, *self._locators[:1]]
+        model_id = locator.snapshot.manifest.model.model_id
+        others = [old for old in self._locators if old.snapshot.manifest.model.model_id != model_id]
+        self._locators = [locator, *others[:1]]
+
+    async def switch(self, snapshot_id: str) -> None:
+        """Go over to another snapshot while requests are answered; the old one stays for photos of its model."""
+        await asyncio.to_thread(self.reconfigure, {"snapshot_id": snapshot_id})
 
     async def locate(self, queries: EncodedQueries, region: Region | None, k: int) -> Answer:
         """Search, cluster and calibrate on the newest snapshot that the photo's model made."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import Field
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve.schema import LoggingConfig
 
 from geoloc import storage
@@ -20,10 +21,11 @@ from geoloc.index.commit import current_snapshot
 from geoloc.index.manifest import read_manifest
 from geoloc.pipelines.cluster import ensure_ray
 from geoloc.progress import say
-from geoloc.serving.app import ServeArgs, build_app
+from geoloc.serving.app import ENCODER, SEARCH, ServeArgs, build_app
 
 APPLICATION = "geoloc"
 _HEALTH_TIMEOUT_S = 30.0
+_SWITCH_TIMEOUT_S = 600.0  # a large snapshot is copied to the machine and its checksums are verified
 
 
 class ServeConfig(ServeArgs):
@@ -49,12 +51,18 @@ class ServeHandle:
     def reload(self, snapshot_id: str | None = None) -> str:
         """Serve another snapshot (None: the current one) without dropping a request; returns its id.
 
-        Raises `ArtifactError` when there is no such snapshot; the old one is served on.
+        All replicas go over, the ones that search first. A replica that is replaced later opens what the
+        configuration says. Raises `ArtifactError` when there is no such snapshot; the old one is served on.
         """
         index = storage.absolute(self.config.index)
         snapshot_id = snapshot_id or current_snapshot(index)
         read_manifest(index, snapshot_id)
-        _deploy(self.config.args().model_copy(update={"snapshot_id": snapshot_id}))
+        for name in (SEARCH, ENCODER):
+            replicas = serve.get_deployment_handle(name, APPLICATION)
+            try:
+                replicas.broadcast("switch", snapshot_id).results(timeout_s=_SWITCH_TIMEOUT_S)
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, Exception) else error) from None
         return snapshot_id
 
     def stop(self) -> None:
@@ -69,8 +77,7 @@ def start(config: ServeConfig) -> ServeHandle:
     `ServiceUnavailable` when the replicas do not come up.
     """
     index = storage.absolute(config.index)
-    snapshot_id = config.snapshot_id or current_snapshot(index)
-    read_manifest(index, snapshot_id)
+    read_manifest(index, config.snapshot_id or current_snapshot(index))
     port = _port(config.host, config.port)
     ensure_ray()
     serve.start(
@@ -79,10 +86,9 @@ def start(config: ServeConfig) -> ServeHandle:
         logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
     )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    # The id is fixed here: replicas that start later must not pick up another CURRENT.
     handle = ServeHandle(f"http://{_shown(config.host)}:{port}", config)
     try:
-        _deploy(config.args().model_copy(update={"snapshot_id": snapshot_id}))
+        _deploy(config.args())
     except ServiceUnavailable:
         handle.stop()
         raise
