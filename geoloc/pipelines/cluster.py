@@ -49,12 +49,17 @@ def ensure_ray(num_cpus: int | None = None) -> None:
 
 def cpu_count() -> int:
     """CPUs of the cluster, at least 1: how many tasks of ours run side by side."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, int(_resources().get("CPU", 1)))
 
 
 def gpu_count() -> int:
     """GPUs of the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    return int(_resources().get("GPU", 0))
+
+
+def _resources() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _attach(address: str) -> None:
