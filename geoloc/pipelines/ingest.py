@@ -5,7 +5,7 @@ Bad rows go to `quarantine/` beside the parts with their reason; too many of the
 halfway and run again it makes the missing parts, byte for byte as one run through would have.
 
 Memory of a task: a picture of about 2,000 x 2,000 pixels and the imagery below it (60 MB) and one part
-(`rows_per_part` tiles, or photos of at most 64 MiB together).
+(`rows_per_part` tiles of at most 64 Mi pixels, or photos of at most 64 MiB, together).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from geoloc.progress import say
 from geoloc.sources import folder, geotiff
 from geoloc.sources.folder import Photo, ViewDefaults
 from geoloc.sources.grid import Block, TilePlace, TileSpec
-from geoloc.sources.pairing import Pairer
 from geoloc.sources.positions import read_centres
 from geoloc.sources.refused import Refused
 from geoloc.sources.sheets import Floats, Sheet, find_sheets
 
 _VERSION = 1  # of what the stage makes of the same inputs
 _PHOTO_PART_BYTES = 64 * 2**20
+_TILE_PART_PIXELS = 64 * 2**20  # about 25 MB as JPEG
 
 
 class IngestConfig(BaseModel):
@@ -70,7 +70,12 @@ class IngestConfig(BaseModel):
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="share of bad rows that stops the stage"
     )
-    rows_per_part: int = Field(default=256, ge=1, le=65_536, description="rows of a Parquet part at most")
+    rows_per_part: int = Field(
+        default=1024,
+        ge=1,
+        le=65_536,
+        description="rows of a Parquet part at most; fewer where images are large",
+    )
 
     @model_validator(mode="after")
     def _whole_pixels(self) -> IngestConfig:
@@ -217,8 +222,9 @@ def _tile_units(
     else:
         planned = geotiff.plan_grid(sheets, spec)
     common = {"spec": asdict(spec), "settings": settings, "named": bool(centres_uri)}
-    pieces = [piece for block in planned for piece in geotiff.pieces(block, config.rows_per_part)]
-    groups = blocks.split(pieces, lambda block: len(block.tiles), config.rows_per_part) or [[]]
+    limit = max(1, min(config.rows_per_part, _TILE_PART_PIXELS // spec.tile_px**2))
+    pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
+    groups = blocks.split(pieces, lambda block: len(block.tiles), limit) or [[]]
     return [
         {
             **common,
@@ -304,6 +310,9 @@ def _pairs(
     )
     if done := parts.begin(uri, mark, overwrite=overwrite):
         return _counts("pairs", uri, done, made, reused=True)
+    # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
+    from geoloc.sources.pairing import Pairer
+
     centres = parts.read(tiles_uri, columns=["tile_id", "lat", "lon"])
     pairer = Pairer(
         centres["tile_id"].to_pylist(),

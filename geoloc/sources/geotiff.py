@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from geoloc import tables
@@ -28,7 +27,7 @@ from geoloc.sources.refused import Refused
 from geoloc.sources.sheets import Floats, Sheet
 
 Numbered = Sequence[Sheet] | Mapping[int, Sheet]
-_DENSE = 0.5  # share of a block's picture that tiles must cover to be worth warping as one
+_DENSE = 0.1  # share of a block's picture that tiles must cover to be worth reading as one
 
 
 @dataclass(frozen=True)
@@ -149,14 +148,13 @@ def cut_blocks(
     for block in blocks:
         for piece, canvas in _pictures(block, sheets, spec, refused):
             origin = piece.window(spec.tile_px)[:2]
-            lat, lon = piece.centres(spec)
-            for index, tile in enumerate(piece.tiles):
-                box = (tile.left_px - origin[0], tile.top_px - origin[1])
-                holes = _hole_share(canvas, box, spec.tile_px)
-                if holes <= max_nodata_share and holes < 1.0 and canvas is not None:
-                    rows.append(
-                        _row(tile, canvas, box, spec, block, sheets, lat[index], lon[index], jpeg_quality)
-                    )
+            names = [sheets[number].name for number in piece.sheets]
+            for tile, lat, lon in zip(piece.tiles, *piece.centres(spec), strict=True):
+                square = (tile.left_px - origin[0], tile.top_px - origin[1], spec.tile_px)
+                holes = 1.0 if canvas is None else canvas.holes(*square)
+                if canvas is not None and holes <= max_nodata_share and holes < 1.0:
+                    place = {"lat": float(lat), "lon": float(lon), "metres_per_pixel": spec.metres_per_pixel}
+                    rows.append(_row(tile, canvas, square, names, jpeg_quality) | place)
                 elif named:
                     detail = (
                         f"{holes:.0%} of the tile is not covered by imagery (limit {max_nodata_share:.0%})"
@@ -173,7 +171,9 @@ def _pictures(
     """The block's picture; when a sheet cannot be read, that of each tile by itself, to lose no more than needed."""
     chosen = [sheets[number] for number in block.sheets]
     try:
-        yield block, render(block.frame, block.window(spec.tile_px), spec.metres_per_pixel, chosen)
+        window = block.window(spec.tile_px)
+        squares = [(tile.left_px - window[0], tile.top_px - window[1], spec.tile_px) for tile in block.tiles]
+        yield block, render(block.frame, window, spec.metres_per_pixel, chosen, squares)
     except InputError as error:
         if len(block.tiles) == 1:
             refused.append(Refused(block.tiles[0].tile_id, error.reason, str(error), "imagery"))
@@ -182,41 +182,13 @@ def _pictures(
             yield from _pictures(replace(block, tiles=(tile,)), sheets, spec, refused)
 
 
-def _hole_share(canvas: Canvas | None, box: tuple[int, int], side: int) -> float:
-    if canvas is None:
-        return 1.0
-    if canvas.valid is None:
-        return 0.0
-    x, y = box
-    return 1.0 - float(np.count_nonzero(canvas.valid[y : y + side, x : x + side])) / side**2
-
-
 def _row(
-    tile: TilePlace,
-    canvas: Canvas,
-    box: tuple[int, int],
-    spec: TileSpec,
-    block: Block,
-    sheets: Numbered,
-    lat: float,
-    lon: float,
-    quality: int,
+    tile: TilePlace, canvas: Canvas, square: tuple[int, int, int], names: Sequence[str], quality: int
 ) -> dict[str, object]:
-    x, y = box
-    square = (slice(y, y + spec.tile_px), slice(x, x + spec.tile_px))
-    shown: npt.NDArray[np.int64] | list[int] = [canvas.only]
-    if canvas.owner is not None:
-        seen = canvas.owner[square]
-        if canvas.valid is not None:
-            seen = seen[canvas.valid[square]]
-        shown = np.flatnonzero(np.bincount(seen.ravel(), minlength=1))
     return {
         "tile_id": tile.tile_id,
-        "lat": float(lat),
-        "lon": float(lon),
-        "metres_per_pixel": spec.metres_per_pixel,
-        "image": encode_jpeg(canvas.image[square], quality),
-        "source": ";".join(sheets[block.sheets[number]].name for number in shown),
+        "image": encode_jpeg(canvas.square(*square), quality),
+        "source": ";".join(names[number] for number in canvas.sources(*square)),
     }
 
 

@@ -27,7 +27,7 @@ _WINDOW_PX = (
     2048  # side of the picture that a block is warped into: 16 MB, and the overlap of blocks stays small
 )
 _WINDOW_M = 2000.0
-_MOST_PER_SIDE = 16
+_MOST_PER_SIDE = 32
 _A_M, _E2 = 6378137.0, 0.0066943799901413165  # WGS84: equatorial radius, first eccentricity squared
 
 

@@ -164,9 +164,7 @@ def look_down(
         valid = Image.fromarray(canvas.valid.astype(np.uint8) * 255)
         if not np.asarray(valid.transform((side_px, side_px), Image.Transform.AFFINE, turn)).all():
             return None
-    photo = Image.fromarray(canvas.image).transform(
-        (side_px, side_px), Image.Transform.AFFINE, turn, Image.Resampling.BICUBIC
-    )
+    photo = canvas.image.transform((side_px, side_px), Image.Transform.AFFINE, turn, Image.Resampling.BICUBIC)
     return np.array(photo)
 
 

@@ -248,7 +248,9 @@ def read_window(
     distinct = sorted(set(sheet.bands))
     try:
         with dataset(sheet.uri) as source:
-            raw = source.read(distinct, window=window, out_shape=(len(distinct), *shape), resampling=how)
+            # Interleaved as pictures are: GDAL fills [h, w, bands] through this view of it.
+            raw = np.empty((*shape, len(distinct)), source.dtypes[distinct[0] - 1])
+            source.read(distinct, window=window, out=raw.transpose(2, 0, 1), resampling=how)
             mask = source.dataset_mask(window=window, out_shape=shape) if sheet.masked else None
             lut = source.colormap(sheet.bands[0]) if sheet.palette else None
     except (RasterioIOError, RasterioError, ValueError) as error:
@@ -264,14 +266,15 @@ def read_window(
 def _to_rgb(
     raw: npt.NDArray[Any], order: list[int], scale: Scale | None, lut: dict[int, tuple[int, ...]] | None
 ) -> Pixels:
+    """Raw values [h, w, bands] as RGB uint8[h, w, 3]."""
     if lut is not None:
         table = np.zeros((256, 3), np.uint8)
         for value, colour in lut.items():
             table[value] = colour[:3]
-        coloured: Pixels = table[raw[0]]
+        coloured: Pixels = table[raw[..., 0]]
         return coloured
     if scale is not None:
         low, high = scale
         stretched = (raw.astype(np.float32) - low) * (255.0 / (high - low))
         raw = np.nan_to_num(np.clip(np.rint(stretched), 0, 255)).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(raw[order], 0, -1))
+    return raw if order == [0, 1, 2] else np.ascontiguousarray(raw[..., order])
