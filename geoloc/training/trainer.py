@@ -105,7 +105,7 @@ class Trainer:
             generator=generator,
         )
         drone = None
-        if self.recipe.loss.aerial_weight > 0:
+        if self.recipe.loss.aerial_weight > 0 and self.steps_done % self.recipe.loss.aerial_every == 0:
             drone = draw_drone(draw, training.augmentation, reach_m=self.store.reach_m, generator=generator)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(progress, training) * group["rate"]
