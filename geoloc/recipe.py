@@ -161,6 +161,9 @@ class LossRecipe(_Section):
     orthogonality_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="keeps the bits' directions apart"
     )
+    aerial_every: PositiveInt = Field(
+        4, description="steps from one with the aerial term to the next: it costs half a step"
+    )
     aerial_weight: Annotated[float, Field(ge=0)] = Field(
         0.0,
         description="weight of aerial against aerial (turned, scaled, shifted, in other light), for drone photos",
