@@ -12,8 +12,10 @@ from geoloc import parts, storage
 from geoloc.errors import ArtifactError, ConfigError, GeolocError
 from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
 from geoloc.pipelines.cluster import cpu_count, ensure_ray, gpu_count
+from geoloc.progress import say
 from geoloc.recipe import Recipe
 from geoloc.training.pairs import check_pairs, read_index
+from geoloc.training.validation import validation_recall
 
 CHECKPOINTS = "checkpoints"
 
@@ -72,12 +74,14 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
     train = storage.absolute(inputs.train)
     fingerprint = _fingerprint(config, recipe, train)
     if found := _finished(output, fingerprint, overwrite=overwrite):
-        return _result(output, found, inputs, reused=True)
+        return _result(output, found, reused=True)
     # Before any worker starts: Ray Train would repeat a worker that fails, whatever the reason.
     check_pairs(train, read_index(train), recipe)
     _fit(config, recipe, train, output, fingerprint)
     storage.delete(storage.join(output, CHECKPOINTS))
-    return _result(output, read_card(output), inputs, reused=False)
+    if inputs.validation is not None:
+        _validate(output, storage.absolute(inputs.validation))
+    return _result(output, read_card(output), reused=False)
 
 
 def _fingerprint(config: TrainConfig, recipe: Recipe, train: str) -> str:
@@ -196,7 +200,19 @@ def _our_error(error: BaseException) -> GeolocError | None:
     return None
 
 
-def _result(output: str, card: ModelCard, inputs: TrainInputs, *, reused: bool) -> TrainResult:
+def _validate(output: str, pairs: str) -> None:
+    """Measure recall on held-out pairs and add it to the last line of the metrics."""
+    uri = storage.join(output, METRICS_NAME)
+    lines = storage.read_text(uri).splitlines()
+    last = json.loads(lines[-1]) | validation_recall(output, pairs)
+    storage.write_bytes(uri, "".join(f"{line}\n" for line in [*lines[:-1], json.dumps(last)]).encode())
+    say(
+        f"train: {last['validation_pairs']:,.0f} held-out photos, recall at 1, 5, 10: "
+        + ", ".join(f"{last[f'validation_recall_{k}']:.1f} %" for k in (1, 5, 10))
+    )
+
+
+def _result(output: str, card: ModelCard, *, reused: bool) -> TrainResult:
     lines = storage.read_text(storage.join(output, METRICS_NAME)).splitlines()
     metrics: dict[str, float] = json.loads(lines[-1]) if lines else {}
     return TrainResult(model_uri=output, model_id=card.model_id, reused=reused, metrics=metrics)

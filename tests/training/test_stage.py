@@ -15,13 +15,15 @@ from geoloc.training.stage import TrainConfig, TrainInputs, run
 
 
 def test_a_model_comes_out_and_is_reused(
-    ray_local: None, ingested: str, tiny_path: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ray_local: None, ingested: str, tiny_path: str, tmp_path: Path
 ) -> None:
     output = str(tmp_path / "model")
     config = TrainConfig(recipe=tiny_path, steps=12, checkpoint_every=5)
-    inputs = TrainInputs(train=ingested)
+    inputs = TrainInputs(train=ingested, validation=ingested)
     result = run(config, inputs, output)
     assert not result.reused
+    assert result.metrics["validation_pairs"] == 80
+    assert result.metrics["validation_recall_10"] > 3 * 100 * 10 / 80  # far above chance
     assert result.metrics["step"] == 12
     assert result.metrics["loss"] > 0
     encoder = Encoder.open(output)
@@ -34,6 +36,7 @@ def test_a_model_comes_out_and_is_reused(
     }
     again = run(config, inputs, output)
     assert again.reused
+    assert again.metrics == result.metrics
     assert again.model_id == result.model_id
     other = config.model_copy(update={"steps": 13})
     with pytest.raises(ArtifactError, match="trained from other inputs or settings; pass --overwrite"):
