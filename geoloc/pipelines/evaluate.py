@@ -140,9 +140,11 @@ def run(
     fingerprint = _fingerprint(config, inputs, locator)
     if (done := _finished(output, fingerprint, overwrite=overwrite)) is not None:
         return done.model_copy(update={"reused": True})
+    _check_overlap(inputs)
     encoded_uri = _encoded(config, inputs, output, locator, overwrite=overwrite)
     encoded = EncodedTable(encoded_uri)
-    _check(encoded, inputs)
+    for _, queries in encoded.groups():
+        gates.check_embeddings(queries.embedding[:, 0], f"the {queries.view} queries")
     measured = measure(
         locator,
         encoded,
@@ -211,10 +213,8 @@ def _finished(output: str, fingerprint: str, *, overwrite: bool) -> EvaluateResu
     return None
 
 
-def _check(encoded: EncodedTable, inputs: EvaluateInputs) -> None:
-    """The sanity gates that come before measuring."""
-    for _, queries in encoded.groups():
-        gates.check_embeddings(queries.embedding[:, 0], f"the {queries.view} queries")
+def _check_overlap(inputs: EvaluateInputs) -> None:
+    """Refuse queries or tiles that the model was trained on."""
     if inputs.trained_on is None:
         return
     for table, column, what in (("queries", "query_id", "queries"), ("tiles", "tile_id", "tiles")):
