@@ -26,8 +26,10 @@ class ImageryIndexConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stride_m: float | None = Field(
-        None, gt=0, description="Step between tile centres, metres; default half a tile."
+    stride_m: float = Field(
+        10.0,
+        gt=0,
+        description="Step between tile centres, metres: smaller is nearer to the truth, and larger to make.",
     )
     max_nodata_share: float = Field(
         _INGEST_DEFAULTS.max_nodata_share, ge=0, lt=1, description="Tiles with more holes are left out."
