@@ -28,8 +28,8 @@ class ClusterSettings:
 
     `sigma_m` is the distance at which two tiles support each other by 1/e. `temperature` turns differences of
     similarity into weights exp(difference / temperature): that of a contrastive loss makes them the model's own
-    posterior over tiles, half of it moved the median of right fixes least in trials. `members` best matches take part; a member weaker than `threshold` of the strongest
-    is dropped.
+    posterior over tiles; half of it moved right fixes least in trials. `members` best matches take part; a
+    member weaker than `threshold` of the strongest is dropped.
     """
 
     sigma_m: float = 30.0
