@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ def run_worker(config: Mapping[str, Any]) -> None:
     All workers end at the same step and report equally often. Rank 0 writes the finished model to
     `config["output"]`, the card last.
     """
+    logging.disable(logging.INFO)  # Ray Train logs every report of every worker; our lines do not go through logging
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     recipe = Recipe.from_yaml(config["recipe"], where="the recipe of this run")
