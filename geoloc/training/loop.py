@@ -33,7 +33,9 @@ def run_worker(config: Mapping[str, Any]) -> None:
     All workers end at the same step and report equally often. Rank 0 writes the finished model to
     `config["output"]`, the card last.
     """
-    logging.disable(logging.INFO)  # Ray Train logs every report of every worker; our lines do not go through logging
+    logging.disable(
+        logging.INFO
+    )  # Ray Train logs every report of every worker; our lines do not go through logging
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     recipe = Recipe.from_yaml(config["recipe"], where="the recipe of this run")

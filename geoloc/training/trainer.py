@@ -74,7 +74,9 @@ class Trainer:
         self._step: nn.Module = step
         if is_distributed():
             ids = [self.device] if self.device.type == "cuda" else None
-            self._step = DistributedDataParallel(step, device_ids=ids)
+            # Without its losses the hash head gets no gradient, which DDP has to know.
+            unused = recipe.loss.hashing_weight == 0
+            self._step = DistributedDataParallel(step, device_ids=ids, find_unused_parameters=unused)
         self._pair_step = step
         self._optimizer = _optimizer(step, recipe.training)
         self.steps_done = 0
