@@ -94,6 +94,21 @@ def test_what_is_printed_names_the_figures_and_how_to_go_on(
     assert re.search(r"minutes of stages, at most \d+\.\d GB of memory", out)
 
 
+def test_without_serving_everything_else_is_there(demo: Any, demo_folder: str, tmp_path: Path) -> None:
+    """What jobs/pipeline.py runs: no service, no posts, the same figures in the same page."""
+    from geoloc.demo import page
+    from geoloc.demo.result import DemoResult
+    from geoloc.demo.run import DemoConfig
+    from geoloc.demo.stages import Way
+
+    config = DemoConfig(**{name.replace("-", "_"): value for name, value in SIZES.items()}, recipe=RECIPE)
+    bare = DemoResult.model_validate(demo | {"posts": []})
+    text, html = bare.text(), page.render(bare, Way(config, demo_folder))
+    assert "posted to the service" not in text + html
+    assert f"{SIZES['test-photos']} photos against {SIZES['test-photos']} tiles" in text
+    assert "data:image" not in html
+
+
 def test_other_settings_are_refused_with_the_way_out(
     demo: Any, demo_folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
