@@ -6,9 +6,10 @@ import html
 from collections.abc import Sequence
 
 from geoloc import parts, storage
+from geoloc.demo.lines import errors, post_cells, post_summary
 from geoloc.demo.pictures import overview, polar
 from geoloc.demo.posts import Post
-from geoloc.demo.result import EVALUATIONS, DemoResult, errors, post_cells, post_summary
+from geoloc.demo.result import EVALUATIONS, DemoResult
 from geoloc.demo.stages import Way
 from geoloc.evaluation.page import figure, page, plot, table
 from geoloc.evaluation.report import Pictures
@@ -33,6 +34,7 @@ def render(result: DemoResult, way: Way) -> str:
             _posts(result.posts),
             _map(result.posts, way),
             _gallery(result.posts, way),
+            result.imagery.page() if result.imagery is not None else "",
         ],
     )
 
@@ -60,7 +62,7 @@ def _recall(name: str, meaning: str, result: EvaluateResult) -> str:
 def _posts(posts: Sequence[Post]) -> str:
     if not posts:
         return ""
-    head = ["photo", "truth", "answer", "error m", "radius m", "ms"]
+    head = ["photo", "truth", "answer", "error m", "radius m", "sure %", "ms"]
     rows = table(head, map(post_cells, posts))
     return f"<h2>Photos posted to the service</h2><p>{html.escape(post_summary(posts))}</p>{rows}"
 

@@ -6,6 +6,7 @@
 <output>/codes        encoded tiles
 <output>/index-small  the tiles of the test photos alone; <output>/index: the gallery, calibrated, served
 <output>/evaluation   small, gallery, anywhere, validation: each with its own report
+<output>/imagery      with --imagery: the same for a user's own sheets and drone photos made from them
 <output>/report.html  everything in one page
 """
 
@@ -16,8 +17,9 @@ import time
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc import storage
-from geoloc.demo import page, stages
+from geoloc.demo import own_imagery, page, stages
 from geoloc.demo.memory import MemoryWatch
+from geoloc.demo.own_imagery import ImageryResult
 from geoloc.demo.posts import Post, post_photos
 from geoloc.demo.result import DemoResult
 from geoloc.demo.stages import Sizes, Way
@@ -32,6 +34,10 @@ class DemoConfig(Sizes):
     serve: bool = Field(True, description="Start the service in the end and post photos to it.")
     port: int = Field(0, ge=0, le=65535, description="Port of the service; 0 takes a free one.")
     posts: int = Field(24, ge=1, description="Held-out photos to post to the service.")
+    imagery: list[str] = Field(
+        [], description="Your own GeoTIFF files: indexed too, and drone photos made from them are located."
+    )
+    drone_photos: int = Field(400, ge=8, description="Drone photos to make from your own imagery.")
 
 
 class _Clock(BaseModel):
@@ -53,12 +59,13 @@ def run(config: DemoConfig, output: str = "demo", *, overwrite: bool = False) ->
     output = storage.absolute(output)
     ensure_ray()
     way = Way(config, output, overwrite=overwrite)
-    clock = _Clock(count=len(stages.STAGES) + (2 if config.serve else 1))
+    clock = _Clock(count=len(stages.STAGES) + 1 + config.serve + bool(config.imagery))
     with MemoryWatch() as memory:
         for name, stage in stages.STAGES.items():
             began = time.monotonic()
             clock.done(name, began, stage(way))
         posts = _serve(config, way, clock) if config.serve else []
+        imagery = _imagery(config, way, clock) if config.imagery else None
         began = time.monotonic()
         result = DemoResult(
             output=output,
@@ -66,6 +73,7 @@ def run(config: DemoConfig, output: str = "demo", *, overwrite: bool = False) ->
             peak_memory_bytes=memory.peak_bytes,
             evaluations=way.evaluations,
             posts=posts,
+            imagery=imagery,
             served_index=way.index,
         )
         report = storage.join(output, "report.html")
@@ -84,3 +92,11 @@ def _serve(config: DemoConfig, way: Way, clock: _Clock) -> list[Post]:
         handle.stop()
     clock.done("serve", began, f"{len(posts)} held-out photos posted to {handle.url}/v1/localize")
     return posts
+
+
+def _imagery(config: DemoConfig, way: Way, clock: _Clock) -> ImageryResult:
+    """The user's own imagery, measured with drone photos made from it."""
+    began = time.monotonic()
+    result = own_imagery.run(way, config.imagery, config.drone_photos, config.posts)
+    clock.done("imagery", began, f"{result.tiles:,} tiles of your own imagery, drone photos located in it")
+    return result

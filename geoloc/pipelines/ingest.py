@@ -43,8 +43,8 @@ class IngestConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tile_m: float = Field(default=51.2, gt=0, le=100_000, description="side of a tile on the ground, metres")
-    tile_px: int = Field(default=128, ge=32, le=4096, description="side of a tile in pixels")
+    tile_m: float = Field(default=64.0, gt=0, le=100_000, description="side of a tile on the ground, metres")
+    tile_px: int = Field(default=160, ge=32, le=4096, description="side of a tile in pixels")
     metres_per_pixel: float | None = Field(
         default=None, gt=0, description="resolution of tiles; replaces tile_px by tile_m / metres_per_pixel"
     )

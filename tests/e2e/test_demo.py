@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from geoloc import Localizer, cli, geodesy, parts
+from geoloc.demo.lines import post_summary
 from geoloc.demo.memory import MemoryWatch
 from geoloc.demo.posts import Post, post_photos
-from geoloc.demo.result import post_summary
 from geoloc.errors import ServiceUnavailable
 
 from .conftest import RECIPE, SIZES, Geoloc, demo_words

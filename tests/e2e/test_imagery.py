@@ -9,7 +9,7 @@ import pytest
 
 from geoloc import Localizer, cli, parts
 
-from .conftest import Geoloc
+from .conftest import Geoloc, demo_words
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
 
@@ -70,3 +70,29 @@ def test_a_model_that_is_not_there_is_one_sentence(
     words = ["index", "--imagery", "x.tif", "--model", str(tmp_path), "--output", str(tmp_path / "index")]
     assert cli.main(words) == 2
     assert "There is no finished model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_locates_drone_photos_in_own_imagery(
+    demo: Any, demo_folder: str, geoloc: Geoloc, shared_data: Path
+) -> None:
+    """Sea and land apart: photos of ground without texture are measured for themselves."""
+    sheets = [
+        str(shared_data / "ortho_estonia" / name) for name in ("patch_01_20cm.tif", "sheet_14_20cm.tif")
+    ]
+    words = ["--imagery", *sheets, "--drone-photos", "40"]
+    imagery = geoloc(*demo_words(demo_folder), *words)["imagery"]
+    assert imagery["tiles"] > 1000
+    counts = {name: one["queries"] for name, one in imagery["evaluations"].items()}
+    assert sum(counts.values()) == 40
+    assert set(counts) == {"textured", "textureless"}
+    assert {name: len(posts) for name, posts in imagery["posts"].items()} == {
+        name: min(6, count) for name, count in counts.items()
+    }
+    # The photos' headings are kept back, so every candidate was searched; the truth is known by position.
+    for name in counts:
+        table = parts.read(f"{demo_folder}/imagery/{name}/tables/queries", columns=["heading_deg", "view"])
+        assert table["heading_deg"].null_count == table.num_rows
+        assert set(table["view"].to_pylist()) == {"drone"}
+    page = Path(demo_folder, "report.html").read_text()
+    assert 'href="imagery/evaluation/textureless/report.html"' in page

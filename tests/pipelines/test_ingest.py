@@ -208,4 +208,4 @@ def test_configurations_that_cannot_work_say_why() -> None:
     assert "no imagery to cut" in sentence(IngestInputs, photos="a.csv", centres="c.csv")
     assert "Extra inputs" in sentence(IngestConfig, tile_size=3)
     assert issubclass(ConfigError, GeolocError)
-    assert json.loads(IngestConfig().model_dump_json())["tile_m"] == 51.2
+    assert json.loads(IngestConfig().model_dump_json())["tile_m"] == 64.0

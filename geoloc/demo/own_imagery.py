@@ -1,0 +1,159 @@
+"""The demo's model on real imagery: index it, make nadir drone photos from it, and locate them.
+
+<output>/imagery/index         the imagery as an index, as `geoloc index --imagery` makes it
+<output>/imagery/<set>         drone photos (`calibration`, `textured`, `textureless`) and their tables
+<output>/imagery/evaluation    a report for each set
+
+The photos are turned, scaled, moved off the tiles' centres, relit and compressed; nothing tells their heading.
+Where the ground has no texture, as on open sea, no photo can be located by anybody: those are measured apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from geoloc import storage
+from geoloc.demo.lines import errors, post_summary, recall_lines
+from geoloc.demo.posts import Post, post_photos
+from geoloc.demo.stages import Way
+from geoloc.errors import InputError
+from geoloc.evaluation.page import table
+from geoloc.pipelines import evaluate, imagery_index, ingest
+from geoloc.pipelines.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
+from geoloc.pipelines.imagery_index import ImageryIndexConfig, ImageryIndexInputs
+from geoloc.pipelines.ingest import IngestConfig, IngestInputs
+from geoloc.progress import say
+from geoloc.serving.server import ServeConfig, start
+from geoloc.sources.nadir import NadirLook, nadir_views
+
+SETS = {
+    "textured": "drone photos of ground with texture",
+    "textureless": "drone photos of ground without (open water)",
+}
+_CALIBRATION = "calibration"
+_SCALES = (0.8, 1.25)
+_SENT_COLUMNS = ("photo", "lat", "lon", "fov_deg", "view")  # the heading is truth, and stays at home
+
+
+class ImageryResult(BaseModel):
+    """What was measured on a user's own imagery."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: str
+    tiles: int
+    evaluations: dict[str, EvaluateResult]
+    posts: dict[str, list[Post]]
+
+    def text(self) -> str:
+        """Recall, metres and posted photos of each set."""
+        blocks = []
+        for name, result in self.evaluations.items():
+            blocks.append(
+                recall_lines(result, f"{SETS[name]}, heading unknown; a tile within {_radius(result)}")
+            )
+            blocks.append("Posted to the service: " + post_summary(self.posts[name]))
+        return "\n".join(blocks) + f"\nKeep serving: geoloc serve --index {self.index}"
+
+    def page(self) -> str:
+        """The same as a section of the report."""
+        parts = [f"<h2>Own imagery: {self.tiles:,} tiles, drone photos of unknown heading</h2>"]
+        for name, result in self.evaluations.items():
+            names = list(result.within_radius[0].recall)
+            rows = [
+                [row.method, *(f"{row.recall[key]:.1f}" for key in names)] for row in result.within_radius
+            ]
+            parts.append(
+                f"<h3>{result.queries:,} {SETS[name]}: a tile within {_radius(result)}, percent</h3>"
+                + table(["", *names], rows)
+                + f"<p>Best tile's centre: {errors(result.top1_error)}. Located: {errors(result.located_error)}. "
+                f"Posted to the service: {post_summary(self.posts[name])} "
+                f'<a href="imagery/evaluation/{name}/report.html">More</a></p>'
+            )
+        return "".join(parts)
+
+
+def _radius(result: EvaluateResult) -> str:
+    return f"{result.within_radius_m:g} m"
+
+
+def run(way: Way, imagery: list[str], photos: int, posts: int) -> ImageryResult:
+    """Index the imagery, measure `photos` drone photos made from it, and post `posts` of each set to its service.
+
+    As many photos again are made to calibrate the confidence with. Finished parts are reused.
+    """
+    built = imagery_index.run(
+        ImageryIndexConfig(), ImageryIndexInputs(imagery=imagery, model=way.model), _at(way, "index")
+    )
+    _make_photos(way, imagery, photos)
+    _evaluate(way, _CALIBRATION)
+    evaluations = {
+        name: _evaluate(way, name) for name in SETS if storage.exists(_at(way, name, "photos.csv"))
+    }
+    handle = start(ServeConfig(index=_at(way, "index")))
+    try:
+        answers = {
+            name: post_photos(handle.url, _at(way, name, "tables", "queries"), posts) for name in evaluations
+        }
+    finally:
+        handle.stop()
+    return ImageryResult(index=_at(way, "index"), tiles=built.tiles, evaluations=evaluations, posts=answers)
+
+
+def _at(way: Way, *names: str) -> str:
+    return way.at("imagery", *names)
+
+
+def _make_photos(way: Way, imagery: list[str], count: int) -> None:
+    """Photos for each set, split by texture, each with a CSV of what may be known of them."""
+    look = NadirLook(ground_m=way.tile.tile_m, scale=_SCALES)
+    for seed, folder in ((way.sizes.seed, "test"), (way.sizes.seed + 1, _CALIBRATION)):
+        nadir_views(imagery, count, _at(way, "photos", folder), seed=seed, look=look)
+    rows = _rows(_at(way, "photos", "test", "photos.csv"))
+    sets = {
+        "textured": [row for row in rows if row["textureless"] == "0"],
+        "textureless": [row for row in rows if row["textureless"] == "1"],
+        _CALIBRATION: _rows(_at(way, "photos", _CALIBRATION, "photos.csv")),
+    }
+    if not sets["textured"]:
+        raise InputError("No ground with texture was found in the imagery; give other sheets or more photos.")
+    for name, chosen in sets.items():
+        if chosen:
+            _write_set(way, name, chosen)
+            say(f"imagery: {len(chosen)} photos, {name}")
+
+
+def _rows(uri: str) -> list[dict[str, Any]]:
+    return list(csv.DictReader(io.StringIO(storage.read_text(uri))))
+
+
+def _write_set(way: Way, name: str, rows: list[dict[str, Any]]) -> None:
+    folder = _at(way, "photos", _CALIBRATION if name == _CALIBRATION else "test", "photos")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _SENT_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {"photo": storage.join(folder, row["photo"])} for row in rows)
+    storage.write_bytes(_at(way, name, "photos.csv"), text.getvalue().encode())
+
+
+def _evaluate(way: Way, name: str) -> EvaluateResult:
+    ingest.run(
+        IngestConfig(),
+        IngestInputs(photos=_at(way, name, "photos.csv")),
+        _at(way, name, "tables"),
+        overwrite=way.overwrite,
+    )
+    return evaluate.run(
+        EvaluateConfig(calibrate=name == _CALIBRATION),
+        EvaluateInputs(
+            index=_at(way, "index"),
+            queries=_at(way, name, "tables"),
+            tiles=_at(way, "index-tables"),
+        ),
+        _at(way, "evaluation", name),
+        overwrite=way.overwrite,
+    )
