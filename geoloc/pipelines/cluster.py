@@ -18,6 +18,7 @@ from geoloc.errors import ConfigError, ServiceUnavailable
 # Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
 LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 2 * 2**30
+_START_ATTEMPTS = 3
 _TARGET_BLOCK_BYTES = 64 * 2**20
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -78,16 +79,27 @@ def _attach(address: str) -> None:
 
 
 def _start(num_cpus: int | None) -> None:
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        _node_ip_address=LOOPBACK,
-        logging_level=logging.WARNING,
-        ignore_reinit_error=True,
-    )
-    atexit.register(ray.shutdown)
+    """Start a local Ray; again when it was not up within the half minute that Ray gives it (a busy machine)."""
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address=LOOPBACK,
+                logging_level=logging.WARNING,
+                ignore_reinit_error=True,
+            )
+            atexit.register(ray.shutdown)
+            return
+        except Exception as error:  # Ray raises the bare class here
+            if attempt == _START_ATTEMPTS or "timed out" not in str(error):
+                detail = " ".join(str(error).split())[:200]
+                raise ServiceUnavailable(
+                    f"Ray did not start on this machine after {attempt} attempts ({detail}); free some CPU and memory."
+                ) from error
+            ray.shutdown()
 
 
 def _configure_data() -> None:
