@@ -8,7 +8,7 @@ from geoloc.geodesy import LatLon, LocalFrame, distance_m
 from geoloc.sources.pairing import Pairer
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10_000), st.floats(-80, 80), st.floats(-180, 180))
 def test_pairs_agree_with_a_plain_loop(seed: int, lat: float, lon: float) -> None:
     rng = np.random.default_rng(seed)
