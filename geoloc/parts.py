@@ -108,14 +108,22 @@ def write_part(uri: str, index: int, table: pa.Table, quarantined: pa.Table | No
     )
 
 
-def find_part(uri: str, index: int) -> Part | None:
-    """The part with this number if it was written, by this run or an earlier one."""
-    part = storage.join(uri, part_name(index))
-    if not storage.exists(part):
-        return None
-    data = storage.read_bytes(part)
-    rows = pq.read_metadata(io.BytesIO(data)).num_rows
-    return Part(name=part_name(index), rows=rows, bytes=len(data), sha256=storage.sha256_bytes(data))
+def written_part(uri: str, index: int) -> tuple[Part, dict[bytes, bytes]]:
+    """A part that this or an earlier run wrote, and its schema's metadata; `CorruptArtifact` when it is broken."""
+    data = storage.read_bytes(storage.join(uri, part_name(index)))
+    try:
+        footer = pq.read_metadata(io.BytesIO(data))
+    except pa.ArrowException as error:
+        raise CorruptArtifact(
+            f"{uri!r} holds a broken {part_name(index)}; delete that file and run the stage again."
+        ) from error
+    part = Part(
+        name=part_name(index),
+        rows=footer.num_rows,
+        bytes=len(data),
+        sha256=storage.sha256_bytes(data),
+    )
+    return part, dict(footer.metadata or {})
 
 
 def missing_parts(uri: str, count: int) -> list[int]:
@@ -166,11 +174,6 @@ def read_manifest(uri: str, *, kind: str | None = None) -> TableManifest:
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{uri!r} is a table of {manifest.kind}, not of {kind}; give the {kind} table.")
     return manifest
-
-
-def part_uris(uri: str, manifest: TableManifest) -> list[str]:
-    """URIs of all parts in order."""
-    return [storage.join(uri, part.name) for part in manifest.parts]
 
 
 def read_part(uri: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:

@@ -8,7 +8,6 @@ killed. A task writes its own part; rows never travel through the driver or the 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
 from geoloc import errors, parts, storage
-from geoloc.errors import ArtifactError, GeolocError, InputError, TooManyBadRows
+from geoloc.errors import GeolocError, InputError, TooManyBadRows
 from geoloc.parts import Part, TableManifest
 from geoloc.pipelines.cluster import ensure_ray
 from geoloc.progress import track
@@ -178,20 +176,8 @@ def _write(uri: str, index: int, made: Made) -> tuple[Part, dict[str, int]]:
 
 
 def _existing(uri: str, index: int) -> tuple[Part, dict[str, int]]:
-    data = storage.read_bytes(storage.join(uri, parts.part_name(index)))
-    try:
-        footer = pq.read_metadata(io.BytesIO(data))
-    except pa.ArrowException as error:
-        raise ArtifactError(
-            f"{uri!r} holds a broken {parts.part_name(index)}; delete that file and run the stage again."
-        ) from error
-    part = Part(
-        name=parts.part_name(index),
-        rows=footer.num_rows,
-        bytes=len(data),
-        sha256=storage.sha256_bytes(data),
-    )
-    counts: dict[str, int] = json.loads((footer.metadata or {}).get(_COUNTS_KEY, b"{}"))
+    part, metadata = parts.written_part(uri, index)
+    counts: dict[str, int] = json.loads(metadata.get(_COUNTS_KEY, b"{}"))
     return part, counts
 
 
