@@ -36,7 +36,7 @@ SETS = {
 }
 _CALIBRATION = "calibration"
 _SCALES = (0.8, 1.25)
-_SENT_COLUMNS = ("photo", "lat", "lon", "fov_deg", "view")  # the heading is truth, and stays at home
+_SENT_COLUMNS = ("photo", "id", "lat", "lon", "fov_deg", "view")  # the heading is truth, and stays at home
 
 
 class ImageryResult(BaseModel):
@@ -136,7 +136,7 @@ def _write_set(way: Way, name: str, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, _SENT_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row | {"photo": storage.join(folder, row["photo"])} for row in rows)
+    writer.writerows(row | {"id": row["photo"], "photo": storage.join(folder, row["photo"])} for row in rows)
     storage.write_bytes(_at(way, name, "photos.csv"), text.getvalue().encode())
 
 
