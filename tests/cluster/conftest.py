@@ -75,6 +75,7 @@ def head() -> Iterator[Head]:
         "RAY_TMPDIR": directory,  # the note of the current cluster stays in here
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",  # the 3 s of Ray's default kill a service before it has shut down
         "RAY_raylet_start_wait_time_s": "120",  # machines that run tests are busy
     }
     flags = [f"--{name}={ports[place]}" for name, place in _PORTS.items()]
