@@ -99,10 +99,10 @@ def find_command(words: Sequence[str]) -> tuple[str, Command, list[str]]:
     Raises `ConfigError` naming the nearest sub-command for an unknown one.
     """
     name, rest = words[0], list(words[1:])
-    if name == "index":
-        if not rest or rest[0].startswith("-"):
-            rest.insert(0, "build")
-        name, rest = f"index {rest[0]}", rest[1:]
+    if name == "index" and (not rest or rest[0].startswith("-")):
+        rest.insert(0, "build")
+    if rest and not rest[0].startswith("-") and any(known.startswith(f"{name} ") for known in COMMANDS):
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean `geoloc {near[0]}`?" if near else "`geoloc --help` lists them."
