@@ -73,13 +73,13 @@ def aerial_to_polar(
         radial_power=radial_power,
         sampling=sampling,
     )
-    device = images.device
-    angle = azimuth.to(device, torch.float32).expand(batch, -1)
+    device, exact = images.device, torch.promote_types(images.dtype, torch.float32)
+    angle = azimuth.to(device, exact).expand(batch, -1)
     if mirrored is not None:
         angle = torch.where(mirrored[:, None], -angle, angle)
     if heading_deg is not None:
-        angle = angle + torch.deg2rad(heading_deg.to(device, torch.float32))[:, None]
-    length = radius.to(device, torch.float32)[None, :, None]
+        angle = angle + torch.deg2rad(heading_deg.to(device, exact))[:, None]
+    length = radius.to(device, exact)[None, :, None]
     if scale is not None:
         length = length * scale[:, None, None]
     right = length * torch.sin(angle)[:, None, :]

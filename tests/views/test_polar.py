@@ -149,3 +149,35 @@ def test_differentiable_in_the_picture() -> None:
     assert torch.autograd.gradcheck(
         lambda x: aerial_to_polar(x, height_px=3, width_px=8, radius_px=2.0), (image,)
     )
+
+
+def test_differentiable_in_the_look() -> None:
+    image = torch.from_numpy(picture(8))[None, None]
+    numbers = [
+        torch.tensor([value], dtype=torch.float64, requires_grad=True) for value in (0.31, -0.22, 17.0, 0.83)
+    ]
+
+    def run(*numbers: torch.Tensor) -> torch.Tensor:
+        east, north, heading, scale = numbers
+        return aerial_to_polar(
+            image,
+            height_px=3,
+            width_px=5,
+            radius_px=2.5,
+            east_px=east,
+            north_px=north,
+            heading_deg=heading,
+            scale=scale,
+        )
+
+    assert torch.autograd.gradcheck(run, tuple(numbers))
+
+
+def test_a_batch_is_its_pictures_one_by_one() -> None:
+    images = torch.from_numpy(np.stack([picture(12, seed) for seed in range(3)]))[:, None]
+    heading = torch.tensor([0.0, 50.0, 300.0], dtype=torch.float64)
+    together = aerial_to_polar(images, height_px=4, width_px=9, heading_deg=heading)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = aerial_to_polar(images[one], height_px=4, width_px=9, heading_deg=heading[one])
+        torch.testing.assert_close(together[one], alone)
