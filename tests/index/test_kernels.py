@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from geoloc.index.kernels import FaissKernel, Kernel, NumpyKernel, default_kernel, orders_ties_by_row
+from geoloc.index.kernels import (
+    FaissKernel,
+    Kernel,
+    NumpyKernel,
+    compiled_kernel,
+    default_kernel,
+    orders_ties_by_row,
+)
+from geoloc.index.popcount import PopcountKernel
+
+KERNELS = [PopcountKernel(), FaissKernel(), NumpyKernel()]
 
 
-@pytest.mark.parametrize("kernel", [FaissKernel(), NumpyKernel()], ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("bits", [8, 64, 128, 160, 256, 512, 1024])
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("bits", [8, 40, 64, 128, 160, 192, 256, 512, 1024])
 def test_a_kernel_equals_the_definition(kernel: Kernel, bits: int) -> None:
     rng = np.random.default_rng(bits)
     few = rng.integers(0, 256, (30, bits // 8), dtype=np.uint8)
@@ -22,19 +36,58 @@ def test_a_kernel_equals_the_definition(kernel: Kernel, bits: int) -> None:
         np.testing.assert_array_equal(got_distances, np.take_along_axis(distances, order[:, :k], axis=1))
 
 
-def test_faiss_is_used_where_it_orders_ties_by_row() -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 1.0])
+def test_rows_that_are_not_live_are_never_found(kernel: Kernel, share: float) -> None:
+    rng = np.random.default_rng(7)
+    codes = rng.integers(0, 4, (5003, 16), dtype=np.uint8)
+    live = rng.random(5003) < share
+    rows = np.flatnonzero(live)
+    for queries in (codes[:1], codes[:6]):
+        distances, found = kernel.nearest(codes, queries, 20, live)
+        for query in range(len(queries)):
+            apart = np.bitwise_count(codes[rows] ^ queries[query]).sum(axis=1, dtype=np.int64)
+            order = np.argsort(apart, kind="stable")[:20]
+            padding = [-1] * (20 - len(order))
+            assert found[query].tolist() == rows[order].tolist() + padding
+            assert distances[query].tolist() == apart[order].tolist() + padding
+
+
+def test_the_compiled_kernel_is_used_where_it_is_right() -> None:
     assert orders_ties_by_row(FaissKernel())
-    assert default_kernel().name == "faiss"
+    assert default_kernel().name == "popcount"
+
+
+def test_faiss_stands_in_where_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "geoloc.index.popcount", None)  # as if the import failed
+    assert compiled_kernel() is None
+    default_kernel.cache_clear()
+    try:
+        assert default_kernel().name == "faiss"
+    finally:
+        default_kernel.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_machine_without_vector_counts_gets_the_same_answers() -> None:
+    script = (
+        "import numpy as np\n"
+        "from geoloc.index.kernels import default_kernel\n"
+        "assert default_kernel().name == 'popcount'\n"
+    )
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
 
 
 def test_a_kernel_that_keeps_the_last_of_equals_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Backwards(FaissKernel):
-        def nearest(self, codes, queries, k):  # type: ignore[no-untyped-def]
+        def nearest(self, codes, queries, k, live=None):  # type: ignore[no-untyped-def]
             distances, rows = super().nearest(np.ascontiguousarray(codes[::-1]), queries, k)
             return distances, len(codes) - 1 - rows
 
     assert not orders_ties_by_row(Backwards())
     monkeypatch.setattr("geoloc.index.kernels.FaissKernel", Backwards)
+    monkeypatch.setattr("geoloc.index.kernels.compiled_kernel", lambda: Backwards())
     default_kernel.cache_clear()
     try:
         assert default_kernel().name == "numpy"
