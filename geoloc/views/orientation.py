@@ -80,8 +80,9 @@ def aerial_orientation(
         yaw = _wrapped(yaw + yaw_deg.double().cpu()[:, None, None])
     if scale is not None:
         radius = radius * scale.double().cpu()[:, None, None]
-    yaw, radius = torch.broadcast_tensors(yaw / 180, (radius - 0.5) * 2)
-    maps = torch.stack([yaw, radius], dim=1)
+    batch = max(len(yaw), len(radius))
+    yaw, radius = yaw.expand(batch, -1, -1), radius.expand(batch, -1, -1)
+    maps = torch.stack([yaw / 180, (radius - 0.5) * 2], dim=1)
     if outside == "zero":
         maps = torch.where((maps[:, 1:] > 1).expand_as(maps), torch.zeros(()).double(), maps)
     return maps.float()

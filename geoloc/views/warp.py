@@ -79,12 +79,14 @@ def spline_operator(points: torch.Tensor, height_px: int, width_px: int) -> torc
     weights = torch.linalg.solve(system, torch.eye(count + 3, dtype=torch.float64)[:, :count])
     places = pixel_grid(height_px, width_px).reshape(-1, 2)
     basis = torch.cat([_kernel(places, points), torch.ones((len(places), 1)).double(), places], 1)
-    return basis @ weights
+    operator: torch.Tensor = basis @ weights
+    return operator
 
 
 def _kernel(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     squared = (first[:, None] - second[None]).square().sum(-1)
-    return 0.5 * torch.xlogy(squared, squared)
+    kernel: torch.Tensor = 0.5 * torch.xlogy(squared, squared)
+    return kernel
 
 
 def spline_grid(operator: torch.Tensor, places: torch.Tensor, height_px: int, width_px: int) -> torch.Tensor:
