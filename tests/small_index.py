@@ -19,7 +19,8 @@ from PIL import Image
 from geoloc import geodesy, parts, storage, tables
 from geoloc.index.commit import commit, read_head
 from geoloc.index.manifest import FileEntry, Manifest, ModelEntry
-from geoloc.index.shard import TILES_SCHEMA, entry_of, write_shard
+from geoloc.index.shard import TILES_SCHEMA
+from geoloc.index.shard_files import entry_of, write_shard
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
@@ -112,13 +113,10 @@ def build(
     tile_ids = [f"tile-{number:04d}" for number in range(count)]
     pictures = [texture(seed * 10_000 + number) for number in range(count)]
     codes = encoder.encode(encoder.prepare(pictures, "aerial"), "aerial")
-    table = pa.table(
-        {"tile_id": tile_ids, "lat": lat, "lon": lon, "cell": geodesy.cells(lat, lon)}, schema=TILES_SCHEMA
-    )
+    table = pa.table({"tile_id": tile_ids, "lat": lat, "lon": lon}, schema=TILES_SCHEMA)
     if not located:
         empty = pa.nulls(count, pa.float64())
         table = table.set_column(1, "lat", empty).set_column(2, "lon", empty)
-        table = table.set_column(3, "cell", pa.nulls(count, pa.int64()))
     write_index(
         root / "index", root / "model", table, codes.code, codes.embedding.astype(np.float16), located
     )

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from geoloc import parts, storage
 from geoloc.errors import CorruptArtifact, InputError
 from geoloc.index.host import difference
-from geoloc.index.manifest import EMBEDDINGS_NAME, SNAPSHOTS, ShardEntry
+from geoloc.index.manifest import CODES_NAME, EMBEDDINGS_NAME, SNAPSHOTS, ShardEntry
 from geoloc.index.plan import ShardPlan
-from geoloc.index.shard import entry_of, write_shard
+from geoloc.index.shard_files import entry_of, write_shard
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,20 @@ def _work_root(index_uri: str) -> str | None:
 def _write(task: ShardTask, directory: Path) -> pa.Table:
     """Gather the shard's rows from the parts, one part in memory at a time, and write its files."""
     plan, width = task.plan, task.bits // 8
-    codes = np.empty((plan.count, width), np.uint8)
+    shape = (plan.count, width)
+    codes = np.lib.format.open_memmap(directory / CODES_NAME, "w+", np.dtype(np.uint8), shape)
     embeddings = None
     if task.embedding_dim is not None:
         shape = (plan.count, task.embedding_dim)
         embeddings = np.lib.format.open_memmap(directory / EMBEDDINGS_NAME, "w+", np.dtype(np.float16), shape)
-    columns = ["tile_id", "lat", "lon", "cell", "code", *(["embedding"] if embeddings is not None else [])]
+    columns = ["tile_id", "lat", "lon", "code", *(["embedding"] if embeddings is not None else [])]
     gathered = []
     for piece in plan.pieces:
         table = parts.read_part(task.codes_uri, task.parts[piece.part], columns).take(pa.array(piece.rows))
         codes[piece.positions] = code_matrix(table["code"])[:, :width]
         if embeddings is not None:
             embeddings[piece.positions] = _embedding_matrix(table, shape[1])
-        gathered.append(table.select(["tile_id", "lat", "lon", "cell"]))
+        gathered.append(table.select(["tile_id", "lat", "lon"]))
     positions = np.concatenate([piece.positions for piece in plan.pieces])
     tiles = pa.concat_tables(gathered).take(pa.array(np.argsort(positions))).combine_chunks()
     write_shard(directory, tiles, codes, embeddings)

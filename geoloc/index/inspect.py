@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from geoloc import storage
 from geoloc.errors import ArtifactError
 from geoloc.index.commit import current_snapshot
-from geoloc.index.host import cache_directory, difference, ensure_local
+from geoloc.index.host import cache_directory, difference
 from geoloc.index.manifest import (
     MANIFEST_NAME,
     SNAPSHOTS,
@@ -22,7 +22,7 @@ from geoloc.index.manifest import (
     is_snapshot_id,
     read_manifest,
 )
-from geoloc.index.shard import Shard
+from geoloc.index.snapshot import open_shard
 
 _EXAMPLES = 5
 
@@ -216,7 +216,8 @@ def _named(name: str) -> tuple[str, str, Manifest]:
 
 
 def _content(shard: ShardEntry) -> tuple[str, ...]:
-    return tuple(sorted(f"{file.name} {file.sha256}" for file in shard.files))
+    marks = [] if shard.marks is None else [shard.marks.file]
+    return tuple(sorted(f"{file.name} {file.sha256}" for file in [*shard.files, *marks]))
 
 
 def _tiles(index_uri: str, manifest: Manifest, shared: set[tuple[str, ...]], *, cache_dir: str) -> pa.Table:
@@ -225,13 +226,12 @@ def _tiles(index_uri: str, manifest: Manifest, shared: set[tuple[str, ...]], *, 
     for entry in manifest.shards:
         if _content(entry) in shared:
             continue
-        directory = ensure_local(
-            storage.join(index_uri, entry.directory), entry.files, cache_directory(cache_dir)
-        )
-        shard = Shard(entry, directory, manifest.bits, 0)
+        shard = open_shard(index_uri, entry, manifest.bits, cache_directory(cache_dir))
         ids, lat, lon = shard.tiles()
         place = np.stack([lat, lon], axis=1).view(np.uint8)
         rows = np.concatenate([np.asarray(shard.codes), place], axis=1)
+        if shard.live_rows is not None:
+            ids, rows = ids.filter(pa.array(shard.live_rows)), rows[shard.live_rows]
         raw = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows.tobytes())]
         )

@@ -2,33 +2,37 @@
 
     <index>/CURRENT                          the id of the snapshot that readers open
     <index>/snapshots/<id>/manifest.json     the id is the start of this file's SHA-256
-    <index>/snapshots/build-<plan>/shard-00000/{codes.faiss, tiles.parquet, embeddings.npy}
+    <index>/snapshots/build-<plan>/shard-00000/{codes.npy, tiles.arrow, space.arrow, embeddings.npy}
+    <index>/snapshots/marks-<content>/live.npy   which rows of a shard are left after removals
     <index>/model/<model_id>/...             the model that made the codes, copied in
 
 A shard lies where its build wrote it and never moves (object stores cannot rename); manifests name it, so
-several snapshots may share it. From CURRENT to the last byte everything is checked by a hash: CURRENT names
-the manifest by its hash, the manifest every file by its own.
+several snapshots may share it. Removing tiles leaves the shard as it is: the next manifest names marks beside
+it. From CURRENT to the last byte everything is checked by a hash: CURRENT names the manifest by its hash, the
+manifest every file by its own.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geoloc import storage
 from geoloc.errors import ArtifactError, CorruptArtifact
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 CURRENT_NAME = "CURRENT"
 SNAPSHOTS = "snapshots"
 MODELS = "model"
-CODES_NAME = "codes.faiss"
-TILES_NAME = "tiles.parquet"
+CODES_NAME = "codes.npy"
+TILES_NAME = "tiles.arrow"
+SPACE_NAME = "space.arrow"
 EMBEDDINGS_NAME = "embeddings.npy"
+LIVE_NAME = "live.npy"
 
 _ID_DIGITS = 32
 _ID_PATTERN = re.compile(f"[0-9a-f]{{{_ID_DIGITS}}}")
@@ -76,8 +80,20 @@ class Bounds(_Frozen):
         )
 
 
+class Marks(_Frozen):
+    """Which rows of a shard are left: `file` (bool[count], `live` of them true) in `directory`."""
+
+    directory: RelativePath
+    file: FileEntry
+    live: int = Field(ge=0)
+
+
 class ShardEntry(_Frozen):
-    """One shard: `directory` is relative to the index; rows are in the order of their tile ids."""
+    """One shard: `directory` is relative to the index; rows are in the order of their tile ids.
+
+    `count` rows are stored; with `marks` only those that these leave belong to the snapshot. Cells and bounds
+    are those of all stored rows. `files` may hold more than the format's own (lists of an approximate search).
+    """
 
     directory: RelativePath
     count: int = Field(ge=0)
@@ -85,6 +101,18 @@ class ShardEntry(_Frozen):
     last_cell: int | None
     bounds: Bounds | None
     files: list[FileEntry]
+    marks: Marks | None = None
+
+    @model_validator(mode="after")
+    def _marks_fit(self) -> Self:
+        if self.marks is not None and self.marks.live > self.count:
+            raise ValueError(f"{self.marks.live} of {self.count} rows cannot be left")
+        return self
+
+    @property
+    def live(self) -> int:
+        """Rows that belong to the snapshot."""
+        return self.count if self.marks is None else self.marks.live
 
     def file(self, name: str) -> FileEntry | None:
         """The file of this name, None when the shard has none."""
@@ -103,16 +131,29 @@ class ModelEntry(_Frozen):
     files: list[FileEntry]
 
 
+Operation = Literal["build", "add", "remove", "compact"]
+
+
+class Change(_Frozen):
+    """What made a snapshot out of its parent, in tiles; a build counts all of its tiles as added."""
+
+    operation: Operation = "build"
+    added: int = Field(default=0, ge=0)
+    replaced: int = Field(default=0, ge=0)
+    removed: int = Field(default=0, ge=0)
+
+
 class Manifest(_Frozen):
     """Everything about a snapshot. `fingerprint` names what it was made from, `parent` the snapshot before it.
 
-    `embedding_dim` is None for an index without re-rank embeddings; `located` says whether tiles have
-    coordinates (all or none do).
+    `count` is the number of tiles, those that marks removed left out. `embedding_dim` is None for an index
+    without re-rank embeddings; `located` says whether tiles have coordinates (all or none do).
     """
 
     format_version: int = FORMAT_VERSION
     fingerprint: str
     parent: str | None
+    change: Change = Change()
     complete: bool
     bits: int = Field(ge=8, multiple_of=8)
     embedding_dim: int | None = Field(default=None, ge=1)
@@ -128,9 +169,10 @@ class Manifest(_Frozen):
         return sum(file.bytes for _, files in self.owners() for file in files)
 
     def owners(self) -> list[tuple[str, list[FileEntry]]]:
-        """(directory relative to the index, its files) of the model and of each shard."""
+        """(directory relative to the index, its files) of the model, of each shard and of each shard's marks."""
         shards = [(shard.directory, shard.files) for shard in self.shards]
-        return [(self.model.directory, self.model.files), *shards]
+        marks = [(shard.marks.directory, [shard.marks.file]) for shard in self.shards if shard.marks]
+        return [(self.model.directory, self.model.files), *shards, *marks]
 
 
 def encode(manifest: Manifest) -> tuple[str, bytes]:
@@ -176,6 +218,11 @@ def _parse(uri: str, data: bytes) -> Manifest:
         if version > FORMAT_VERSION:
             raise ArtifactError(
                 f"{uri!r} has index format {version}, this geoloc reads up to {FORMAT_VERSION}; upgrade geoloc."
+            )
+        if version < FORMAT_VERSION:
+            raise ArtifactError(
+                f"{uri!r} has index format {version}, this geoloc reads {FORMAT_VERSION}; build the index again "
+                "from its codes, or read it with the geoloc that made it."
             )
         return Manifest.model_validate_json(data)
     except (ValueError, KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from geoloc import geodesy, parts
 from geoloc.errors import InputError, ModelMismatch
-from geoloc.index.shard import check_ids
+from geoloc.index.shard_files import check_ids
 
 IntArray = npt.NDArray[np.int64]
 Partition = Literal["space", "even"]

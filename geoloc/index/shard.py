@@ -1,187 +1,160 @@
-"""One shard: writing its files and opening them memory-mapped.
+"""One shard, open: its arrays lie in the files, which are mapped, never read whole.
 
-    codes.faiss     IndexBinaryFlat of uint8[N, bits // 8]; FAISS maps it without a private copy
-    tiles.parquet   tile_id, lat, lon, cell
+    codes.npy       uint8[N, bits // 8]
+    tiles.arrow     tile_id, lat, lon: an uncompressed Arrow file of one batch; NaN without coordinates
+    space.arrow     cell (ascending), row: the rows along the space-filling curve; only with coordinates
     embeddings.npy  float16[N, D] for re-ranking (optional)
+    live.npy        bool[N], beside the shard: rows that later removals left (optional)
 
-Rows of all three are in the order of their tile ids (bytes of UTF-8), each id once: equal distances are then
-ordered by row.
+Rows of all but space.arrow are in the order of their tile ids (bytes of UTF-8), each id once: equal distances are
+then ordered by row. A mapping needs no open file afterwards, so thousands of shards can be open, and files that
+are deleted later stay readable.
 """
 
 from __future__ import annotations
 
-import threading
+from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from geoloc import storage
-from geoloc.errors import ArtifactError, CorruptArtifact, StorageError
+from geoloc.errors import CorruptArtifact, StorageError
 from geoloc.index.manifest import (
     CODES_NAME,
     EMBEDDINGS_NAME,
+    LIVE_NAME,
+    SPACE_NAME,
     TILES_NAME,
-    Bounds,
-    FileEntry,
     ShardEntry,
 )
 
 Codes = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 TILES_SCHEMA = pa.schema(
     [
-        pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("lat", pa.float64()),
-        pa.field("lon", pa.float64()),
-        pa.field("cell", pa.int64()),
+        pa.field("tile_id", pa.large_string(), nullable=False),
+        pa.field("lat", pa.float64(), nullable=False),
+        pa.field("lon", pa.float64(), nullable=False),
     ]
 )
-_ROW_GROUP = 65536
+SPACE_SCHEMA = pa.schema(
+    [pa.field("cell", pa.int64(), nullable=False), pa.field("row", pa.uint32(), nullable=False)]
+)
+
+
+@dataclass(frozen=True)
+class SpatialOrder:
+    """The rows of a shard along the space-filling curve.
+
+    cells: int64[N], `geodesy.cells` of the tiles' centres, ascending; rows: uint32[N], the row at each place
+    (ascending within a cell). The tiles of all cells from a to b are `rows[slice(*np.searchsorted(cells, ...))]`.
+    """
+
+    cells: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.uint32]
+
+    def between(self, first: int, last: int) -> npt.NDArray[np.uint32]:
+        """Rows whose cell lies in first..last, both included."""
+        start, stop = np.searchsorted(self.cells, (first, last + 1))
+        return self.rows[start:stop]
 
 
 class Shard:
     """An open shard; its arrays lie in the files. Immutable and safe to use from many threads.
 
-    codes: uint8[N, bits // 8]; embeddings: float16[N, D] or None; `first_row` is the row of its first tile in
-    the snapshot.
+    codes: uint8[N, bits // 8]; embeddings: float16[N, D] or None; tile_ids: N strings; lat, lon: float64[N]
+    degrees, NaN without coordinates; space: `SpatialOrder`, None without coordinates; live_rows: bool[N], False
+    for tiles that were removed, None when all are there. `first_row` is the row of its first tile in the
+    snapshot: removed tiles keep their rows. `directory` holds the files, `marks` the directory of live.npy.
     """
 
-    def __init__(self, entry: ShardEntry, directory: Path, bits: int, first_row: int) -> None:
+    def __init__(
+        self, entry: ShardEntry, directory: Path, bits: int, first_row: int, marks: Path | None = None
+    ) -> None:
         self.entry = entry
+        self.directory = directory
         self.first_row = first_row
-        self._index, self.codes = _map_codes(directory / CODES_NAME, entry.count, bits)
-        self.embeddings = _map_embeddings(directory / EMBEDDINGS_NAME, entry)
-        # Opened now, so that a file deleted later stays readable; parsed when first needed.
-        self._tiles_file = pa.memory_map(str(directory / TILES_NAME))
-        self._tiles: tuple[pa.LargeStringArray, FloatArray, FloatArray] | None = None
-        self._lock = threading.Lock()
+        self.codes: Codes = _mapped_array(directory / CODES_NAME, (entry.count, bits // 8), np.uint8)
+        self.embeddings: npt.NDArray[np.float16] | None = None
+        if entry.file(EMBEDDINGS_NAME) is not None:
+            self.embeddings = _mapped_array(directory / EMBEDDINGS_NAME, (entry.count, None), np.float16)
+        self.tile_ids, self.lat, self.lon = open_tiles(directory / TILES_NAME, entry.count)
+        self.space = _open_space(directory / SPACE_NAME, entry) if entry.file(SPACE_NAME) else None
+        self.live_rows: BoolArray | None = None
+        if entry.marks is not None and marks is not None:
+            self.live_rows = open_live(marks / LIVE_NAME, entry)
 
     def __len__(self) -> int:
         return self.entry.count
 
     def tiles(self) -> tuple[pa.LargeStringArray, FloatArray, FloatArray]:
-        """(tile ids, lat, lon) of all rows; read at the first call, then kept. NaN without coordinates."""
-        with self._lock:
-            if self._tiles is None:
-                table = pq.read_table(self._tiles_file, columns=["tile_id", "lat", "lon"])
-                if table.num_rows != self.entry.count:
-                    raise CorruptArtifact(
-                        f"{self.entry.directory}/{TILES_NAME} holds {table.num_rows} tiles, its manifest says "
-                        f"{self.entry.count}; build the index again."
-                    )
-                ids = table["tile_id"].cast(pa.large_string()).combine_chunks()
-                self._tiles = ids, _degrees(table["lat"]), _degrees(table["lon"])
-            return self._tiles
+        """(tile ids, lat, lon) of all rows, removed ones too; NaN without coordinates."""
+        return self.tile_ids, self.lat, self.lon
+
+    def extra(self, name: str) -> Path | None:
+        """The path of a file that is not of the format itself, verified like the others; None when not there."""
+        return None if self.entry.file(name) is None else self.directory / name
 
 
-def _degrees(column: pa.ChunkedArray) -> FloatArray:
-    return np.asarray(column.fill_null(float("nan")).to_numpy(), dtype=np.float64)
-
-
-def _map_codes(path: Path, count: int, bits: int) -> tuple[faiss.IndexBinaryFlat, Codes]:
-    """FAISS's index, which owns the mapping, and its codes as an array that lies in it."""
+def _map(path: Path) -> pa.Buffer:
+    """The file's bytes, mapped; nothing stays open but the mapping."""
     try:
-        index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise CorruptArtifact(f"{str(path)!r} is no binary index of FAISS; build the index again.") from error
-    if not isinstance(index, faiss.IndexBinaryFlat) or (index.ntotal, index.d) != (count, bits):
-        raise CorruptArtifact(
-            f"{str(path)!r} holds {index.ntotal} codes of {index.d} bits, its manifest says {count} of {bits}; "
-            "build the index again."
-        )
-    if not count:
-        return index, np.empty((0, bits // 8), np.uint8)
-    storage_of = index.xb  # type: ignore[attr-defined]
-    codes = faiss.rev_swig_ptr(storage_of.data(), count * bits // 8).reshape(count, bits // 8)
-    codes.flags.writeable = False
-    return index, codes
+        with pa.memory_map(str(path)) as file:
+            return file.read_buffer()
+    except OSError as error:
+        raise StorageError(f"Cannot map {str(path)!r}: {' '.join(str(error).split())[:200]}.") from error
 
 
-def _map_embeddings(path: Path, entry: ShardEntry) -> npt.NDArray[np.float16] | None:
-    if entry.file(EMBEDDINGS_NAME) is None:
-        return None
+def _mapped_array(path: Path, shape: tuple[int, int | None] | tuple[int], kind: type) -> npt.NDArray:  # type: ignore[type-arg]
+    """A NumPy file as a read-only array in its mapping; None in `shape` takes any size."""
+    buffer = _map(path)
+    stream = pa.BufferReader(buffer)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("version")
+        found, column_major, dtype = np.lib.format.read_array_header_1_0(stream)
     except ValueError as error:
         raise CorruptArtifact(f"{str(path)!r} is no NumPy array; build the index again.") from error
-    if array.ndim != 2 or array.shape[0] != entry.count or array.dtype != np.float16:
+    wanted = tuple(size if size is not None else (*found, 0, 0)[axis] for axis, size in enumerate(shape))
+    size = int(np.prod(wanted, dtype=np.int64)) * np.dtype(kind).itemsize
+    if found != wanted or dtype != kind or column_major or buffer.size != stream.tell() + size:
         raise CorruptArtifact(
-            f"{str(path)!r} holds {array.dtype}{list(array.shape)}, its manifest says float16 of {entry.count} "
-            "rows; build the index again."
+            f"{str(path)!r} holds {dtype}{list(found)} in {buffer.size} bytes, its manifest says "
+            f"{np.dtype(kind)}{['D' if size is None else size for size in shape]}; build the index again."
         )
-    return np.asarray(array)
+    return np.frombuffer(buffer, kind, offset=stream.tell()).reshape(wanted)
 
 
-def write_shard(
-    directory: Path, tiles: pa.Table, codes: Codes, embeddings: npt.NDArray[np.float16] | None
-) -> None:
-    """Write the files of a shard into a local directory; the same content gives the same bytes.
-
-    tiles: `TILES_SCHEMA`, in the order of tile ids; codes: uint8[N, B]; embeddings: float16[N, D], None for an
-    index without. Embeddings may be a memory map of `embeddings.npy` itself, which then is only flushed.
-    """
-    check_ids(tiles["tile_id"])
-    index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
-    index.add(np.ascontiguousarray(codes))
-    rows = tiles.select(TILES_SCHEMA.names).cast(TILES_SCHEMA)
+def _open_batch(path: Path, schema: pa.Schema, count: int) -> pa.RecordBatch:
+    """The one batch of an Arrow file; its columns lie in the mapping."""
     try:
-        faiss.write_index_binary(index, str(directory / CODES_NAME))
-        pq.write_table(rows, directory / TILES_NAME, compression="zstd", row_group_size=_ROW_GROUP)
-        if isinstance(embeddings, np.memmap):
-            embeddings.flush()
-        elif embeddings is not None:
-            np.save(directory / EMBEDDINGS_NAME, embeddings, allow_pickle=False)
-    except (OSError, RuntimeError) as error:  # FAISS says it with a RuntimeError
-        detail = " ".join(str(error).split())[:200]
-        raise StorageError(f"Cannot write a shard into {str(directory)!r}: {detail}") from error
-
-
-def check_ids(tile_ids: pa.ChunkedArray | pa.Array) -> None:
-    """`ArtifactError` unless the ids ascend strictly, naming the first that repeats."""
-    if len(tile_ids) < 2:
-        return
-    before, after = tile_ids.slice(0, len(tile_ids) - 1), tile_ids.slice(1)
-    repeated = pc.index(pc.equal(before, after), True).as_py()
-    if repeated >= 0:
-        raise ArtifactError(
-            f"The tile id {before[repeated].as_py()!r} appears more than once; every tile of an index needs an "
-            "id of its own."
+        reader = pa.ipc.open_file(pa.BufferReader(_map(path)))
+        batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptArtifact(f"{str(path)!r} is no Arrow file; build the index again.") from error
+    if batch is None or reader.schema != schema or batch.num_rows != count:
+        found = "several batches" if batch is None else f"{batch.num_rows} rows of {reader.schema.names}"
+        raise CorruptArtifact(
+            f"{str(path)!r} holds {found}, its manifest says {count} of {schema.names}; build the index again."
         )
-    if not pc.all(pc.less(before, after)).as_py():
-        raise ArtifactError("The tiles of a shard must be sorted by their ids.")
+    return batch
 
 
-def entry_of(directory: Path, relative: str, tiles: pa.Table) -> ShardEntry:
-    """The manifest's entry of a shard that was written to a local directory."""
-    names = sorted(path.name for path in directory.iterdir())
-    files = [
-        FileEntry(
-            name=name,
-            bytes=(directory / name).stat().st_size,
-            sha256=storage.sha256_file(str(directory / name)),
-        )
-        for name in names
-    ]
-    cells = pc.min_max(tiles["cell"]).as_py()
-    return ShardEntry(
-        directory=relative,
-        count=tiles.num_rows,
-        first_cell=cells["min"],
-        last_cell=cells["max"],
-        bounds=bounds_of(tiles),
-        files=files,
-    )
+def open_tiles(path: Path, count: int) -> tuple[pa.LargeStringArray, FloatArray, FloatArray]:
+    """(tile ids, lat, lon) of a tiles.arrow file, mapped."""
+    ids, lat, lon = _open_batch(path, TILES_SCHEMA, count).columns
+    return ids, np.asarray(lat), np.asarray(lon)
 
 
-def bounds_of(tiles: pa.Table) -> Bounds | None:
-    """The box around the tiles' centres; None without coordinates."""
-    lat, lon = pc.min_max(tiles["lat"]).as_py(), pc.min_max(tiles["lon"]).as_py()
-    if lat["min"] is None or lon["min"] is None:
-        return None
-    return Bounds(south=lat["min"], west=lon["min"], north=lat["max"], east=lon["max"])
+def _open_space(path: Path, entry: ShardEntry) -> SpatialOrder:
+    cells, rows = _open_batch(path, SPACE_SCHEMA, entry.count).columns
+    return SpatialOrder(np.asarray(cells), np.asarray(rows))
+
+
+def open_live(path: Path, entry: ShardEntry) -> BoolArray:
+    """Which rows of a shard are left: bool[N], mapped."""
+    return np.asarray(_mapped_array(path, (entry.count,), np.bool_))

@@ -55,14 +55,13 @@ class Snapshot:
         self._shards: list[Shard] = []
         # Reading and hashing run in parallel; afterwards there is a verdict and only mapping is left.
         with ThreadPoolExecutor(self._threads) as pool:
-            directories = list(pool.map(self._ensure_shard, manifest.shards))
-        for entry, directory in zip(manifest.shards, directories, strict=True):
-            first_row = sum(len(shard) for shard in self._shards)
-            self._shards.append(Shard(entry, directory, manifest.bits, first_row))
+            places = list(pool.map(lambda entry: local_files(index_uri, entry, cache), manifest.shards))
+        first_row = 0
+        for entry, (directory, marks) in zip(manifest.shards, places, strict=True):
+            self._shards.append(Shard(entry, directory, manifest.bits, first_row, marks))
             self._check(self._shards[-1])
-
-    def _ensure_shard(self, entry: ShardEntry) -> Path:
-        return ensure_local(storage.join(self.index_uri, entry.directory), entry.files, self._cache)
+            first_row += entry.count
+        self._rows = first_row
 
     @classmethod
     def open(
@@ -107,8 +106,13 @@ class Snapshot:
 
     @property
     def count(self) -> int:
-        """Number of tiles."""
+        """Number of tiles; those that were removed do not count."""
         return self.manifest.count
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: tiles and what is left of removed ones; matches name rows below this."""
+        return self._rows
 
     @property
     def located(self) -> bool:
@@ -213,7 +217,7 @@ class Snapshot:
                 "leave the region out.",
                 reason="not_located",
             )
-        return scanning.select(self._shards, region)
+        return [left for chosen in scanning.select(self._shards, region) if len(left := _living(chosen))]
 
     def _checked_codes(self, codes: Codes) -> Codes:
         width = self.bits // 8
@@ -250,6 +254,29 @@ class Snapshot:
             raise QueryError(
                 f"k is {k} and rerank is {rerank}; both must be 0 or more.", reason="k_out_of_range"
             )
+
+
+def local_files(index_uri: str, entry: ShardEntry, cache: Path) -> tuple[Path, Path | None]:
+    """Local directories of a shard's files and of its marks, all verified."""
+    directory = ensure_local(storage.join(index_uri, entry.directory), entry.files, cache)
+    if entry.marks is None:
+        return directory, None
+    return directory, ensure_local(storage.join(index_uri, entry.marks.directory), [entry.marks.file], cache)
+
+
+def open_shard(index_uri: str, entry: ShardEntry, bits: int, cache: Path) -> Shard:
+    """One shard of a snapshot, its rows numbered from 0."""
+    directory, marks = local_files(index_uri, entry, cache)
+    return Shard(entry, directory, bits, 0, marks)
+
+
+def _living(selection: scanning.Selection) -> scanning.Selection:
+    """The rows of a selection without those that were removed."""
+    live = selection.shard.live_rows
+    if live is None:
+        return selection
+    rows = np.flatnonzero(live) if selection.rows is None else selection.rows[live[selection.rows]]
+    return scanning.Selection(selection.shard, rows)
 
 
 def _take(values: npt.NDArray[Scalar], columns: IntArray, padding: float) -> npt.NDArray[Scalar]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from geoloc import geodesy, storage
 from geoloc.index.commit import Head, commit, read_head
 from geoloc.index.manifest import Bounds, FileEntry, Manifest, ModelEntry, ShardEntry
-from geoloc.index.shard import entry_of, write_shard
+from geoloc.index.shard_files import entry_of, write_shard
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_a_finished_shard_is_not_made_again(tasks: list[ShardTask], monkeypatch:
     assert build_shard(tasks[0]) == entry
 
 
-@pytest.mark.parametrize("damage", ["codes.faiss", "tiles.parquet", "embeddings.npy", "receipt", "nonsense"])
+@pytest.mark.parametrize("damage", ["codes.npy", "tiles.arrow", "embeddings.npy", "receipt", "nonsense"])
 def test_a_shard_that_is_unfinished_or_damaged_is_made_again(
     tasks: list[ShardTask], index_uri: str, damage: str
 ) -> None:

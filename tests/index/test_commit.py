@@ -51,8 +51,8 @@ def test_committing_the_same_again_is_fine(index_uri: str) -> None:
 def test_a_commit_needs_all_files(index_uri: str) -> None:
     base = read_head(index_uri)
     manifest = manifest_of(index_uri, random_tiles(10), [np.arange(10)], "x")
-    storage.delete(storage.join(index_uri, manifest.shards[0].directory, "codes.faiss"))
-    with pytest.raises(CorruptArtifact, match=r"codes\.faiss' has no bytes"):
+    storage.delete(storage.join(index_uri, manifest.shards[0].directory, "codes.npy"))
+    with pytest.raises(CorruptArtifact, match=r"codes\.npy' has no bytes"):
         commit(index_uri, manifest, base)
     assert read_head(index_uri).snapshot_id is None
 

@@ -55,8 +55,8 @@ def test_old_snapshots_go_and_what_is_kept_stays_sound(index_uri: str) -> None:
 
 def test_nothing_young_goes(index_uri: str) -> None:
     three(index_uri)
-    storage.write_bytes(storage.join(index_uri, "snapshots/build-running/shard-00000/codes.faiss"), b"half")
-    storage.write_bytes(storage.join(index_uri, ".tmp-running/codes.faiss"), b"half")
+    storage.write_bytes(storage.join(index_uri, "snapshots/build-running/shard-00000/codes.npy"), b"half")
+    storage.write_bytes(storage.join(index_uri, ".tmp-running/codes.npy"), b"half")
     report = collect_garbage(index_uri, keep=1)
     assert (report.files, report.removed_snapshots) == (0, [])
     assert len(report.kept_snapshots) == 3
@@ -66,11 +66,11 @@ def test_a_build_that_renewed_its_directory_keeps_its_old_shards(index_uri: str)
     build(index_uri, random_tiles(5))
     for name in ("left", "renewed"):
         storage.write_bytes(
-            storage.join(index_uri, f"snapshots/build-{name}/shard-00000/codes.faiss"), b"finished"
+            storage.join(index_uri, f"snapshots/build-{name}/shard-00000/codes.npy"), b"finished"
         )
         storage.write_bytes(storage.join(index_uri, f"snapshots/build-{name}/shard-00000.json"), b"{}")
         storage.write_bytes(storage.join(index_uri, f"snapshots/build-{name}/build.json"), b"{}")
-    storage.write_bytes(storage.join(index_uri, ".tmp-killed/codes.faiss"), b"half")
+    storage.write_bytes(storage.join(index_uri, ".tmp-killed/codes.npy"), b"half")
     storage.write_bytes(storage.join(index_uri, "model/unused/model.safetensors"), b"weights")
     age(index_uri)
     storage.write_bytes(storage.join(index_uri, "snapshots/build-renewed/build.json"), b"{}")
@@ -81,7 +81,7 @@ def test_a_build_that_renewed_its_directory_keeps_its_old_shards(index_uri: str)
     assert {name for name in left if "renewed" in name} == {
         "snapshots/build-renewed/build.json",
         "snapshots/build-renewed/shard-00000.json",
-        "snapshots/build-renewed/shard-00000/codes.faiss",
+        "snapshots/build-renewed/shard-00000/codes.npy",
     }
     assert verify(index_uri).sound
 

@@ -94,8 +94,9 @@ def test_flipped_bits_and_truncations_are_refused_by_name(
     assert names == {
         "CURRENT",
         "manifest.json",
-        "codes.faiss",
-        "tiles.parquet",
+        "codes.npy",
+        "tiles.arrow",
+        "space.arrow",
         "embeddings.npy",
         "model.safetensors",
     }
@@ -124,11 +125,10 @@ def test_no_parser_sees_a_byte_before_it_is_verified(index_uri: str, monkeypatch
     for path in _targets(index_uri):
         if path.parent.name == "shard-00000":
             path.write_bytes(b"x" * path.stat().st_size)
-    monkeypatch.setattr(
-        "geoloc.index.shard.faiss.read_index_binary", lambda *_: pytest.fail("FAISS was called")
-    )
-    monkeypatch.setattr("geoloc.index.shard.np.load", lambda *_a, **_k: pytest.fail("NumPy was called"))
-    monkeypatch.setattr("geoloc.index.shard.pq.read_table", lambda *_a, **_k: pytest.fail("Arrow was called"))
+    for name in ("np.lib.format.read_magic", "pa.ipc.open_file", "pa.memory_map"):
+        monkeypatch.setattr(
+            f"geoloc.index.shard.{name}", lambda *_a, **_k: pytest.fail("a parser was called")
+        )
     with pytest.raises(CorruptArtifact):
         Snapshot.open(index_uri)
 
@@ -149,14 +149,14 @@ def test_an_index_on_s3_is_copied_once_and_verified(
     snapshot = Snapshot.open(s3_uri)
     assert Path(snapshot.model_uri, "model.safetensors").is_file()
     assert snapshot.search(tiles.codes, k=1).tile_ids[:, 0].tolist() == tiles.ids
-    assert len(copied) == 7
+    assert len(copied) == 9
     again = Snapshot.open(s3_uri)
-    assert (again.model_uri, len(copied)) == (snapshot.model_uri, 7)
+    assert (again.model_uri, len(copied)) == (snapshot.model_uri, 9)
     # A damaged copy is replaced from the original.
-    bad = next((cache / "bundles").rglob("codes.faiss"))
+    bad = next((cache / "bundles").rglob("codes.npy"))
     bad.write_bytes(b"x" * bad.stat().st_size)
     assert Snapshot.open(s3_uri).search(tiles.codes, k=1).tile_ids[:, 0].tolist() == tiles.ids
-    assert len(copied) == 8
+    assert len(copied) == 10
     # A damaged original is refused by name, and nothing of it stays in the cache.
     shutil.rmtree(cache)
     uri = next(file.uri for file in storage.list_files(s3_uri) if file.name == "embeddings.npy")

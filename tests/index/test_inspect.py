@@ -50,16 +50,16 @@ def test_nothing_to_describe_is_said(index_uri: str) -> None:
 def test_verify_reads_every_byte_and_names_what_is_wrong(index_uri: str) -> None:
     snapshot_id = build(index_uri, random_tiles(30), 2)
     report = verify(index_uri)
-    assert (report.snapshot_id, report.files, report.sound) == (snapshot_id, 7, True)
+    assert (report.snapshot_id, report.files, report.sound) == (snapshot_id, 9, True)
     files = {file.name: file.uri for file in storage.list_files(index_uri)}
-    storage.write_bytes(files["tiles.parquet"], b"x" * storage.size_bytes(files["tiles.parquet"]))
+    storage.write_bytes(files["tiles.arrow"], b"x" * storage.size_bytes(files["tiles.arrow"]))
     storage.delete(files["embeddings.npy"])
     storage.write_bytes(files["model.safetensors"], b"short")
     report = verify(index_uri, snapshot_id)
     assert not report.sound
     assert sorted(report.problems) == sorted(
         [
-            f"{files['tiles.parquet']!r} does not match its checksum",
+            f"{files['tiles.arrow']!r} does not match its checksum",
             f"{files['embeddings.npy']!r} is missing",
             f"{files['model.safetensors']!r} has 5 bytes, its manifest says 24",
         ]
@@ -104,6 +104,6 @@ def test_a_shared_shard_is_not_looked_into(index_uri: str) -> None:
     # The same snapshot under another parent: all shards are shared.
     manifest = read_manifest(index_uri, first).model_copy(update={"parent": first})
     second = commit(index_uri, manifest, read_head(index_uri))
-    for file in storage.list_files(index_uri, suffix=".parquet"):
+    for file in storage.list_files(index_uri, suffix=".arrow"):
         storage.write_bytes(file.uri, b"unreadable")
     assert diff(f"{index_uri}@{first}", f"{index_uri}@{second}").shared_shards == 2

@@ -31,9 +31,15 @@ def test_the_id_is_the_hash_of_the_content(index_uri: str) -> None:
 
 def test_a_newer_format_is_refused_with_both_numbers(index_uri: str) -> None:
     name = rewritten(index_uri, build(index_uri, random_tiles(10)), format_version=7, news="unknown here")
-    with pytest.raises(ArtifactError, match="index format 7, this geoloc reads up to 1") as caught:
+    with pytest.raises(ArtifactError, match="index format 7, this geoloc reads up to 2") as caught:
         read_manifest(index_uri, name)
     assert not isinstance(caught.value, CorruptArtifact)
+
+
+def test_an_older_format_is_refused_with_both_numbers(index_uri: str) -> None:
+    name = rewritten(index_uri, build(index_uri, random_tiles(10)), format_version=1)
+    with pytest.raises(ArtifactError, match="index format 1, this geoloc reads 2; build the index again"):
+        read_manifest(index_uri, name)
 
 
 def test_an_incomplete_snapshot_is_refused(index_uri: str) -> None:
@@ -47,7 +53,7 @@ def test_an_incomplete_snapshot_is_refused(index_uri: str) -> None:
 )
 def test_a_manifest_that_makes_no_sense_is_refused(index_uri: str, changes: dict[str, object]) -> None:
     name = rewritten(index_uri, build(index_uri, random_tiles(10)), **changes)
-    with pytest.raises(CorruptArtifact, match="is not an index manifest of format 1"):
+    with pytest.raises(CorruptArtifact, match="is not an index manifest of format 2"):
         read_manifest(index_uri, name)
 
 

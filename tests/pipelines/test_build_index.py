@@ -180,12 +180,12 @@ def test_a_damaged_index_is_mended_in_place(inputs: IndexInputs, tmp_path: Path)
     result = run(IndexConfig(), inputs, output)
     good = files_of(output)
     for file in storage.list_files(output):
-        if file.name in ("codes.faiss", "model.safetensors"):
+        if file.name in ("codes.npy", "model.safetensors"):
             storage.write_bytes(file.uri, b"x" * file.size_bytes)
     assert run(IndexConfig(), inputs, output, overwrite=True).snapshot_id == result.snapshot_id
     assert files_of(output) == good
     # A file that is missing is noticed without being asked.
-    storage.delete(next(file.uri for file in storage.list_files(output) if file.name == "tiles.parquet"))
+    storage.delete(next(file.uri for file in storage.list_files(output) if file.name == "tiles.arrow"))
     again = run(IndexConfig(), inputs, output)
     assert (again.snapshot_id, again.reused) == (result.snapshot_id, False)
     assert files_of(output) == good

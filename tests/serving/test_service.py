@@ -244,7 +244,7 @@ def commit_more_tiles(small: SmallIndex) -> str:
     codes = encoder.encode(encoder.prepare(pictures, "aerial"), "aerial")
     ids = [*small.tile_ids, "z-1", "z-2", "z-3"]
     lat, lon = np.append(small.lat, [-35.0] * 3), np.append(small.lon, [149.0] * 3)
-    columns = {"tile_id": ids, "lat": lat, "lon": lon, "cell": geodesy.cells(lat, lon)}
+    columns = {"tile_id": ids, "lat": lat, "lon": lon}
     table = pa.table(columns, schema=TILES_SCHEMA)
     index, model = storage.local_path(small.index), storage.local_path(small.model)
     return write_index(index, model, table, codes.code, codes.embedding.astype(np.float16), True)
