@@ -156,7 +156,7 @@ def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[Refused]]:
         try:
             if isinstance(data, InputError):
                 raise data
-            _check_picture(photo, data)
+            check_shape(photo.view, photo.fov_deg, *decode_image(data).shape[:2])
             kept.append((photo, data))
         except InputError as error:
             refused.append(Refused(photo.query_id, error.reason, str(error), photo.uri))
@@ -178,15 +178,15 @@ def _content(photo: Photo) -> bytes | InputError:
         return InputError(f"the photo {photo.uri!r} does not exist", reason="missing_file")
 
 
-def _check_picture(photo: Photo, data: bytes) -> None:
-    height, width = decode_image(data).shape[:2]
-    if photo.view != "panorama":
+def check_shape(view: str, fov_deg: float, height: int, width: int) -> None:
+    """Raise `InputError` for a panorama whose pixels [height, width] cannot span its field of view."""
+    if view != "panorama":
         return
     # A panorama shows at most 180 degrees from top to bottom, at the same scale in both directions.
-    least = photo.fov_deg / 180.0 * _ASPECT_SLACK
+    least = fov_deg / 180.0 * _ASPECT_SLACK
     if not least <= width / height <= _MOST_ASPECT:
         raise InputError(
-            f"the photo has {width} x {height} px; a panorama of {photo.fov_deg:g} degrees is {least:.2f} to "
+            f"the photo has {width} x {height} px; a panorama of {fov_deg:g} degrees is {least:.2f} to "
             f"{_MOST_ASPECT:g} times as wide as high",
             reason="bad_aspect",
         )
