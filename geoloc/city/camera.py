@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from geoloc.city.noise import Float, generator
+from geoloc.city.noise import Float, Scalar, generator
 from geoloc.city.style import PIXEL_M, VIEW_RANGE_M
+
+_FILM_SIZE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -68,23 +71,53 @@ def rays(camera: Camera) -> Rays:
     return Rays(azimuth, tangent, distance, base, float(low), step)
 
 
+@lru_cache(maxsize=1)
+def _film() -> Float:
+    """Normal noise that pictures start reading at a place of their own: float32[2^18], read-only."""
+    noise = np.random.default_rng(20_000).standard_normal(_FILM_SIZE, np.float32)
+    noise.flags.writeable = False
+    return noise
+
+
+@njit(cache=True, nogil=True)
+def _expose(
+    picture: NDArray[np.uint8], levels: Float, saturation: Scalar, film: Float, start: int, noise: Scalar
+) -> NDArray[np.uint8]:
+    """Levels float32[3, 256] by channel, then saturation, then noise: uint8[H, W, 3]."""
+    out = np.empty_like(picture)
+    at, last = start, len(film) - 3
+    for row in range(picture.shape[0]):
+        for column in range(picture.shape[1]):
+            red = levels[0, picture[row, column, 0]]
+            green = levels[1, picture[row, column, 1]]
+            blue = levels[2, picture[row, column, 2]]
+            grey = (red + green + blue) * np.float32(1 / 3)
+            out[row, column, 0] = _byte(grey + (red - grey) * saturation + film[at] * noise)
+            out[row, column, 1] = _byte(grey + (green - grey) * saturation + film[at + 1] * noise)
+            out[row, column, 2] = _byte(grey + (blue - grey) * saturation + film[at + 2] * noise)
+            at = at + 3 if at + 3 < last else 0
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _byte(value: Scalar) -> Scalar:
+    return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+
+
 def develop(
     picture: NDArray[np.uint8], seed: int, exposure: float, tint: tuple[float, float, float]
 ) -> NDArray[np.uint8]:
     """The picture as one camera saw it: tone curve, exposure, colours, blur and noise: uint8[H, W, 3]."""
     rng = generator(seed, 1)
-    blur = rng.uniform(0, 0.9)
+    blur, gamma = rng.uniform(0, 0.9), rng.uniform(0.78, 1.3)
+    saturation, noise = np.float32(rng.uniform(0.55, 1.3)), np.float32(rng.uniform(1, 6))
     if blur > 0.3:
         wide = np.concatenate([picture[:, -4:], picture, picture[:, :4]], 1)  # the panorama closes on itself
         picture = np.asarray(Image.fromarray(wide).filter(ImageFilter.GaussianBlur(blur)), np.uint8)[:, 4:-4]
-    gamma = rng.uniform(0.78, 1.3)
-    levels = (np.arange(256) / 255) ** gamma * 255 * exposure
-    table = (levels[:, None] * np.asarray(tint)).astype(np.float32)
-    out = np.stack([table[:, k][picture[..., k]] for k in range(3)], -1)
-    grey = out.mean(-1, keepdims=True)
-    out = grey + (out - grey) * np.float32(rng.uniform(0.55, 1.3))
-    out += rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(1, 6))
-    return np.asarray(np.clip(out, 0, 255), np.uint8)
+    curve = (np.arange(256) / 255) ** gamma * 255 * exposure
+    levels = (np.asarray(tint)[:, None] * curve).astype(np.float32)
+    start = int(rng.integers(_FILM_SIZE // 3)) * 3
+    return np.asarray(_expose(picture, levels, saturation, _film(), min(start, _FILM_SIZE - 6), noise))
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:

@@ -61,6 +61,11 @@ class Look:
         turned = np.clip(self.season * 1.7 - 0.25 - 0.5 * (hue * 3 % 1), 0, 1) * ((hue > 0.25) & (hue < 0.92))
         return np.asarray(green * (1 - turned) + autumn * turned, np.float32)
 
+    @property
+    def worn(self) -> Float:
+        """Where marks are rubbed off, one of eight patterns that repeat every chunk: float32[640, 640]."""
+        return mottle(CHUNK_PX, 5, 900 + self.seed % _WEAR_PATTERNS)
+
     @cached_property
     def marking_colours(self) -> tuple[Float, Float]:
         """Colour float32[256, 3] and strength float32[256] of each marking group in this view.
@@ -124,8 +129,7 @@ def repaint(look: Look, colour: Float, marking: NDArray[np.uint8], west_px: int,
     r, c = np.nonzero(marking)
     group = marking[r, c]
     paint, strength = look.marking_colours
-    pattern = mottle(CHUNK_PX, 5, 900 + look.seed % _WEAR_PATTERNS)
-    worn = pattern[(r - north_px) % CHUNK_PX, (c + west_px) % CHUNK_PX]
+    worn = look.worn[(r - north_px) % CHUNK_PX, (c + west_px) % CHUNK_PX]
     amount = strength[group] * np.clip(worn * 3 + np.float32(2.36 - 3 * look.wear), 0, 1)
     below = colour[r, c]
     colour[r, c] = below + (paint[group] - below) * amount[:, None]

@@ -6,12 +6,16 @@ Nothing here keeps a state, so any part of the city can be made without the rest
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
+Scalar = Any
+"""A number in compiled code, of whatever width the caller's is."""
 
 _MASK = 0xFFFFFFFF
 _START = 0x6A09E667
@@ -31,17 +35,45 @@ def hash_int(seed: int, *keys: int) -> int:
     return state
 
 
+@njit(cache=True, nogil=True)
+def _mix(state: Scalar, key: Scalar) -> Scalar:
+    """One round of `hash_int`; all in 64 bits, cut to 32."""
+    state = np.uint64(state) ^ (
+        (np.uint64(key) & np.uint64(_MASK)) * np.uint64(_MULTIPLY_KEY) & np.uint64(_MASK)
+    )
+    state = ((state ^ (state >> np.uint64(16))) * np.uint64(_MULTIPLY_A)) & np.uint64(_MASK)
+    state = ((state ^ (state >> np.uint64(15))) * np.uint64(_MULTIPLY_B)) & np.uint64(_MASK)
+    return state ^ (state >> np.uint64(16))
+
+
+@njit(cache=True, nogil=True)
+def hash3(seed: Scalar, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
+    """`hash_int(seed, a, b, c)` for compiled code; any integers."""
+    start = np.uint64(seed) * np.uint64(_MULTIPLY_KEY) + np.uint64(_START)
+    state = start & np.uint64(_MASK)
+    return np.int64(_mix(_mix(_mix(state, a), b), c))
+
+
+@njit(cache=True, nogil=True)
+def _hash_columns(seed: int, keys: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Hashes of the columns of int64[K, N]: uint32[N]."""
+    start = (np.uint64(seed) * np.uint64(_MULTIPLY_KEY) + np.uint64(_START)) & np.uint64(_MASK)
+    out = np.empty(keys.shape[1], np.uint32)
+    for n in range(keys.shape[1]):
+        state: Scalar = start
+        for k in range(keys.shape[0]):
+            state = _mix(state, keys[k, n])
+        out[n] = np.uint32(state)
+    return out
+
+
 def hash_array(seed: int, *keys: ArrayLike) -> NDArray[np.uint32]:
     """A 32-bit hash of integer arrays that broadcast against each other: uint32[...]."""
-    state = np.asarray((seed * _MULTIPLY_KEY + _START) & _MASK, np.uint32)
-    with np.errstate(over="ignore"):
-        for key in keys:
-            key32 = np.asarray(key).astype(np.int64).astype(np.uint32)
-            state = state ^ (key32 * np.uint32(_MULTIPLY_KEY))
-            state = (state ^ (state >> np.uint32(16))) * np.uint32(_MULTIPLY_A)
-            state = (state ^ (state >> np.uint32(15))) * np.uint32(_MULTIPLY_B)
-            state = state ^ (state >> np.uint32(16))
-    return np.asarray(state, np.uint32)
+    shape = np.broadcast_shapes(*(np.shape(key) for key in keys))
+    table = np.empty((len(keys), *shape), np.int64)
+    for k, key in enumerate(keys):
+        table[k, ...] = key
+    return np.asarray(_hash_columns(seed, table.reshape(len(keys), -1)).reshape(shape))
 
 
 def uniform(seed: int, *keys: ArrayLike) -> Double:
@@ -107,7 +139,7 @@ def grain(size_px: int, seed: int) -> Float:
     return noise
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def mottle(size_px: int, cell_px: int, seed: int) -> Float:
     """Smooth periodic noise in [-0.5, 0.5] with cells of `cell_px`: float32[size_px, size_px], read-only."""
     cells = size_px // cell_px

@@ -97,9 +97,12 @@ class City:
     `City(seed).window(bounds)` gives the layers of an area. At most `chunks` rendered chunks (7 MB each) are kept.
     """
 
-    def __init__(self, seed: int = 7, style: Style | None = None, *, chunks: int = 48) -> None:
+    def __init__(
+        self, seed: int = 7, style: Style | None = None, epoch: int = 0, *, chunks: int = 48
+    ) -> None:
         self.seed = seed
         self.style = style or Style()
+        self.epoch = epoch
         self.network = Network(seed, self.style)
         self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
         self._chunks: OrderedDict[tuple[int, int], tuple[Layers, Buildings]] = OrderedDict()

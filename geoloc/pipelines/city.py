@@ -33,7 +33,7 @@ from geoloc.pipelines.cluster import ensure_ray
 from geoloc.progress import say, track
 
 _CHUNKS = 60  # three rows of neighbours beside a row of six sheets: no chunk of a task is made twice
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Goes up whenever the same configuration gives other bytes."""
 
 
