@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,16 +20,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc.index import topk
+from geoloc.index.cover import cell_ranges, rows_between
 from geoloc.index.kernels import Codes, Kernel
 from geoloc.index.region import Region
 from geoloc.index.shard import Shard
 
+BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Embeddings = npt.NDArray[np.float32]
 
 QUERY_BLOCK = 256
 _LEAST_ROWS_PER_THREAD = 16_384
+_SPANS_PER_THREAD = 4
+_LEAST_LONG_SPAN = 524_288
+# What gathering a row costs, and going over one, in units of comparing a code with one query.
+_GATHER_COST = 24
+_SCAN_COST = 3
 _GATHER_ROWS = 65_536
 _FLOAT_BLOCK_ROWS = 8_192
 _RERANK_BLOCK_BYTES = 32 * 2**20
@@ -37,13 +44,37 @@ _RERANK_BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a shard that take part: all when `rows` is None, else these, ascending."""
+    """The rows of a shard that take part: those of `rows` (ascending), else those marked in `live`, else all.
+
+    count: how many they are.
+    """
 
     shard: Shard
-    rows: IntArray | None
+    count: int
+    rows: IntArray | None = None
+    live: BoolArray | None = None
 
     def __len__(self) -> int:
-        return len(self.shard) if self.rows is None else len(self.rows)
+        return self.count
+
+    @property
+    def span(self) -> int:
+        """How many rows a scan goes over."""
+        return len(self.shard) if self.rows is None else self.count
+
+    def chosen(self) -> Selection:
+        """The same with its rows named one by one, unless all take part."""
+        return self if self.live is None else replace(self, rows=np.flatnonzero(self.live), live=None)
+
+    def for_scan(self, queries: int) -> Selection:
+        """The same, marked instead of named where going over the whole shard costs less than gathering rows."""
+        total = len(self.shard)
+        share = (_SCAN_COST + queries) / (_GATHER_COST + queries)
+        if self.rows is None or self.count < share * total:
+            return self
+        live = np.zeros(total, np.bool_)
+        live[self.rows] = True
+        return replace(self, rows=None, live=live)
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[slice | IntArray]:
         """What picks the positions from start to stop out of the shard's arrays, `size` rows at a time."""
@@ -65,18 +96,30 @@ class Candidates:
 
 
 def select(shards: Sequence[Shard], region: Region | None) -> list[Selection]:
-    """The rows that a region leaves; only shards that it touches are looked into."""
+    """The rows that marks and a region leave; only shards and cells that it touches are looked into."""
     if region is None:
-        return [Selection(shard, None) for shard in shards if len(shard)]
+        everything = (Selection(shard, shard.entry.live, live=shard.live_rows) for shard in shards)
+        return [selection for selection in everything if len(selection)]
+    ranges = cell_ranges(region)
     found = []
     for shard in shards:
-        if shard.entry.bounds is None or not region.touches(shard.entry.bounds):
-            continue
-        _, lat, lon = shard.tiles()
-        rows = np.flatnonzero(region.contains(lat, lon))
-        if len(rows):
-            found.append(Selection(shard, None if len(rows) == len(shard) else rows))
+        rows = _inside(shard, region, ranges)
+        if len(rows) == len(shard) > 0:
+            found.append(Selection(shard, len(rows)))
+        elif len(rows):
+            found.append(Selection(shard, len(rows), rows))
     return found
+
+
+def _inside(shard: Shard, region: Region, ranges: IntArray) -> IntArray:
+    """The live rows of a shard whose tiles have their centre in the region, ascending."""
+    entry = shard.entry
+    if entry.bounds is None or shard.space is None or not region.touches(entry.bounds):
+        return np.empty(0, np.int64)
+    rows = rows_between(shard.space, ranges)
+    if shard.live_rows is not None:
+        rows = rows[shard.live_rows[rows]]
+    return np.sort(rows[region.contains(shard.lat[rows], shard.lon[rows])])
 
 
 def thread_count() -> int:
@@ -92,12 +135,19 @@ def _pool(threads: int, _pid: int) -> ThreadPoolExecutor:
 
 def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel, threads: int) -> Candidates:
     """The k nearest codes of each selection for at most `QUERY_BLOCK` queries; scores are Hamming distances."""
+    selections = [selection.for_scan(len(queries)) for selection in selections]
     spans = _spans(selections, threads)
-    pool = _pool(threads, os.getpid())
-    futures = [(chosen, pool.submit(_scan_span, *span, queries, k, kernel)) for chosen, span in spans]
+    if len(spans) == 1 or threads == 1:
+        found = [_scan_span(*span, queries, k, kernel) for _, span in spans]
+    else:
+        pool = _pool(threads, os.getpid())
+        found = [
+            future.result()
+            for future in [pool.submit(_scan_span, *span, queries, k, kernel) for _, span in spans]
+        ]
     scores, rows = [], []
     for number, selection in enumerate(selections):
-        parts = [future.result() for chosen, future in futures if chosen == number]
+        parts = [keys for keys, (chosen, _) in zip(found, spans, strict=True) if chosen == number]
         best = topk.smallest(np.concatenate(parts, axis=1), min(k, len(selection)))
         found_scores, found_rows = topk.unpack(best)
         scores.append(found_scores)
@@ -113,13 +163,17 @@ def _candidates(scores: list[IntArray], rows: list[IntArray], queries: int) -> C
 
 
 def _spans(selections: Sequence[Selection], threads: int) -> list[tuple[int, tuple[Selection, int, int]]]:
-    """(number of the selection, (selection, start, stop)): about one span of equal size per thread."""
-    total = sum(len(selection) for selection in selections)
-    size = max(-(-total // threads), _LEAST_ROWS_PER_THREAD)
+    """(number of the selection, (selection, start, stop)): spans of about equal size.
+
+    One for each thread, or several when there is much to do: a thread that is held up then leaves more to others.
+    """
+    total = sum(selection.span for selection in selections)
+    size = max(-(-total // (_SPANS_PER_THREAD * threads)), _LEAST_LONG_SPAN)
+    size = max(min(size, -(-total // threads)), _LEAST_ROWS_PER_THREAD)
     spans = []
     for number, selection in enumerate(selections):
-        pieces = -(-len(selection) // size)
-        edges = np.linspace(0, len(selection), pieces + 1).astype(int)
+        pieces = -(-selection.span // size)
+        edges = np.linspace(0, selection.span, pieces + 1).astype(int)
         spans += [(number, (selection, int(a), int(b))) for a, b in itertools.pairwise(edges)]
     return spans
 
@@ -133,8 +187,9 @@ def _scan_span(
     size = max(1, stop - start) if selection.rows is None else _GATHER_ROWS
     for block in selection.blocks(start, stop, size):
         codes = selection.shard.codes[block]
-        distances, found = kernel.nearest(codes, queries, min(k, len(codes)))
-        rows = found + block.start if isinstance(block, slice) else block[found]
+        live = selection.live[block] if selection.live is not None else None
+        distances, found = kernel.nearest(codes, queries, min(k, len(codes)), live)
+        rows = np.where(found < 0, -1, found + block.start) if isinstance(block, slice) else block[found]
         keys = np.concatenate([best, topk.pack(distances, rows)], axis=1)
         best = topk.smallest(keys, min(k, keys.shape[1]))
     return best
@@ -143,7 +198,7 @@ def _scan_span(
 def float_scan(selections: Sequence[Selection], queries: Embeddings, k: int) -> Candidates:
     """The k greatest dot products of each selection; scores are those of `topk.descending`."""
     scores, rows = [], []
-    for selection in selections:
+    for selection in (selection.chosen() for selection in selections):
         best = np.empty((len(queries), 0), np.int64)
         for block in selection.blocks(0, len(selection), _FLOAT_BLOCK_ROWS):
             assert selection.shard.embeddings is not None

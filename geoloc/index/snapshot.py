@@ -217,7 +217,7 @@ class Snapshot:
                 "leave the region out.",
                 reason="not_located",
             )
-        return [left for chosen in scanning.select(self._shards, region) if len(left := _living(chosen))]
+        return scanning.select(self._shards, region)
 
     def _checked_codes(self, codes: Codes) -> Codes:
         width = self.bits // 8
@@ -268,15 +268,6 @@ def open_shard(index_uri: str, entry: ShardEntry, bits: int, cache: Path) -> Sha
     """One shard of a snapshot, its rows numbered from 0."""
     directory, marks = local_files(index_uri, entry, cache)
     return Shard(entry, directory, bits, 0, marks)
-
-
-def _living(selection: scanning.Selection) -> scanning.Selection:
-    """The rows of a selection without those that were removed."""
-    live = selection.shard.live_rows
-    if live is None:
-        return selection
-    rows = np.flatnonzero(live) if selection.rows is None else selection.rows[live[selection.rows]]
-    return scanning.Selection(selection.shard, rows)
 
 
 def _take(values: npt.NDArray[Scalar], columns: IntArray, padding: float) -> npt.NDArray[Scalar]:
