@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from geoloc.city.cars import cars_on
-from geoloc.city.looks import Look, flight_look, repaint
+from geoloc.city.looks import Look, flight_look
 from geoloc.city.network import Bounds
 from geoloc.city.noise import Float, grain
-from geoloc.city.raster import City, Layers, Window
+from geoloc.city.pixels import to_byte
+from geoloc.city.raster import City, Window
+from geoloc.city.scene import Light, Texels, light_of, texels_of
 from geoloc.city.style import CHUNK_PX, PIXEL_M, VIEW_RANGE_M
+from geoloc.city.surfaces import ground_colour
 
 SHADOW_RANGE_M = VIEW_RANGE_M
 """Longer than any shadow: 60 m of height under a sun at 36 degrees or more reaches 83 m."""
@@ -38,13 +42,13 @@ def render_aerial(
         window = city.window((bounds[0] - margin, bounds[1] - margin, bounds[2] + margin, bounds[3] + margin))
     columns, rows = round((bounds[2] - bounds[0]) / PIXEL_M), round((bounds[3] - bounds[1]) / PIXEL_M)
     left, top = round(bounds[0] / PIXEL_M) - window.west_px, window.north_px - round(bounds[3] / PIXEL_M)
-    shade = shadows(window, look)
-    traffic = _traffic(window, look, left, top, columns, rows)
     out = np.empty((rows, columns, 3), np.uint8)
-    for first in range(0, rows, 64):  # strips stay in the processor's cache
-        strip = slice(top + first, top + min(first + 64, rows))
-        cars = traffic[first : first + 64]
-        out[first : first + 64] = _strip(window, look, strip, slice(left, left + columns), shade, cars)
+    gain = np.float32(look.exposure) * np.asarray(look.tint, np.float32)
+    traffic = _traffic(window, look, left, top, columns, rows)
+    speck = grain(CHUNK_PX, 77)
+    light_texels(
+        texels_of(window), light_of(look), shadows(window, look), traffic, speck, gain, left, top, out
+    )
     if metres_per_pixel != PIXEL_M:
         size = (round(columns * PIXEL_M / metres_per_pixel), round(rows * PIXEL_M / metres_per_pixel))
         kind = Image.Resampling.BOX if metres_per_pixel > PIXEL_M else Image.Resampling.BICUBIC
@@ -61,23 +65,31 @@ def shadows(window: Window, look: Look) -> NDArray[np.bool_]:
     Convention: the sun stands within 45 degrees of south; shadows fall to the north, and to the west when the
     sun is in the east.
     """
-    layers = window.layers
-    top = np.maximum(layers.height_cm, layers.canopy_dm.astype(np.uint16) * 10).astype(np.int32)
     azimuth, elevation = np.radians([look.sun_azimuth_deg, look.sun_elevation_deg])
     drop = round(float(100 * PIXEL_M * np.tan(elevation) / abs(np.cos(azimuth))))
-    rows, columns = top.shape
-    drift = np.round((window.north_px - np.arange(rows)) * np.tan(azimuth)).astype(int)
-    dark = np.zeros((rows, columns), bool)
-    carried = np.zeros(columns, np.int32)
-    for row in range(rows - 2, -1, -1):
-        np.maximum(carried, top[row + 1], out=carried)
-        shift = int(drift[row] - drift[row + 1])
-        if shift > 0:
-            carried[shift:] = carried[:-shift].copy()
-        elif shift < 0:
-            carried[:shift] = carried[-shift:].copy()
-        carried -= drop
-        np.greater(carried, top[row] + 25, out=dark[row])
+    rows = window.layers.material.shape[0]
+    drift = np.round((window.north_px - np.arange(rows)) * np.tan(azimuth)).astype(np.int64)
+    return np.asarray(_sweep(window.layers.height_cm, window.layers.canopy_dm, drift, drop))
+
+
+@njit(cache=True, nogil=True)
+def _sweep(
+    height_cm: NDArray[np.uint16], canopy_dm: NDArray[np.uint8], drift: NDArray[np.int64], drop: int
+) -> NDArray[np.bool_]:
+    """Carry heights from the last row to the first, moved by `drift` and lowered by `drop` a row: what is below."""
+    rows, columns = height_cm.shape
+    dark = np.zeros((rows, columns), np.bool_)
+    carried, moved = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+    for r in range(rows - 2, -1, -1):
+        for c in range(columns):
+            carried[c] = max(carried[c], np.int32(height_cm[r + 1, c]), np.int32(canopy_dm[r + 1, c]) * 10)
+        shift = drift[r] - drift[r + 1]
+        for c in range(columns):
+            source = min(max(c - shift, 0), columns - 1)
+            moved[c] = carried[source] - drop
+            top = max(np.int32(height_cm[r, c]), np.int32(canopy_dm[r, c]) * 10)
+            dark[r, c] = moved[c] > top + 25
+        carried, moved = moved, carried
     return dark
 
 
@@ -105,45 +117,46 @@ def _traffic(window: Window, look: Look, left: int, top: int, columns: int, rows
     return np.asarray(image)
 
 
-def _strip(
-    window: Window,
-    look: Look,
-    rows: slice,
-    columns: slice,
-    shade: NDArray[np.bool_],
-    traffic: NDArray[np.uint8],
-) -> NDArray[np.uint8]:
-    """The lit colours of some rows of a window."""
-    layers = Layers(
-        **{name: getattr(window.layers, name)[rows, columns] for name in Layers.__dataclass_fields__}
-    )
-    gain = look.ground_gain.take(layers.material, 0)
-    gain[layers.building >= 0] = 1
-    colour = layers.albedo * gain
-    repaint(look, colour, layers.marking, window.west_px + columns.start, window.north_px - rows.start)
-    r, c = np.nonzero(traffic.any(-1) & (layers.height_cm == 0))
-    colour[r, c] = traffic[r, c]
-    _crowns(colour, window, look, rows, columns)
-    dark = shade[rows, columns]
-    colour *= np.where(dark, np.float32(0.52), np.float32(1))[..., None]
-    colour[dark] += 6
-    colour *= np.float32(look.exposure) * np.asarray(look.tint, np.float32)
-    return np.clip(colour, 0, 255, out=colour).astype(np.uint8)
+@njit(cache=True, nogil=True)
+def light_texels(
+    texels: Texels, light: Light, shade: NDArray[np.bool_], traffic: NDArray[np.uint8], speck: Float, gain: Float,
+    left: int, top: int, out: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    """The lit colours of a part of a window with cars and crowns, written to out uint8[H, W, 3].
+
+    shade: bool over the whole window; traffic: uint8[H, W, 3], black where no car is; gain: float32[3].
+
+    Convention: out's (0, 0) is the window's row `top` and column `left`.
+    """
+    colour = np.empty(3, np.float32)
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            row, column = top + r, left + c
+            canopy_cm, height_cm = np.int32(texels.canopy_dm[row, column]) * 10, texels.height_cm[row, column]
+            if canopy_cm > height_cm:
+                _light_crown(texels, light, speck, row, column, colour)
+            elif height_cm == 0 and (traffic[r, c, 0] or traffic[r, c, 1] or traffic[r, c, 2]):
+                for k in range(3):
+                    colour[k] = traffic[r, c, k]
+            else:
+                ground_colour(texels, light, row, column, colour)
+            dark = shade[row, column]
+            for k in range(3):
+                lit = colour[k] * np.float32(0.52) + np.float32(6) if dark else colour[k]
+                out[r, c, k] = to_byte(lit * gain[k])
 
 
-def _crowns(colour: Float, window: Window, look: Look, rows: slice, columns: slice) -> None:
-    """Tree crowns that rise above what is below them, lit from the sun's side; written in place."""
-    canopy, height = window.layers.canopy_dm, window.layers.height_cm[rows, columns]
-    r, c = np.nonzero(canopy[rows, columns].astype(np.int32) * 10 > height)
-    if not len(r):
-        return
-    row, column = r + rows.start, c + columns.start
-    here = canopy[row, column].astype(np.float32)
-    azimuth = np.radians(look.sun_azimuth_deg)
-    slope = (here - canopy[row, column + 1]) * np.sin(azimuth) - (here - canopy[row + 1, column]) * np.cos(
-        azimuth
-    )
-    speck = grain(CHUNK_PX, 77)[(row - window.north_px) % CHUNK_PX, (column + window.west_px) % CHUNK_PX]
-    light = np.clip(0.9 + 0.016 * slope, 0.55, 1.3) * (1 + 0.4 * speck)
-    crown = look.crown_colours[window.layers.hue[row, column]]
-    colour[r, c] = crown * light.astype(np.float32)[:, None]
+@njit(cache=True, nogil=True)
+def _light_crown(texels: Texels, light: Light, speck: Float, row: int, column: int, out: Float) -> None:
+    """The colour of a crown from above, lit from the sun's side, to out float32[3]."""
+    rows, columns = texels.canopy_dm.shape
+    here = np.float32(texels.canopy_dm[row, column])
+    east = here - np.float32(texels.canopy_dm[row, min(column + 1, columns - 1)])
+    south = here - np.float32(texels.canopy_dm[min(row + 1, rows - 1), column])
+    slope = east * light.sun_east - south * light.sun_north
+    grained = speck[(row - texels.north_px) % CHUNK_PX, (column + texels.west_px) % CHUNK_PX]
+    bright = min(max(np.float32(0.9) + np.float32(0.016) * slope, np.float32(0.55)), np.float32(1.3))
+    bright *= np.float32(1) + np.float32(0.4) * grained
+    hue = texels.hue[row, column]
+    for k in range(3):
+        out[k] = light.crown[hue, k] * bright

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from geoloc.city.noise import Float, Scalar, generator
+from geoloc.city.pixels import to_byte
 from geoloc.city.style import PIXEL_M, VIEW_RANGE_M
 
 _FILM_SIZE = 1 << 18
@@ -92,16 +93,11 @@ def _expose(
             green = levels[1, picture[row, column, 1]]
             blue = levels[2, picture[row, column, 2]]
             grey = (red + green + blue) * np.float32(1 / 3)
-            out[row, column, 0] = _byte(grey + (red - grey) * saturation + film[at] * noise)
-            out[row, column, 1] = _byte(grey + (green - grey) * saturation + film[at + 1] * noise)
-            out[row, column, 2] = _byte(grey + (blue - grey) * saturation + film[at + 2] * noise)
+            out[row, column, 0] = to_byte(grey + (red - grey) * saturation + film[at] * noise)
+            out[row, column, 1] = to_byte(grey + (green - grey) * saturation + film[at + 1] * noise)
+            out[row, column, 2] = to_byte(grey + (blue - grey) * saturation + film[at + 2] * noise)
             at = at + 3 if at + 3 < last else 0
     return out
-
-
-@njit(cache=True, nogil=True)
-def _byte(value: Scalar) -> Scalar:
-    return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
 def develop(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geoloc.city.blocks import BED, HEDGE, LAWN, SOIL, WATER
 from geoloc.city.ground import FIRST_YELLOW
@@ -117,19 +116,3 @@ def photo_look(seed: int, *keys: int) -> Look:
         traffic=float(rng.uniform(0, 0.4)),
         wear=float(rng.uniform(0.1, 0.6)),
     )
-
-
-def repaint(look: Look, colour: Float, marking: NDArray[np.uint8], west_px: int, north_px: int) -> None:
-    """Lay the road marks of a view over a raster's colours float32[H, W, 3], in place.
-
-    Marks are missing, strong or pale by group, and rubbed off in a pattern of the view's own.
-
-    Convention: (west_px, north_px) is the raster's north-west corner on the city's pixel grid, as in `Window`.
-    """
-    r, c = np.nonzero(marking)
-    group = marking[r, c]
-    paint, strength = look.marking_colours
-    worn = look.worn[(r - north_px) % CHUNK_PX, (c + west_px) % CHUNK_PX]
-    amount = strength[group] * np.clip(worn * 3 + np.float32(2.36 - 3 * look.wear), 0, 1)
-    below = colour[r, c]
-    colour[r, c] = below + (paint[group] - below) * amount[:, None]

@@ -100,17 +100,29 @@ def value_noise(x: ArrayLike, y: ArrayLike, scale_m: float, seed: int) -> Double
     return np.asarray(south * (1 - fy) + north * fy)
 
 
-def _weights(first_m: float, count: int, step_m: float, scale_m: float) -> tuple[NDArray[np.int64], Float]:
-    """Lattice indices and the matrix that interpolates between them for `count` pixel centres."""
+def _lattice_places(
+    first_m: float, count: int, step_m: float, scale_m: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Float]:
+    """Lattice indices, and for `count` pixel centres which is the lower one (from the first) and the share beyond."""
     g = (first_m + (np.arange(count) + 0.5) * step_m) / scale_m
     lower = np.floor(g).astype(np.int64)
-    fraction = _ease(g - lower)
-    lattice = np.arange(lower[0], lower[-1] + 2)
-    matrix = np.zeros((count, len(lattice)), np.float32)
-    rows = np.arange(count)
-    matrix[rows, lower - lattice[0]] = 1 - fraction
-    matrix[rows, lower - lattice[0] + 1] += fraction
-    return lattice, matrix
+    return np.arange(lower[0], lower[-1] + 2), lower - lower[0], _ease(g - lower).astype(np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _interpolate(lattice: Float, iy: NDArray[np.int64], fy: Float, ix: NDArray[np.int64], fx: Float) -> Float:
+    """Values between lattice points, rows turned from the north down: float32[len(iy), len(ix)]."""
+    rows, columns = len(iy), len(ix)
+    out = np.empty((rows, columns), np.float32)
+    line = np.empty(lattice.shape[1], np.float32)
+    for r in range(rows):
+        for k in range(len(line)):
+            low = lattice[iy[r], k]
+            line[k] = low + (lattice[iy[r] + 1, k] - low) * fy[r]
+        for c in range(columns):
+            low = line[ix[c]]
+            out[rows - 1 - r, c] = low + (line[ix[c] + 1] - low) * fx[c]
+    return out
 
 
 def noise_raster(
@@ -118,13 +130,12 @@ def noise_raster(
 ) -> Float:
     """`value_noise` at the pixel centres of a square raster: float32[size_px, size_px].
 
-    Convention: row 0 is the northern edge, columns run east. Interpolation on a lattice is separable,
-    so two small matrix products replace a hash per pixel.
+    Convention: row 0 is the northern edge, columns run east.
     """
-    kx, wx = _weights(west_m, size_px, step_m, scale_m)
-    ky, wy = _weights(south_m, size_px, step_m, scale_m)
+    kx, ix, fx = _lattice_places(west_m, size_px, step_m, scale_m)
+    ky, iy, fy = _lattice_places(south_m, size_px, step_m, scale_m)
     lattice = uniform(seed, kx[None, :], ky[:, None]).astype(np.float32)
-    return np.ascontiguousarray((wy @ lattice @ wx.T)[::-1])
+    return np.asarray(_interpolate(lattice, iy, fy, ix, fx))
 
 
 @lru_cache(maxsize=8)

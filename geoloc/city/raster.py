@@ -27,12 +27,13 @@ from geoloc.city.blocks import (
     WATER,
     Block,
 )  # fmt: skip
-from geoloc.city.buildings import BUILDING, WORKS, Buildings, corners
+from geoloc.city.buildings import BUILDING, Buildings, corners
 from geoloc.city.ground import Ground, paint
 from geoloc.city.network import Bounds, Edges, Network
-from geoloc.city.noise import Double, Float, grain, mottle, noise_raster, uniform
+from geoloc.city.noise import Double, grain, mottle, noise_raster, uniform
 from geoloc.city.quarters import lay_out
 from geoloc.city.style import CHUNK_M, CHUNK_PX, PIXEL_M, Style
+from geoloc.city.texture import colour_ground, grow_crowns, raise_roofs
 
 _COLOURS = {
     LAWN: (98, 122, 62), PAVING: (166, 161, 152), ASPHALT: (92, 92, 95), CLAY: (160, 88, 62), GRAVEL: (188, 170, 132),
@@ -182,36 +183,24 @@ def _render(city: City, west_m: float, south_m: float) -> tuple[Layers, Building
     albedo = _ground_colour(city.seed, west_m, south_m, ground)
     table = _gather(blocks, bounds)
     building = _ground_plans(table, west_m, bounds[3])
-    height = np.where(building >= 0, 0, ground.barrier_dm.astype(np.uint16) * 10)
-    _roofs(city.seed, table, (west_m, bounds[3]), building, height, albedo)
-    marking = np.where(building >= 0, 0, ground.marking).astype(np.uint8)
+    height = ground.barrier_dm.astype(np.uint16) * np.uint16(10)
+    _raise_roofs(city.seed, table, (west_m, bounds[3]), building, height, albedo)
+    marking = np.where(building >= 0, np.uint8(0), ground.marking)
     trees = np.concatenate([block.trees for block in blocks]) if blocks else np.zeros((0, 5))
-    canopy, under, hue = _crowns(city.seed, trees, west_m, bounds[3])
-    colour = np.clip(albedo, 0, 255).astype(np.uint8)
-    return Layers(
-        colour, ground.material, marking, building, height.astype(np.uint16), canopy, under, hue
-    ), table
+    crowns = _grow_crowns(city.seed, trees, west_m, bounds[3])
+    return Layers(albedo, ground.material, marking, building, height, *crowns), table
 
 
-def _ground_colour(seed: int, west_m: float, south_m: float, ground: Ground) -> NDArray[np.float32]:
-    """Colour of the ground with coarse patches, tones of lots and fine grain: float32[640, 640, 3]."""
-    coarse = noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 48, seed + 50)
-    coarse += noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 14, seed + 51)
-    coarse -= 1.0
-    fine = mottle(CHUNK_PX, 4, seed + 52) + mottle(CHUNK_PX, 16, seed + 53)
-    factor = (coarse + fine) * _MOTTLE_TABLE.take(ground.material)
-    factor += (ground.tone.astype(np.float32) - 128) * np.float32(0.42 / 128)
-    factor += grain(CHUNK_PX, seed + 54) * np.float32(0.12)
-    factor += 1
-    coarse *= _GREEN_TABLE.take(ground.material)
-    colour = np.empty((CHUNK_PX, CHUNK_PX, 3), np.float32)
-    for first in range(0, CHUNK_PX, 64):  # strips stay in the processor's cache
-        rows = slice(first, first + 64)
-        strip = _COLOUR_TABLE.take(ground.material[rows], 0)
-        strip *= factor[rows, :, None]
-        strip += coarse[rows, :, None] * _GREEN_SHIFT
-        colour[rows] = strip
-    return colour
+def _ground_colour(seed: int, west_m: float, south_m: float, ground: Ground) -> NDArray[np.uint8]:
+    """Colour of the ground with coarse patches, tones of lots and fine grain: uint8[640, 640, 3]."""
+    wide = noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 48, seed + 50)
+    narrow = noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 14, seed + 51)
+    fine, finer = mottle(CHUNK_PX, 4, seed + 52), mottle(CHUNK_PX, 16, seed + 53)
+    coloured = colour_ground(
+        ground.material, ground.tone, wide, narrow, fine, finer, grain(CHUNK_PX, seed + 54),
+        _COLOUR_TABLE, _MOTTLE_TABLE, _GREEN_TABLE, _GREEN_SHIFT,
+    )  # fmt: skip
+    return np.asarray(coloured)
 
 
 def _gather(blocks: list[Block], bounds: Bounds) -> Buildings:
@@ -235,80 +224,26 @@ def _ground_plans(table: Buildings, west_m: float, north_m: float) -> NDArray[np
     return np.array(image, np.int32)
 
 
-def _roofs(
+def _raise_roofs(
     seed: int,
     table: Buildings,
     corner: tuple[float, float],
     building: NDArray[np.int32],
     height: NDArray[np.uint16],
-    albedo: NDArray[np.float32],
+    albedo: NDArray[np.uint8],
 ) -> None:
-    """Heights and colours of roofs: gables, parapets, plant, panels and seams; written in place."""
-    rows, columns = np.nonzero(building >= 0)
-    if not len(rows):
-        return
-    index = building[rows, columns]
-    at = {
-        name: table[name][index]
-        for name in ("x", "y", "cos", "sin", "half_u", "half_v", "wall_m", "gable_m", "kind", "id")
-    }
-    east = (corner[0] + (columns + 0.5) * PIXEL_M - at["x"]).astype(np.float32)
-    north = (corner[1] - (rows + 0.5) * PIXEL_M - at["y"]).astype(np.float32)
-    u = east * at["cos"] + north * at["sin"]
-    v = north * at["cos"] - east * at["sin"]
-    across = np.clip(np.where(at["half_u"] >= at["half_v"], v / at["half_v"], u / at["half_u"]), -1, 1)
-    rise = at["gable_m"] * (1 - np.abs(across))
-    border = np.minimum(at["half_u"] - np.abs(u), at["half_v"] - np.abs(v))
-    flat = at["gable_m"] <= 0
-    shade = np.where(flat, 1.0, 1 + 0.15 * np.sign(across) - 0.05 * (np.abs(across) * 6 % 1 < 0.3))
-    shade = np.where(flat & (border < 0.6), 1.18, shade)
-    shade -= np.where((at["kind"] == WORKS) & (u / 1.2 % 1 < 0.5), 0.06, 0)
-    plant, panel = _equipment(seed, at["id"], u, v, border > 1.2, flat)
-    noise = (
-        grain(CHUNK_PX, seed + 54)[rows, columns] * 0.1
-        + mottle(CHUNK_PX, 16, seed + 53)[rows, columns] * 0.14
-    )
-    colour = table["roof"][index] * (np.where(plant, shade * 0.7, shade) + noise)[:, None]
-    albedo[rows, columns] = np.where(panel[:, None], np.array([38, 44, 66], np.float32), colour)
-    height[rows, columns] = np.round((at["wall_m"] + rise + plant * 1.2) * 100).astype(np.uint16)
+    """Heights and colours of roofs, written in place."""
+    solar = uniform(seed + 61, table["id"]) < 0.2
+    texture = grain(CHUNK_PX, seed + 54), mottle(CHUNK_PX, 16, seed + 53)
+    raise_roofs(table, solar, seed + 60, *corner, building, *texture, height, albedo)
 
 
-def _equipment(
-    seed: int, ids: NDArray[np.uint32], u: Float, v: Float, inner: NDArray[np.bool_], flat: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which roof pixels hold plant (on flat roofs) and which solar panels: bool[N] twice."""
-    cell_u, cell_v = np.floor(u / 3.6), np.floor(v / 3.6)
-    draw = uniform(seed + 60, ids, cell_u, cell_v)
-    box = inner & (np.abs(u / 3.6 - cell_u - 0.5) < 0.3) & (np.abs(v / 3.6 - cell_v - 0.5) < 0.3)
-    return box & flat & (draw < 0.12), box & (uniform(seed + 61, ids) < 0.2) & (draw > 0.45)
-
-
-def _crowns(
+def _grow_crowns(
     seed: int, trees: Double, west_m: float, north_m: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Tops, undersides and hues of tree crowns: three uint8[640, 640].
-
-    A crown is an ellipsoid with a ragged rim; all pixels of all trees are made at once, tallest last.
-    """
+    """Tops, undersides and hues of tree crowns: three uint8[640, 640]."""
     x, y, radius, tall, hue = trees.T
-    column, row, reach = (x - west_m) / PIXEL_M, (north_m - y) / PIXEL_M, radius / PIXEL_M
-    side = np.ceil(2 * reach).astype(np.int64) + 2
-    tree = np.repeat(np.arange(len(trees)), side * side)
-    inside = np.arange(len(tree)) - np.repeat(np.cumsum(side * side) - side * side, side * side)
-    c = np.floor(column - reach).astype(np.int64)[tree] + inside % side[tree]
-    r = np.floor(row - reach).astype(np.int64)[tree] + inside // side[tree]
-    keep = (c >= 0) & (c < CHUNK_PX) & (r >= 0) & (r < CHUNK_PX)
-    tree, c, r = tree[keep], c[keep], r[keep]
-    away = ((c + 0.5 - column[tree]) ** 2 + (r + 0.5 - row[tree]) ** 2) / reach[tree] ** 2
-    away *= 1 + 0.7 * (mottle(CHUNK_PX, 4, seed + 55)[r, c] + grain(CHUNK_PX, seed + 56)[r, c] * 0.6)
-    keep = away < 1
-    tree, c, r, away = tree[keep], c[keep], r[keep], away[keep]
-    bulge = (tall[tree] - 2.0) / 2 * np.sqrt(1 - away)
-    middle = (tall[tree] + 2.0) / 2
-    trunk = away * radius[tree] ** 2 < 0.12
-    order = np.argsort(middle + bulge, kind="stable")
+    placed = np.column_stack([(x - west_m) / PIXEL_M, (north_m - y) / PIXEL_M, radius, tall, hue])
     layers = np.zeros((3, CHUNK_PX, CHUNK_PX), np.uint8)
-    values = (middle + bulge) * 10, np.where(trunk, 0, (middle - bulge) * 10), hue[tree] * 255
-    for layer, value in zip(layers, values, strict=True):
-        layer[r[order], c[order]] = np.round(value[order]).astype(np.uint8)
+    grow_crowns(placed, mottle(CHUNK_PX, 4, seed + 55), grain(CHUNK_PX, seed + 56), layers)
     return layers[0], layers[1], layers[2]
