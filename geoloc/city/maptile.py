@@ -142,12 +142,10 @@ class _Sheet:
 def _draw_land(sheet: _Sheet, block: Block) -> None:
     """A block's ground: its use, lawns and beds in it, ponds, hedges as green lines."""
     sheet.fill(block.outline, _BLOCKS[block.kind])
-    if block.kind in (TERRACES, TOWERS, HOUSES):
+    if block.kind in (TERRACES, TOWERS):
+        inks = {LAWN: _GREEN, BED: _GRASS}
         for polygon, material, _ in block.grounds:
-            if material in (LAWN, BED) and block.kind != HOUSES:
-                sheet.fill(polygon, _GREEN if material == LAWN else _GRASS)
-            elif block.kind != HOUSES:
-                sheet.fill(polygon, _BLOCKS[block.kind])
+            sheet.fill(polygon, inks.get(material, _BLOCKS[block.kind]))
     elif block.kind == SPORT:
         for polygon, _, _ in block.grounds[1:2]:
             sheet.fill(polygon, (140, 208, 186), (112, 180, 158))
