@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc import geodesy
-from geoloc.index.region import Box, Region
+from geoloc.index.region import Box, Polygon, Region
 from geoloc.index.shard import SpatialOrder
 
 IntArray = npt.NDArray[np.int64]
@@ -54,10 +54,21 @@ def _of_box(box: Box, region: Region, level: int) -> IntArray:
         up += 1
     left, right, top, bottom = (int(value) for value in corners >> up)
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(left, right + 1), np.arange(top, bottom + 1)))
-    edges = _bounds(x, y, level - up)
-    met = region.meets(*edges)
-    cells = np.sort(_morton(x[met], y[met]))
+    # A circle counts as its box; of a polygon that is lean enough, cells are split further.
+    outline = region if isinstance(region, Polygon) else box
+    while True:
+        met = outline.meets(*_bounds(x, y, level - up))
+        x, y = x[met], y[met]
+        if up == 0 or 4 * len(x) > _MOST_CELLS:
+            break
+        x, y, up = _quarters(2 * x, 1, 0), _quarters(2 * y, 0, 1), up - 1
+    cells = np.sort(_morton(x, y))
     return np.stack([cells << (2 * up), ((cells + 1) << (2 * up)) - 1], axis=1)
+
+
+def _quarters(first: IntArray, across: int, down: int) -> IntArray:
+    """The columns, or the rows, of the four quarters of cells."""
+    return np.concatenate([first, first + across, first + down, first + across + down])
 
 
 def _count(corners: IntArray) -> int:
