@@ -1,7 +1,7 @@
 """Recipes: everything that defines a model and its training, as frozen data read from YAML.
 
 A recipe is named (`geoloc`, a file of `geoloc/recipes/`) or a URI of a YAML file. Unknown keys are refused:
-a misspelt option must not silently mean the default.
+a misspelt option must not silently mean the default. `base: NAME` starts from another recipe and changes keys of it.
 """
 
 from __future__ import annotations
@@ -9,91 +9,46 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from geoloc import storage
 from geoloc.errors import ConfigError, GeolocError
+from geoloc.model_parts import (
+    AffineView,
+    Aggregation,
+    Backbone,
+    Branches,
+    ColumnAttention,
+    ComposedView,
+    HashHead,
+    HeightMean,
+    OriCnnEncoder,
+    Orientation,
+    PixelRange,
+    PlainCnn,
+    PolarView,
+    PositiveFloat,
+    PositiveInt,
+    Projection,
+    SafaHeads,
+    Section,
+    SplineView,
+    SquareView,
+    TorchvisionBackbone,
+    View,
+)
+from geoloc.training_parts import LossRecipe, TrainingRecipe
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Section(BaseModel):
-    """A frozen part of a recipe that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PolarView(_Section):
-    """Aerial tile to polar image; `radial_power` 1 spaces the rows evenly, above 1 densely near the centre."""
-
-    kind: Literal["polar"] = "polar"
-    height_px: PositiveInt = 64
-    width_px: PositiveInt = 256
-    radial_power: PositiveFloat = 1.0
-
-
-class PlainCnn(_Section):
-    """Convolutions 3 x 3 with batch norm, `widths[i]` channels at `strides[i]`, then residual blocks."""
-
-    kind: Literal["plain_cnn"] = "plain_cnn"
-    widths: tuple[PositiveInt, ...] = (32, 64, 128, 128)
-    strides: tuple[PositiveInt, ...] = (2, 2, 2, 1)
-    residual_blocks: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _same_length(self) -> PlainCnn:
-        if not self.widths or len(self.widths) != len(self.strides):
-            raise ValueError(
-                f"{len(self.widths)} widths for {len(self.strides)} strides; give one of each per layer"
-            )
-        return self
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the input per pixel of the feature map."""
-        product = 1
-        for stride in self.strides:
-            product *= stride
-        return product
+_SMALLEST_LOCALISED_PX = 64  # four poolings of the localisation network leave something of it
+_LONGEST_CHAIN = 8  # of recipes that start from each other
 
 
-class HeightMean(_Section):
-    """Mean over the height of the feature map, one projection for all columns: keeps the azimuth."""
-
-    kind: Literal["height_mean"] = "height_mean"
-    columns: PositiveInt = 32
-    channels: PositiveInt = 16
-
-
-class ColumnAttention(_Section):
-    """Learned weights over the height, per output channel and view (SAFA per column): keeps the azimuth."""
-
-    kind: Literal["column_attention"] = "column_attention"
-    columns: PositiveInt = 32
-    channels: PositiveInt = 16
-
-
-class HashHead(_Section):
-    """Linear map from the embedding to `bits` signs; every length in `prefixes` is a usable code."""
-
-    bits: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = 512
-    prefixes: tuple[PositiveInt, ...] = (64, 128, 256, 512)
-
-    @model_validator(mode="after")
-    def _prefixes_fit(self) -> HashHead:
-        for prefix in self.prefixes:
-            if prefix % 8 or prefix > self.bits:
-                raise ValueError(f"prefix {prefix} must be a multiple of 8 and at most bits ({self.bits})")
-        return self
-
-
-class ModelRecipe(_Section):
+class ModelRecipe(Section):
     """What the network sees and how it is built."""
 
     tile_m: PositiveFloat = Field(
@@ -104,42 +59,60 @@ class ModelRecipe(_Section):
     elevation_deg: tuple[float, float] = Field(
         (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
     )
-    view: PolarView = PolarView()
-    backbone: PlainCnn = PlainCnn()
-    aggregation: HeightMean | ColumnAttention = Field(default=ColumnAttention(), discriminator="kind")
-    shared_weights: bool = Field(True, description="one backbone for both views")
+    pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
+    view: View = PolarView()
+    backbone: Backbone = PlainCnn()
+    orientation: Orientation | None = None
+    aggregation: Annotated[Aggregation, Field(discriminator="kind")] = ColumnAttention()
+    projection: Projection | None = None
+    branches: Branches | None = None
+    shared_weights: bool = Field(True, description="one backbone for all branches")
     hash: HashHead = HashHead()
+
+    @property
+    def columns(self) -> int:
+        """Azimuth columns of the embedding; 1 where the aggregation does not keep the azimuth."""
+        return self.aggregation.columns if isinstance(self.aggregation, HeightMean | ColumnAttention) else 1
 
     @property
     def embedding_dim(self) -> int:
         """Length of the float embedding."""
-        return self.aggregation.columns * self.aggregation.channels
+        if self.projection is not None:
+            return self.columns * self.projection.channels
+        if isinstance(self.aggregation, HeightMean | ColumnAttention):
+            return self.columns * self.aggregation.channels
+        heads = self.aggregation.heads if isinstance(self.aggregation, SafaHeads) else 1
+        return self.backbone.channels * heads
 
     @property
     def metres_per_pixel(self) -> float:
         """Ground sampling distance of the aerial input."""
         return self.tile_m / self.tile_px
 
+    @property
+    def aerial_px(self) -> tuple[int, int]:
+        """Height and width of what the aerial backbone sees, after the view transform."""
+        if isinstance(self.view, SquareView):
+            return self.tile_px, self.tile_px
+        return self.view.height_px, self.view.width_px
+
+    @property
+    def turns_by_rolling(self) -> bool:
+        """Whether a picture rolled by whole columns gives an embedding rolled by whole columns, exactly."""
+        wrapped = isinstance(self.backbone, PlainCnn) and self.orientation is None
+        return wrapped and isinstance(self.aggregation, HeightMean | ColumnAttention)
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelRecipe:
-        stride = self.backbone.stride
-        for what, size in (
-            ("panorama_px height", self.panorama_px[0]),
-            ("panorama_px width", self.panorama_px[1]),
-            ("view height_px", self.view.height_px),
-            ("view width_px", self.view.width_px),
-        ):
-            if size % stride:
-                raise ValueError(f"{what} is {size}, not a multiple of the backbone's stride {stride}")
-        if self.panorama_px[1] != self.view.width_px:
-            raise ValueError(
-                f"panorama_px width is {self.panorama_px[1]} but view width_px is {self.view.width_px}; make them equal"
-            )
-        if (self.view.width_px // stride) % self.aggregation.columns:
-            raise ValueError(
-                f"{self.aggregation.columns} columns do not divide the feature map's width "
-                f"{self.view.width_px // stride}"
-            )
+        self._check_strides()
+        if isinstance(self.aggregation, HeightMean | ColumnAttention):
+            self._check_columns()
+        if self.hash.layout == "columns":
+            for bits in (self.hash.bits, *self.hash.prefixes):
+                if bits % self.columns:
+                    raise ValueError(
+                        f"{bits} bits do not divide among the embedding's {self.columns} columns"
+                    )
         low, high = self.elevation_deg
         if not -90 <= low < high <= 90:
             raise ValueError(
@@ -147,68 +120,57 @@ class ModelRecipe(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _transformer_has_room(self) -> ModelRecipe:
+        learned = isinstance(self.view, AffineView | ComposedView | SplineView)
+        if learned and self.tile_px < _SMALLEST_LOCALISED_PX:
+            raise ValueError(
+                f"tile_px is {self.tile_px}; a view of kind {self.view.kind} needs {_SMALLEST_LOCALISED_PX} or more"
+            )
+        return self
 
-class LossRecipe(_Section):
-    """Weights and constants of the losses."""
+    @model_validator(mode="after")
+    def _orientation_fits(self) -> ModelRecipe:
+        if self.orientation is None:
+            return self
+        if isinstance(self.view, AffineView | ComposedView | SplineView):
+            raise ValueError(
+                f"orientation maps need a view of kind none or polar (got {self.view.kind!r}): a learned transform "
+                "moves the picture under them"
+            )
+        if self.orientation.scheme == "scales" and isinstance(self.backbone, TorchvisionBackbone):
+            raise ValueError(
+                "orientation at all scales needs the backbone plain_cnn or oricnn; use scheme input"
+            )
+        return self
 
-    temperature: PositiveFloat = Field(0.07, description="start of the learnable InfoNCE temperature")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    hashing_weight: Annotated[float, Field(ge=0)] = 0.2
-    hashing_temperature: PositiveFloat = Field(0.07, description="InfoNCE temperature of the relaxed codes")
-    quantisation_weight: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="pull of the code logits to -1 and +1"
-    )
-    orthogonality_weight: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="keeps the bits' directions apart"
-    )
-    aerial_every: PositiveInt = Field(
-        4, description="steps from one with the aerial term to the next: it costs half a step"
-    )
-    aerial_weight: Annotated[float, Field(ge=0)] = Field(
-        0.0,
-        description="weight of aerial against aerial (turned, scaled, shifted, in other light), for drone photos",
-    )
+    def _check_strides(self) -> None:
+        stride, prefix = self.backbone.stride, "tile_px" if isinstance(self.view, SquareView) else "view"
+        sizes = (
+            ("panorama_px height", self.panorama_px[0]),
+            ("panorama_px width", self.panorama_px[1]),
+            ("tile_px" if prefix == "tile_px" else "view height_px", self.aerial_px[0]),
+            ("tile_px" if prefix == "tile_px" else "view width_px", self.aerial_px[1]),
+        )
+        for what, size in sizes:
+            if isinstance(self.backbone, PlainCnn) and size % stride:
+                raise ValueError(f"{what} is {size}, not a multiple of the backbone's stride {stride}")
+            if not isinstance(self.backbone, OriCnnEncoder) and size < stride:
+                raise ValueError(f"{what} is {size}, smaller than the backbone's stride {stride}")
 
-
-class AugmentationRecipe(_Section):
-    """What varies between two looks at the same pair."""
-
-    offset_m: Annotated[float, Field(ge=0)] = Field(
-        5.0, description="largest distance of camera and tile centre"
-    )
-    roll: bool = Field(True, description="both views turned by the same random angle")
-    flip: bool = Field(True, description="both views mirrored")
-    photometric: Share = Field(1.0, description="strength of light and colour changes, each view on its own")
-    aerial_scale: PositiveFloat = Field(
-        1.25, description="largest factor of scale between aerial and drone look"
-    )
-    aerial_turn_deg: Annotated[float, Field(ge=0)] = Field(6.0, description="largest turn of the drone look")
-    aerial_shift_m: Annotated[float, Field(ge=0)] = Field(8.0, description="largest shift of the drone look")
-
-
-class TrainingRecipe(_Section):
-    """How long and how fast to train."""
-
-    steps: PositiveInt = 500
-    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="pairs a step, over all workers")
-    learning_rate: PositiveFloat = 3e-3
-    hash_rate: PositiveFloat = Field(
-        0.3,
-        description="learning rate of the hash head, times learning_rate: slow, or it overfits the training places",
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warm_up: Share = Field(0.1, description="share of the steps with a rising learning rate")
-    negative_distance_m: Annotated[float, Field(ge=0)] = Field(
-        12.0, description="cameras nearer than this are not negatives of each other"
-    )
-    sampler: Literal["random", "neighbours"] = Field(
-        "random", description="neighbours: batches of places near each other, the harder negatives"
-    )
-    bfloat16: bool = Field(True, description="autocast of convolutions; weights and losses stay float32")
-    augmentation: AugmentationRecipe = AugmentationRecipe()
+    def _check_columns(self) -> None:
+        width, stride = self.aerial_px[1], self.backbone.stride
+        if self.panorama_px[1] != width:
+            raise ValueError(
+                f"panorama_px width is {self.panorama_px[1]} but view width_px is {width}; make them equal"
+            )
+        if -(-width // stride) % self.columns:
+            raise ValueError(
+                f"{self.columns} columns do not divide the feature map's width {-(-width // stride)}"
+            )
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A model and its training, complete."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -217,40 +179,31 @@ class Recipe(_Section):
     loss: LossRecipe = LossRecipe()
     training: TrainingRecipe = TrainingRecipe()
 
+    @model_validator(mode="after")
+    def _losses_fit_the_model(self) -> Recipe:
+        learned = isinstance(self.model.view, AffineView | ComposedView | SplineView)
+        if self.loss.guidance_weight is not None and not learned:
+            raise ValueError(
+                f"loss.guidance_weight needs a view of kind affine, composed or tps (got {self.model.view.kind!r})"
+            )
+        if self.loss.heading == "unknown" and self.model.columns == 1:
+            raise ValueError("loss.heading unknown needs an aggregation that keeps the azimuth's columns")
+        return self
+
     @classmethod
     def load(cls, name_or_uri: str) -> Recipe:
         """A built-in recipe by name, or the recipe in the YAML file at a URI.
 
         Raises `ConfigError` naming the key, the file and the near match for anything that does not fit.
         """
-        built_in = resources.files("geoloc") / "recipes" / f"{name_or_uri}.yaml"
-        if name_or_uri in built_in_recipes():
-            return cls.from_yaml(
-                built_in.read_text(encoding="utf-8"), where=f"built-in recipe {name_or_uri!r}"
-            )
-        if not name_or_uri.endswith((".yaml", ".yml")):
-            raise ConfigError(
-                f"There is no recipe {name_or_uri!r}{_near(name_or_uri, built_in_recipes())}; built in are: "
-                f"{', '.join(built_in_recipes())}. Or give the path of a .yaml file."
-            )
-        try:
-            text = storage.read_text(name_or_uri)
-        except GeolocError as error:
-            raise ConfigError(f"The recipe cannot be read: {error}") from error
-        return cls.from_yaml(text, where=repr(name_or_uri))
+        built_in = name_or_uri in built_in_recipes()
+        where = f"built-in recipe {name_or_uri!r}" if built_in else repr(name_or_uri)
+        return cls.from_yaml(_text_of(name_or_uri), where=where)
 
     @classmethod
     def from_yaml(cls, text: str, *, where: str = "the recipe") -> Recipe:
         """Read a recipe from YAML text; `where` names its origin in errors."""
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            detail = " ".join(str(error).split())
-            raise ConfigError(f"{where} is not YAML: {detail}.") from error
-        if not isinstance(data, dict):
-            raise ConfigError(
-                f"{where} holds {type(data).__name__}, not keys and values; see recipes/geoloc.yaml."
-            )
+        data = _with_base(_keys_and_values(text, where), where)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -266,13 +219,19 @@ class Recipe(_Section):
             raise ConfigError(_explain(error, f"recipe {self.name!r} with overrides")) from error
 
     def to_yaml(self) -> str:
-        """The recipe as YAML with every value written out; `from_yaml` gives the same recipe back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+        """The recipe as YAML with every value written out; `from_yaml` gives the same recipe back.
+
+        Parts that the recipe does not have are left out, so that a new kind of part changes no old recipe.
+        """
+        return yaml.safe_dump(self._written(), sort_keys=False, default_flow_style=None)
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the canonical content: equal for recipes that mean the same."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._written(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _written(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def built_in_recipes() -> list[str]:
@@ -281,6 +240,68 @@ def built_in_recipes() -> list[str]:
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
     )
+
+
+def _keys_and_values(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{where} is not YAML: {detail}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{where} holds {type(data).__name__}, not keys and values; see recipes/geoloc.yaml."
+        )
+    return data
+
+
+def _with_base(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """The keys and values of the recipes that this one starts from, with its own over them."""
+    chain = [data]
+    while "base" in chain[-1]:
+        name = chain[-1]["base"]
+        if len(chain) > _LONGEST_CHAIN:
+            raise ConfigError(
+                f"{where} starts from {name!r} in a circle, or over more than {_LONGEST_CHAIN}."
+            )
+        chain.append(_keys_and_values(_text_of(str(name)), f"base recipe {name!r} of {where}"))
+    merged: dict[str, Any] = {}
+    for layer in reversed(chain):
+        own = {key: value for key, value in layer.items() if key != "base"}
+        merged = _merged({key: value for key, value in merged.items() if key != "name"}, own)
+    return merged
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `base`, section by section; a section of another kind replaces the base's."""
+    result = dict(base)
+    for key, value in own.items():
+        below = result.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("kind", below.get("kind")) == below.get("kind")
+        ):
+            result[key] = _merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _text_of(name_or_uri: str) -> str:
+    """Text of a built-in recipe or of the YAML file at a URI; `ConfigError` for neither."""
+    if name_or_uri in built_in_recipes():
+        built_in = resources.files("geoloc") / "recipes" / f"{name_or_uri}.yaml"
+        return built_in.read_text(encoding="utf-8")
+    if not name_or_uri.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"There is no recipe {name_or_uri!r}{_near(name_or_uri, built_in_recipes())}; built in are: "
+            f"{', '.join(built_in_recipes())}. Or give the path of a .yaml file."
+        )
+    try:
+        return storage.read_text(name_or_uri)
+    except GeolocError as error:
+        raise ConfigError(f"The recipe cannot be read: {error}") from error
 
 
 def _near(word: str, known: list[str]) -> str:

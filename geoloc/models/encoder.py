@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 
 from geoloc.errors import ConfigError, InputError
+from geoloc.model_parts import PolarView
+from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
 from geoloc.models.hashing import pack_codes
 from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_aerial, prepare_panorama, to_unit
@@ -108,11 +110,12 @@ class Encoder:
         """Prepared pictures of unknown heading to `headings` candidates each: [N, R, D] and [N, R, bits // 8].
 
         Candidate r assumes that the middle of the picture (for a drone picture: its top) looks along
-        r * 360 / R degrees. Candidates that are whole columns of the feature map apart share one pass.
+        r * 360 / R degrees. Where the model turns with its picture (`ModelRecipe.turns_by_rolling`), candidates
+        that are whole columns of the feature map apart share one pass; else each has a pass of its own.
         Raises `ConfigError` unless R divides the width of the input.
         """
         self._check(batch, view)
-        width = self.recipe.model.view.width_px
+        width = self.recipe.model.panorama_px[1]
         if headings < 1 or width % headings:
             raise ConfigError(
                 f"headings is {headings}; give a divisor of the model's {width} columns, such as 32."
@@ -131,11 +134,21 @@ class Encoder:
         self, batch: Pixels, view: View, headings: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        recipe = self.recipe.model
+        if recipe.turns_by_rolling and (view not in AERIAL_VIEWS or isinstance(recipe.view, PolarView)):
+            features = self._rolled_features(images, view, headings)
+        else:
+            features = [self._features_at(images, view, turn / headings) for turn in range(headings)]
+        embedding = flatten(torch.stack(features, dim=1))
+        logits = self._model.hash(embedding)
+        return embedding.cpu().numpy(), logits.cpu().numpy()
+
+    def _rolled_features(self, images: torch.Tensor, view: View, headings: int) -> list[torch.Tensor]:
+        """Features of every candidate from as few passes as there are places between two columns."""
         if view in AERIAL_VIEWS:
-            images = self._model.to_polar(images)
-        columns = self.recipe.model.aggregation.columns
+            images = self._model.convert_view(images)
         step_px = images.shape[-1] // headings
-        column_px = images.shape[-1] // columns
+        column_px = images.shape[-1] // self.recipe.model.columns
         passes = column_px // math.gcd(step_px, column_px)
         rolled: list[torch.Tensor] = [torch.empty(0)] * headings
         for first in range(passes):
@@ -143,9 +156,18 @@ class Encoder:
             for candidate in range(first, headings, passes):
                 shift = (candidate - first) * step_px // column_px
                 rolled[candidate] = torch.roll(features, shift, dims=-1)
-        embedding = flatten(torch.stack(rolled, dim=1))
-        logits = self._model.hash(embedding)
-        return embedding.cpu().numpy(), logits.cpu().numpy()
+        return rolled
+
+    def _features_at(self, images: torch.Tensor, view: View, turn: float) -> torch.Tensor:
+        """Features of pictures that look along `turn` of a circle, brought to north first."""
+        if view not in AERIAL_VIEWS:
+            return self._model.columns(torch.roll(images, round(turn * images.shape[-1]), dims=-1), view)
+        pose = None
+        if turn:
+            # Where the picture's top looks along h, north lies at -h of it.
+            heading = torch.full((len(images),), -360.0 * turn, device=images.device)
+            pose = Pose(heading_deg=heading)
+        return self._model.columns(self._model.convert_view(images, pose), view)
 
     def _check(self, batch: Pixels, view: View) -> None:
         height, width = input_size(self.recipe.model, view)

@@ -4,104 +4,196 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from geoloc.model_parts import (
+    Backbone,
+    Branches,
+    OriCnnEncoder,
+    Orientation,
+    PlainCnn,
+    PolarView,
+    SquareView,
+)
 from geoloc.models.aggregation import make_aggregation
-from geoloc.models.backbones import WrappedCnn
-from geoloc.models.hashing import LinearHash
-from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, normalise
+from geoloc.models.backbones import OriCnn, WrappedCnn
+from geoloc.models.bearings import OrientationMaps, Pose
+from geoloc.models.hashing import make_hash
+from geoloc.models.preprocessing import input_size, normalise
+from geoloc.models.pretrained import TorchvisionCnn
+from geoloc.models.transformers import make_transformer
 from geoloc.recipe import ModelRecipe
+from geoloc.views.aerial import look_down
 from geoloc.views.polar import aerial_to_polar
 
 
-@dataclass(frozen=True)
-class Pose:
-    """How an aerial picture is looked at, one value per picture [B]; None leaves it as it is.
-
-    Convention: east_m and north_m move the centre of the look, heading_deg is clockwise from north and comes
-    to the middle column, `scale` multiplies the ground radius, `mirrored` swaps left and right.
-    """
-
-    east_m: torch.Tensor | None = None
-    north_m: torch.Tensor | None = None
-    heading_deg: torch.Tensor | None = None
-    scale: torch.Tensor | None = None
-    mirrored: torch.Tensor | None = None
-
-
 class GeoLocalizer(nn.Module):
-    """Embeds panoramas and aerial pictures into one space.
+    """Embeds panoramas, street photos, aerial and drone pictures into one space.
 
-    Two branches, `panorama` (also street photos) and `aerial` (also drone photos), each a backbone and an
-    aggregation head; with `shared_weights` the backbone is the same. An embedding is [channels, columns]
-    flattened and normalised, the columns being azimuth with north in the middle.
+    Each view goes through a branch (by default two: `panorama`, also for street photos, and `aerial`, also for
+    drone photos), each a backbone and an aggregation head; with `shared_weights` the backbone is the same.
+    Aerial pictures pass the recipe's view transform first. An embedding is [channels, columns] flattened and
+    normalised; where the aggregation keeps them, the columns are azimuth with north in the middle.
     """
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        panorama = WrappedCnn(recipe.backbone)
-        aerial = panorama if recipe.shared_weights else WrappedCnn(recipe.backbone)
-        self.backbones = nn.ModuleDict({"panorama": panorama, "aerial": aerial})
-        heights = {"panorama": recipe.panorama_px[0], "aerial": recipe.view.height_px}
-        self.heads = nn.ModuleDict(
+        self.branches = recipe.branches or Branches()
+        names = self.branches.names
+        first = make_backbone(recipe.backbone, recipe.orientation)
+        self.backbones = nn.ModuleDict(
             {
-                branch: make_aggregation(recipe.aggregation, panorama.channels, height // panorama.stride)
-                for branch, height in heights.items()
+                name: first
+                if recipe.shared_weights or name == names[0]
+                else make_backbone(recipe.backbone, recipe.orientation)
+                for name in names
             }
         )
-        self.hash = LinearHash(recipe.hash, recipe.embedding_dim)
+        ground = (self.branches.panorama, self.branches.street)
+        self.heads = nn.ModuleDict(
+            {
+                name: make_aggregation(
+                    recipe.aggregation,
+                    first.channels,
+                    first.map_size(*(recipe.panorama_px if name in ground else recipe.aerial_px)),
+                )
+                for name in names
+            }
+        )
+        self.hash = make_hash(recipe)
+        self._make_further_parts(recipe, names)
+
+    def _make_further_parts(self, recipe: ModelRecipe, names: Sequence[str]) -> None:
+        """Parts that not every recipe has, made last: the others draw the weights they always drew."""
+        self.projections = nn.ModuleDict()
+        if recipe.projection is not None:
+            inputs = _aggregated_channels(recipe)
+            first = nn.Conv1d(inputs, recipe.projection.channels, 1)
+            for name in names:
+                alike = recipe.projection.shared or name == names[0]
+                self.projections[name] = first if alike else nn.Conv1d(inputs, recipe.projection.channels, 1)
+        self.transformer: nn.Module | None = None
+        if not isinstance(recipe.view, PolarView | SquareView):
+            self.transformer = make_transformer(recipe.view, recipe.tile_px)
+        self.maps = None if recipe.orientation is None else OrientationMaps(recipe, recipe.orientation)
+
+    def convert_view(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
+        """Aerial pictures float[B, 3, S, S] at the recipe's metres per pixel to what the aerial backbone sees.
+
+        By the recipe's view: the polar image of its field, the field's square itself, or what a spatial
+        transformer makes of that square.
+        """
+        if isinstance(self.recipe.view, PolarView):
+            return self.to_polar(images, pose)
+        pose = pose or Pose()
+        side = self.recipe.tile_px
+        square = images
+        if images.shape[-1] != side or pose.moves:
+            square = look_down(images, side_px=side, **self._look(pose))
+        if self.transformer is None:
+            return square
+        moved: torch.Tensor = self.transformer(square)
+        return moved
 
     def to_polar(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
-        """Aerial pictures float[B, 3, S, S] at the recipe's metres per pixel to polar images of its field."""
-        pose = pose or Pose()
-        scale = self.recipe.metres_per_pixel
+        """Aerial pictures to polar images of the field, of the size of the recipe's view."""
+        height, width = self.recipe.aerial_px
+        view = self.recipe.view
         return aerial_to_polar(
             images,
-            height_px=self.recipe.view.height_px,
-            width_px=self.recipe.view.width_px,
+            height_px=height,
+            width_px=width,
             radius_px=self.recipe.tile_px / 2,
-            radial_power=self.recipe.view.radial_power,
-            east_px=None if pose.east_m is None else pose.east_m / scale,
-            north_px=None if pose.north_m is None else pose.north_m / scale,
-            heading_deg=pose.heading_deg,
-            scale=pose.scale,
-            mirrored=pose.mirrored,
+            radial_power=view.radial_power if isinstance(view, PolarView) else 1.0,
+            sampling=(view.sampling or "centred") if isinstance(view, PolarView) else "centred",
+            **self._look(pose or Pose()),
         )
 
-    def columns(self, images: torch.Tensor, view: str) -> torch.Tensor:
-        """Panoramas or polar images float[B, 3, H, W] in 0..1 to unnormalised float32[B, channels, columns]."""
-        branch = _branch(view)
-        inputs = normalise(images).contiguous(memory_format=torch.channels_last)
-        features: torch.Tensor = self.heads[branch](self.backbones[branch](inputs))
-        return features.float()
+    def _look(self, pose: Pose) -> dict[str, Any]:
+        scale = self.recipe.metres_per_pixel
+        return {
+            "east_px": None if pose.east_m is None else pose.east_m / scale,
+            "north_px": None if pose.north_m is None else pose.north_m / scale,
+            "heading_deg": pose.heading_deg,
+            "scale": pose.scale,
+            "mirrored": pose.mirrored,
+        }
 
-    def columns_of(self, looks: Sequence[torch.Tensor], views: Sequence[str]) -> list[torch.Tensor]:
+    def columns(self, images: torch.Tensor, view: str, bearing: Pose | None = None) -> torch.Tensor:
+        """Panoramas or converted aerial pictures float[B, 3, H, W] in 0..1 to float32[B, channels, columns].
+
+        `bearing` says how each picture was turned, for its orientation maps (None: north in the middle, or up).
+        """
+        return self.columns_of([images], [view], [bearing])[0]
+
+    def columns_of(
+        self,
+        looks: Sequence[torch.Tensor],
+        views: Sequence[str],
+        bearings: Sequence[Pose | None] | None = None,
+    ) -> list[torch.Tensor]:
         """`columns` of several batches, one per view; a shared backbone takes pictures of one size together.
 
         Together is faster, and its batch norm then learns one statistic for all views.
         """
-        if not self.recipe.shared_weights or len({look.shape[1:] for look in looks}) > 1:
-            return [self.columns(look, view) for look, view in zip(looks, views, strict=True)]
-        inputs = normalise(torch.cat(list(looks))).contiguous(memory_format=torch.channels_last)
-        features = self.backbones["panorama"](inputs).split([len(look) for look in looks])
-        return [self.heads[_branch(view)](part).float() for part, view in zip(features, views, strict=True)]
+        branches = [self.branch_of(view) for view in views]
+        bearings = bearings or [None] * len(looks)
+        maps = [
+            None if self.maps is None else self.maps(view, len(look), bearing)
+            for look, view, bearing in zip(looks, views, bearings, strict=True)
+        ]
+        if len(looks) > 1 and self.recipe.shared_weights and len({look.shape[1:] for look in looks}) == 1:
+            together = None if self.maps is None else torch.cat([each for each in maps if each is not None])
+            features = self._features(torch.cat(list(looks)), branches[0], together)
+            parts = list(torch.split(features, [len(look) for look in looks]))
+        else:
+            parts = [
+                self._features(look, branch, each)
+                for look, branch, each in zip(looks, branches, maps, strict=True)
+            ]
+        return [self._aggregate(part, branch) for part, branch in zip(parts, branches, strict=True)]
 
-    def forward(self, images: torch.Tensor, view: str) -> torch.Tensor:
-        """Panoramas or polar images float[B, 3, H, W] in 0..1 to unit embeddings float32[B, D]."""
-        return flatten(self.columns(images, view))
+    def _features(self, images: torch.Tensor, branch: str, maps: torch.Tensor | None) -> torch.Tensor:
+        inputs = normalise(images, self.recipe.pixels).contiguous(memory_format=torch.channels_last)
+        features: torch.Tensor = self.backbones[branch](inputs, maps)
+        return features
+
+    def _aggregate(self, features: torch.Tensor, branch: str) -> torch.Tensor:
+        columns: torch.Tensor = self.heads[branch](features)
+        if branch in self.projections:
+            columns = self.projections[branch](columns)
+        return columns.float()
+
+    def forward(self, images: torch.Tensor, view: str, bearing: Pose | None = None) -> torch.Tensor:
+        """Panoramas or converted aerial pictures float[B, 3, H, W] in 0..1 to unit embeddings float32[B, D]."""
+        return flatten(self.columns(images, view, bearing))
+
+    def branch_of(self, view: str) -> str:
+        """Name of the branch that a view goes through."""
+        name: str = getattr(self.branches, view)
+        return name
 
     def expected_size(self, view: str) -> tuple[int, int]:
-        """Height and width of pictures of a view before the polar transform."""
+        """Height and width of pictures of a view before the view transform."""
         return input_size(self.recipe, view)
 
 
-def _branch(view: str) -> str:
-    return "aerial" if view in AERIAL_VIEWS else "panorama"
+def make_backbone(recipe: Backbone, orientation: Orientation | None) -> WrappedCnn | OriCnn | TorchvisionCnn:
+    """The backbone that a recipe names, with room for orientation maps where it has them."""
+    if isinstance(recipe, PlainCnn):
+        return WrappedCnn(recipe, orientation)
+    if isinstance(recipe, OriCnnEncoder):
+        return OriCnn(recipe, orientation)
+    return TorchvisionCnn(recipe, orientation)
+
+
+def _aggregated_channels(recipe: ModelRecipe) -> int:
+    return recipe.model_copy(update={"projection": None}).embedding_dim // recipe.columns
 
 
 def flatten(columns: torch.Tensor) -> torch.Tensor:

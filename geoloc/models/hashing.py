@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from geoloc.recipe import HashHead
+from geoloc.model_parts import HashHead
+from geoloc.recipe import ModelRecipe
 
 
 class LinearHash(nn.Module):
@@ -29,6 +30,36 @@ class LinearHash(nn.Module):
         logits = self.project(embeddings)
         centred: torch.Tensor = self.centre(logits.flatten(0, -2)).view_as(logits)
         return centred
+
+
+class ColumnHash(nn.Module):
+    """Embedding [channels, columns] to logits [bits per column, columns], every column by the same linear map.
+
+    A turned photo has a turned code: `localization.circular` searches the heading on codes without encoding the
+    photo again. A prefix holds the first bits of every column. Centred as `LinearHash`, one statistic a map.
+    """
+
+    def __init__(self, recipe: HashHead, embedding_dim: int, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+        self.project = nn.Linear(embedding_dim // columns, recipe.bits // columns, bias=False)
+        nn.init.orthogonal_(self.project.weight)
+        self.centre = nn.BatchNorm1d(recipe.bits // columns, affine=False)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """float[..., D] to float[..., bits], bit b * columns + c being bit b of column c."""
+        by_column = embeddings.reshape(*embeddings.shape[:-1], -1, self.columns).transpose(-1, -2)
+        logits = self.project(by_column)
+        centred = self.centre(logits.flatten(0, -2)).view_as(logits)
+        laid_out: torch.Tensor = centred.transpose(-1, -2).flatten(-2)
+        return laid_out
+
+
+def make_hash(recipe: ModelRecipe) -> LinearHash | ColumnHash:
+    """The hash head of a recipe."""
+    if recipe.hash.layout == "columns":
+        return ColumnHash(recipe.hash, recipe.embedding_dim, recipe.columns)
+    return LinearHash(recipe.hash, recipe.embedding_dim)
 
 
 def pack_codes(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

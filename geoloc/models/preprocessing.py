@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from geoloc.errors import InputError, ModelMismatch
+from geoloc.model_parts import PixelRange
 from geoloc.recipe import ModelRecipe
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,19 +30,18 @@ def input_size(recipe: ModelRecipe, view: str) -> tuple[int, int]:
     raise InputError(f"{view!r} is not a view; known are {', '.join(AERIAL_VIEWS + PANORAMA_VIEWS)}.")
 
 
-def to_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8[B, H, W, 3] to normalised float[B, 3, H, W] (channels last in memory)."""
-    return images.permute(0, 3, 1, 2).float().div_(255).sub_(_MEAN).div_(_STD)
-
-
 def to_unit(images: torch.Tensor) -> torch.Tensor:
     """uint8[B, H, W, 3] to float[B, 3, H, W] in 0..1 (channels last in memory)."""
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """float[B, 3, H, W] in 0..1 to the network's range."""
-    return (images - _MEAN) / _STD
+def normalise(images: torch.Tensor, pixels: PixelRange | None = None) -> torch.Tensor:
+    """RGB float[B, 3, H, W] in 0..1 to the network's range and order of channels."""
+    if pixels is None:
+        return (images - _MEAN) / _STD
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
+    ordered = images.flip(1) if pixels.order == "bgr" else images
+    return (ordered - mean) / std
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:

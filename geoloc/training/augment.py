@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from geoloc.models.geolocalizer import Pose
-from geoloc.recipe import AugmentationRecipe
+from geoloc.models.bearings import Pose
+from geoloc.training_parts import AugmentationRecipe
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import nn
 
 from geoloc.losses.contrastive import near_pairs, pair_logits, symmetric_info_nce
 from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
-from geoloc.models.geolocalizer import GeoLocalizer, Pose, flatten, initial_log_scale
+from geoloc.models.bearings import Pose
+from geoloc.models.geolocalizer import GeoLocalizer, flatten, initial_log_scale
 from geoloc.models.preprocessing import to_unit
 from geoloc.recipe import Recipe
 from geoloc.training.augment import PairDraw, change_light
@@ -81,11 +82,11 @@ class PairStep(nn.Module):
         light = self.recipe.training.augmentation.photometric
         turned = to_unit(turn_panorama(batch.panoramas, draw.columns, draw.mirrored))
         tiles = to_unit(batch.tiles)
-        polar = self.model.to_polar(tiles, draw.aerial)
+        polar = self.model.convert_view(tiles, draw.aerial)
         looks = [change_light(turned, light, generator), change_light(polar, light, generator)]
         views = ["panorama", "aerial"]
         if drone is not None:
-            looks.append(change_light(self.model.to_polar(tiles, drone), light, generator))
+            looks.append(change_light(self.model.convert_view(tiles, drone), light, generator))
             views.append("drone")
         with torch.autocast(tiles.device.type, torch.bfloat16, enabled=self.recipe.training.bfloat16):
             columns = self.model.columns_of(looks, views)

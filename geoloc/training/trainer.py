@@ -15,12 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from geoloc.errors import GeolocError
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.recipe import Recipe, TrainingRecipe
+from geoloc.recipe import Recipe
 from geoloc.training.augment import draw_drone, draw_pairs
 from geoloc.training.gather import is_distributed
 from geoloc.training.pairs import PairStore
 from geoloc.training.sampler import neighbour_batches, random_batches
 from geoloc.training.step import PairBatch, PairStep, StepResult
+from geoloc.training_parts import TrainingRecipe
 
 _SMALLEST_SPREAD = 1e-3  # of the embeddings in a batch; healthy ones have about 1
 
@@ -102,7 +103,7 @@ class Trainer:
             torch.from_numpy(index.camera_east_m[rows]).float(),
             torch.from_numpy(index.camera_north_m[rows]).float(),
             training.augmentation,
-            width_px=self.recipe.model.view.width_px,
+            width_px=self.recipe.model.panorama_px[1],
             reach_m=self.store.reach_m,
             generator=generator,
         )

@@ -89,16 +89,27 @@ def aerial_orientation(
 
 
 def polar_orientation(
-    height_px: int, width_px: int, *, radial_power: float = 1.0, yaw_deg: torch.Tensor | None = None
+    height_px: int,
+    width_px: int,
+    *,
+    radial_power: float = 1.0,
+    yaw_deg: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Yaw and radius of every pixel of a polar image (sampling `centred`), float32[B, 2, height_px, width_px]."""
+    """Yaw and radius of every pixel of a polar image (sampling `centred`), float32[B, 2, height_px, width_px].
+
+    `yaw_deg` [B] is the heading of the middle column, `scale` [B] multiplies the radius.
+    """
     across = _steps(width_px, -180.0, 180.0, "centred")[None]
     if yaw_deg is not None:
         across = _wrapped(across + yaw_deg.double().cpu()[:, None])
-    radius = _steps(height_px, 1.0, 0.0, "centred") ** radial_power
-    maps = torch.empty((len(across), 2, height_px, width_px), dtype=torch.float32)
+    radius = (_steps(height_px, 1.0, 0.0, "centred") ** radial_power)[None]
+    if scale is not None:
+        radius = radius * scale.double().cpu()[:, None]
+    batch = max(len(across), len(radius))
+    maps = torch.empty((batch, 2, height_px, width_px), dtype=torch.float32)
     maps[:, 0] = (across / 180)[:, None, :]
-    maps[:, 1] = ((radius - 0.5) * 2)[None, :, None]
+    maps[:, 1] = ((radius - 0.5) * 2)[:, :, None]
     return maps
 
 

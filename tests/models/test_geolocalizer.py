@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from geoloc.models.backbones import WrappedCnn
-from geoloc.models.geolocalizer import GeoLocalizer, Pose
+from geoloc.models.bearings import Pose
+from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.hashing import LinearHash, code_prefix, pack_codes
 from geoloc.recipe import HashHead, ModelRecipe, PlainCnn, Recipe
 

@@ -1,0 +1,145 @@
+"""Spatial transformers (Jaderberg et al., NeurIPS 2015): networks that choose where the aerial branch looks.
+
+As in "Realistic Cross-View Image Geo-Localization" (STN): a small localisation network predicts an affine map or
+the control points of a thin plate spline. Convention: grids are those of `views.warp`, whose pixels have their
+value in their middle (align_corners=False, for making and for sampling); a transformer that has learned nothing
+is its stated start, the identity or the polar view's spline.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from geoloc.model_parts import AffineView, ComposedView, SplineView
+from geoloc.views.warp import (
+    affine_grid,
+    control_points,
+    polar_places,
+    sample,
+    spline_grid,
+    spline_operator,
+)
+
+
+class LocalisationNet(nn.Module):
+    """Four convolutions with pooling, batch norm and ReLU, then one hidden layer.
+
+    Kernels 7, 5, 3, 3 without padding, 8, 10, 10, 10 channels. The last layer's weights start at zero and its
+    biases at `start`, so that the transform starts there for every picture.
+    """
+
+    def __init__(self, channels: int, side_px: int, hidden: int, start: torch.Tensor) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        side = side_px
+        for inputs, outputs, kernel in ((channels, 8, 7), (8, 10, 5), (10, 10, 3), (10, 10, 3)):
+            blocks += [
+                nn.Conv2d(inputs, outputs, kernel),
+                nn.MaxPool2d(2),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+            side = (side - kernel + 1) // 2
+        self.features = nn.Sequential(*blocks)
+        self.hidden = nn.Linear(10 * side * side, hidden)
+        self.out = nn.Linear(hidden, start.numel())
+        nn.init.zeros_(self.out.weight)
+        with torch.no_grad():
+            self.out.bias.copy_(start.flatten())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Squares float[B, C, S, S] to the transform's numbers float[B, P]."""
+        numbers: torch.Tensor = self.out(F.relu(self.hidden(self.features(images).flatten(1))))
+        return numbers
+
+
+class AffineTransformer(nn.Module):
+    """One affine map of the plane, from the identity on; output float[B, C, height_px, width_px]."""
+
+    def __init__(self, height_px: int, width_px: int, side_px: int, channels: int = 3) -> None:
+        super().__init__()
+        self.size = (height_px, width_px)
+        start = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        self.localise = LocalisationNet(channels, side_px, 64, start)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float[B, C, S, S] to float[B, C, height_px, width_px]."""
+        matrices = self.localise(images).view(-1, 2, 3)
+        return sample(images, affine_grid(matrices, *self.size))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a 1 x 1 shortcut; starts as the identity of the channels that both sides have."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
+        nn.init.zeros_(self.body[4].weight)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.shortcut.weight.copy_(torch.eye(outputs, inputs)[:, :, None, None])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float[B, inputs, H, W] to float[B, outputs, H, W]."""
+        added: torch.Tensor = self.shortcut(images) + self.body(images)
+        return added
+
+
+class ComposedTransformer(nn.Module):
+    """Transformer, block (3 to 8 channels), transformer, block (8 to 3), transformer.
+
+    The first two keep the tile's square, the last gives the output's size. The blocks' last activation is left
+    out, so that the whole starts as the identity.
+    """
+
+    def __init__(self, recipe: ComposedView, side_px: int) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(
+            AffineTransformer(side_px, side_px, side_px),
+            ResidualBlock(3, 8),
+            AffineTransformer(side_px, side_px, side_px, channels=8),
+            ResidualBlock(8, 3),
+            AffineTransformer(recipe.height_px, recipe.width_px, side_px),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
+        moved: torch.Tensor = self.steps(images)
+        return moved
+
+
+class SplineTransformer(nn.Module):
+    """A thin plate spline whose control points, regular in the output, are moved in the input without bound."""
+
+    operator: torch.Tensor
+
+    def __init__(self, recipe: SplineView, side_px: int) -> None:
+        super().__init__()
+        self.size = (recipe.height_px, recipe.width_px)
+        points = control_points(recipe.rows, recipe.columns, recipe.span)
+        start = points if recipe.start == "identity" else polar_places(points)
+        operator = spline_operator(points, *self.size).float()
+        self.register_buffer("operator", operator, persistent=False)
+        self.localise = LocalisationNet(3, side_px, 512, start.float())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
+        places = self.localise(images).view(len(images), -1, 2)
+        return sample(images, spline_grid(self.operator, places, *self.size))
+
+
+def make_transformer(recipe: AffineView | ComposedView | SplineView, side_px: int) -> nn.Module:
+    """The transformer that a recipe names, for squares of `side_px`."""
+    if isinstance(recipe, AffineView):
+        return AffineTransformer(recipe.height_px, recipe.width_px, side_px)
+    if isinstance(recipe, ComposedView):
+        return ComposedTransformer(recipe, side_px)
+    return SplineTransformer(recipe, side_px)
