@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from geoloc.model_parts import (
+    ColumnAttention,
+    GemPool,
+    HeightMean,
+    MeanPool,
+    SafaHeads,
+)
+from geoloc.models.aggregation import GemHead, SafaHead, make_aggregation
+
+
+def features(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_mean_is_the_mean() -> None:
+    x = features(2, 5, 3, 4)
+    got = make_aggregation(MeanPool(), 5, (3, 4))(x)
+    assert got.shape == (2, 5, 1)
+    np.testing.assert_allclose(got[..., 0].numpy(), x.numpy().mean((2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0])
+@pytest.mark.parametrize("learnt", [False, True])
+def test_gem_by_the_formula(p: float, learnt: bool) -> None:
+    x = features(2, 5, 3, 4)
+    head = GemHead(GemPool(p=p, learnt=learnt), 5, (3, 4))
+    expected = (np.maximum(x.numpy(), 1e-6) ** p).mean((2, 3)) ** (1 / p)
+    np.testing.assert_allclose(head(x)[..., 0].detach().numpy(), expected, rtol=1e-4)
+    assert [name for name, _ in head.named_parameters()] == (["p"] if learnt else [])
+    if learnt:
+        head(x).sum().backward()
+        assert head.p.grad is not None
+        assert head.p.grad.abs() > 0
+
+
+def test_gem_of_nothing_but_negatives_is_no_nan() -> None:
+    x = (-features(2, 3, 4, 4).abs()).requires_grad_()
+    head = GemHead(GemPool(), 3, (4, 4))
+    head(x).sum().backward()
+    assert torch.isfinite(head(x)).all()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_safa_by_plain_loops(pool: str) -> None:
+    torch.manual_seed(0)
+    channels, height, width, heads = 4, 2, 3, 5
+    head = SafaHead(SafaHeads(heads=heads, pool=pool), channels, (height, width))
+    x = features(2, channels, height, width)
+    got = head(x)[..., 0].detach().numpy()
+    assert got.shape == (2, channels * heads)
+    down, down_bias = head.down.detach().numpy(), head.down_bias.detach().numpy()
+    up, up_bias = head.up.detach().numpy(), head.up_bias.detach().numpy()
+    assert down.shape == (6, 3, heads)  # positions to half of them
+    for row in range(2):
+        flat = x[row].numpy().reshape(channels, -1)
+        mask = flat.max(0) if pool == "max" else flat.mean(0)
+        for h in range(heads):
+            inner = mask @ down[:, :, h] + down_bias[:, h]
+            weights = inner @ up[:, :, h] + up_bias[:, h]
+            for c in range(channels):
+                assert got[row, c * heads + h] == pytest.approx(float(flat[c] @ weights), rel=1e-4, abs=1e-5)
+
+
+def test_safa_starts_as_published() -> None:
+    torch.manual_seed(0)
+    head = SafaHead(SafaHeads(), 4, (10, 20))
+    assert head.down.std().item() == pytest.approx(0.005, rel=0.02)
+    assert (head.up_bias == 0.1).all()
+
+
+@pytest.mark.parametrize(
+    "recipe", [HeightMean(columns=4, channels=3), ColumnAttention(columns=4, channels=3)]
+)
+def test_heads_that_keep_the_azimuth_turn_with_the_map(recipe: HeightMean) -> None:
+    torch.manual_seed(0)
+    head = make_aggregation(recipe, 5, (2, 8))
+    x = features(2, 5, 2, 8)
+    assert head(x).shape == (2, 3, 4)
+    torch.testing.assert_close(head(x.roll(2, -1)), head(x).roll(1, -1))
