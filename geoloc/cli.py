@@ -53,7 +53,13 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command("geoloc.demo.run", "the whole way on a procedural city, from imagery to served fixes"),
     "city": Command("geoloc.pipelines.city", "render a procedural city: imagery sheets and street panoramas"),
-    "ingest": Command("geoloc.pipelines.ingest", "imagery and photos to checked tables"),
+    "city export": Command("geoloc.pipelines.city_export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"),
+    "ingest": Command(
+        "geoloc.pipelines.ingest", "imagery and photos, or a published data set, to checked tables"
+    ),
+    "ingest export": Command(
+        "geoloc.pipelines.shard_export", "ingested tables to tar shards for the webdataset package"
+    ),
     "train": Command("geoloc.training.stage", "train a recipe on ingested pairs"),
     "encode": Command("geoloc.pipelines.encode", "tiles to hash codes and embeddings"),
     "index build": Command("geoloc.pipelines.build_index", "codes (or --imagery) to a searchable index"),

@@ -24,7 +24,8 @@ IntArray = npt.NDArray[np.int64]
 MERCATOR_LAT_LIMIT_DEG = 85.05112877980659
 CELL_LEVEL = 20  # about 38 m at the equator: finer than a tile, coarse enough for 40-bit cells
 _WGS84 = Geod(ellps="WGS84")
-EQUATOR_M = 2.0 * math.pi * 6378137.0
+_SPHERE_M = 6378137.0
+EQUATOR_M = 2.0 * math.pi * _SPHERE_M
 
 
 class LatLon(NamedTuple):
@@ -170,3 +171,44 @@ def _spread_bits(values: IntArray) -> IntArray:
     ):
         spread = (spread | (spread << np.uint64(shift))) & np.uint64(mask)
     return spread.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class SphericalTransverseMercator:
+    """Transverse mercator on a sphere of 6,378,137 m, scale 1 on the origin's meridian (Snyder 1987, eq. 8-1 to 8-7).
+
+    Map editors place models with it (the 2.5D map data set among them). Degrees are taken as they come, as if
+    they were of the sphere: distances differ from the ellipsoid's by up to 0.7 %.
+    Convention: east_m and north_m from the origin, which is (0, 0).
+    """
+
+    origin: LatLon
+
+    def to_metres(self, lat: npt.ArrayLike, lon: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """(east_m, north_m) of points in degrees, elementwise."""
+        phi = np.radians(np.asarray(lat, dtype=np.float64))
+        away = np.radians(np.asarray(lon, dtype=np.float64) - self.origin.lon)
+        east = _SPHERE_M * np.arctanh(np.cos(phi) * np.sin(away))
+        north = _SPHERE_M * (np.arctan2(np.tan(phi), np.cos(away)) - math.radians(self.origin.lat))
+        return east, north
+
+    def to_degrees(self, east_m: npt.ArrayLike, north_m: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """(lat, lon) in degrees of points in metres, elementwise."""
+        x = np.asarray(east_m, dtype=np.float64) / _SPHERE_M
+        d = np.asarray(north_m, dtype=np.float64) / _SPHERE_M + math.radians(self.origin.lat)
+        lat = np.degrees(np.arcsin(np.sin(d) / np.cosh(x)))
+        return lat, self.origin.lon + np.degrees(np.arctan2(np.sinh(x), np.cos(d)))
+
+    @classmethod
+    def fitted(
+        cls, lat: npt.ArrayLike, lon: npt.ArrayLike, east_m: npt.ArrayLike, north_m: npt.ArrayLike
+    ) -> SphericalTransverseMercator:
+        """The projection that gives these metres for these degrees: the median of the origins of single points."""
+        phi = np.radians(np.asarray(lat, dtype=np.float64))
+        sine = np.tanh(np.asarray(east_m, dtype=np.float64) / _SPHERE_M) / np.cos(phi)
+        away = np.arcsin(np.clip(sine, -1.0, 1.0))
+        lon_0 = np.asarray(lon, dtype=np.float64) - np.degrees(away)
+        lat_0 = np.degrees(
+            np.arctan2(np.tan(phi), np.cos(away)) - np.asarray(north_m, dtype=np.float64) / _SPHERE_M
+        )
+        return cls(LatLon(float(np.median(lat_0)), float(np.median(lon_0))))

@@ -191,3 +191,27 @@ def test_cells_interleave_the_bits_of_map_tiles(places: list[tuple[float, float]
 def test_shifting_a_cell_goes_up_the_levels(lat: float, lon: float, up: int) -> None:
     cell = geodesy.cells(lat, lon)
     assert int(cell) >> 2 * up == int(geodesy.cells(lat, lon, geodesy.CELL_LEVEL - up))
+
+
+@given(st.floats(-70, 70), st.floats(-170, 170), st.floats(-1.5, 1.5), st.floats(-1.5, 1.5))
+@settings(max_examples=50)
+def test_the_spherical_transverse_mercator_is_that_of_proj(
+    lat_0: float, lon_0: float, up: float, right: float
+) -> None:
+    frame = geodesy.SphericalTransverseMercator(geodesy.LatLon(lat_0, lon_0))
+    sphere = f"+R={A_M} +no_defs"
+    referee = Transformer.from_crs(
+        f"+proj=longlat {sphere}", f"+proj=tmerc +lat_0={lat_0!r} +lon_0={lon_0!r} {sphere}", always_xy=True
+    )
+    lat, lon = lat_0 + up, lon_0 + right
+    east, north = frame.to_metres(lat, lon)
+    assert (float(east), float(north)) == pytest.approx(referee.transform(lon, lat), abs=1e-5)
+    assert np.allclose(frame.to_degrees(east, north), (lat, lon), atol=1e-11)
+
+
+def test_the_spherical_transverse_mercator_is_found_from_its_own_metres() -> None:
+    rng = np.random.default_rng(3)
+    lat, lon = 40.7 + rng.uniform(-0.05, 0.05, 100), -74 + rng.uniform(-0.05, 0.05, 100)
+    frame = geodesy.SphericalTransverseMercator(geodesy.LatLon(40.7424436, -73.9816155))
+    found = geodesy.SphericalTransverseMercator.fitted(lat, lon, *frame.to_metres(lat, lon))
+    assert found.origin == pytest.approx(frame.origin, abs=1e-12)

@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from geoloc.pipelines.ingest_settings import IngestConfig, IngestInputs
 from geoloc.pipelines.ingest_tables import IngestResult, TableCounts, counted, publish
 from geoloc.progress import say
 from geoloc.sources.datasets import loading, registry
-from geoloc.sources.datasets.rows import Plan, Query, Tile
+from geoloc.sources.datasets.rows import Pair, Plan, Query, Tile
 from geoloc.sources.refused import Refused
 
 NOTE_NAME = "dataset.json"
@@ -36,8 +36,9 @@ _PAIRS_PER_PART = 262_144
 def ingest_dataset(
     config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool = False
 ) -> IngestResult:
-    """Make the three tables of a data set's split and `<output>/dataset.json`, which is written last.
+    """Make the tables of a data set's split and `<output>/dataset.json`, which is written last.
 
+    A data set without photos gives tiles alone.
     Raises `ConfigError` for an unknown data set or split, `ArtifactError` or `InputError` for files that are
     missing or do not read as they should, `TooManyBadRows` when more than `max_bad_share` of a table is bad.
     """
@@ -49,28 +50,16 @@ def ingest_dataset(
     for finding in plan.findings:
         say(finding)
     files = [storage.sha256_file(uri) for uri in plan.annotations]
-    source = [_VERSION, plan.name, plan.split, files, config.rows_per_part, config.jpeg_quality]
-    made: list[bool] = []
-    tiles = _pictures(
-        "tiles", plan, plan.tiles, plan.refused_tiles, config, source, request.root, output, overwrite, made
-    )
-    queries = _pictures(
-        "queries",
-        plan,
-        plan.queries,
-        plan.refused_queries,
-        config,
-        source,
-        request.root,
-        output,
-        overwrite,
-        made,
-    )
-    pairs = _pairs(plan, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, made)
-    _write_note(plan, tiles, queries, pairs, storage.join(output, NOTE_NAME))
+    work = _Work(config, plan, output, overwrite, [_VERSION, plan.name, plan.split, files], request.root)
+    tiles = work.pictures("tiles", plan.tiles, plan.refused_tiles)
+    queries = pairs = None
+    if plan.queries or plan.refused_queries:
+        queries = work.pictures("queries", plan.queries, plan.refused_queries)
+        pairs = work.pairs(tiles.uri, queries.uri)
+    _write_note(plan, [table for table in (tiles, queries, pairs) if table], storage.join(output, NOTE_NAME))
     return IngestResult(
         output=output,
-        reused=not any(made),
+        reused=not any(work.made),
         seconds=round(time.monotonic() - start, 3),
         tiles=tiles,
         queries=queries,
@@ -78,39 +67,70 @@ def ingest_dataset(
     )
 
 
-def _pictures(
-    kind: str,
-    plan: Plan,
-    rows: Sequence[Tile] | Sequence[Query],
-    refused: Sequence[Refused],
-    config: IngestConfig,
-    source: Sequence[object],
-    root: str,
-    output: str,
-    overwrite: bool,
-    made: list[bool],
-) -> TableCounts:
-    uri = storage.join(output, kind)
-    size_px = config.tile_px if kind == "tiles" else config.max_image_px
-    kept, twice = _without_duplicates(rows, plan.name)
-    described = [asdict(row) for row in kept]
-    bad = [asdict(row) for row in [*refused, *twice]]
-    # Without the root: data that moved is the same data.
-    text = json.dumps([described, bad]).replace(json.dumps(root)[1:-1], "")
-    mark = blocks.fingerprint(kind, *source, size_px, storage.sha256_bytes(text.encode()))
-    if done := parts.begin(uri, mark, overwrite=overwrite):
-        return counted(kind, uri, done, made, reused=True)
-    limit = config.rows_per_part
-    groups = blocks.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
-    units = [
-        {"rows": group, "refused": bad if index == 0 else [], "px": size_px, "quality": config.jpeg_quality}
-        for index, group in enumerate(groups)
-    ]
-    maker: Callable[[Any], Made] = make_tiles if kind == "tiles" else make_queries
-    written, totals = blocks.make_parts(uri, units, maker, what=f"reading {kind} of {plan.name}")
-    details = {"dataset": plan.name, "split": plan.split}
-    manifest = publish(kind, uri, mark, written, totals, details, config.max_bad_share)
-    return counted(kind, uri, manifest, made, reused=False)
+@dataclass
+class _Work:
+    """One run over a plan: what every table of it depends on, and whether anything was made."""
+
+    config: IngestConfig
+    plan: Plan
+    output: str
+    overwrite: bool
+    source: list[object]
+    root: str
+    made: list[bool] = field(default_factory=list)
+
+    def pictures(
+        self, kind: str, rows: Sequence[Tile] | Sequence[Query], refused: Sequence[Refused]
+    ) -> TableCounts:
+        """Make the table of tiles or of queries."""
+        config, uri = self.config, storage.join(self.output, kind)
+        size_px = config.tile_px if kind == "tiles" else config.max_image_px
+        kept, twice = _without_duplicates(rows, self.plan.name)
+        described = [asdict(row) for row in kept]
+        bad = [asdict(row) for row in [*refused, *twice]]
+        # Without the root: data that moved is the same data.
+        text = json.dumps([described, bad]).replace(json.dumps(self.root)[1:-1], "")
+        settings = [kind, config.rows_per_part, size_px, config.jpeg_quality]
+        mark = blocks.fingerprint(*self.source, settings, storage.sha256_bytes(text.encode()))
+        if done := parts.begin(uri, mark, overwrite=self.overwrite):
+            return counted(kind, uri, done, self.made, reused=True)
+        limit = config.rows_per_part
+        groups = blocks.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
+        units = [
+            {
+                "rows": group,
+                "refused": bad if index == 0 else [],
+                "px": size_px,
+                "quality": config.jpeg_quality,
+            }
+            for index, group in enumerate(groups)
+        ]
+        maker: Callable[[Any], Made] = make_tiles if kind == "tiles" else make_queries
+        written, totals = blocks.make_parts(uri, units, maker, what=f"reading {kind} of {self.plan.name}")
+        details = {"dataset": self.plan.name, "split": self.plan.split}
+        manifest = publish(kind, uri, mark, written, totals, details, config.max_bad_share)
+        return counted(kind, uri, manifest, self.made, reused=False)
+
+    def pairs(self, tiles_uri: str, queries_uri: str) -> TableCounts:
+        """Make the table of pairs: the plan's, without those that lost their tile or their query."""
+        uri, plan = storage.join(self.output, "pairs"), self.plan
+        manifests = [parts.read_manifest(one) for one in (tiles_uri, queries_uri)]
+        text = storage.sha256_bytes(json.dumps(plan.pairs).encode())
+        stored = [part.sha256 for manifest in manifests for part in manifest.parts]
+        mark = blocks.fingerprint("pairs", _VERSION, text, stored)
+        if done := parts.begin(uri, mark, overwrite=self.overwrite):
+            return counted("pairs", uri, done, self.made, reused=True)
+        tile_ids = set(parts.read(tiles_uri, columns=["tile_id"])["tile_id"].to_pylist())
+        query_ids = set(parts.read(queries_uri, columns=["query_id"])["query_id"].to_pylist())
+        kept = [pair for pair in plan.pairs if pair.tile_id in tile_ids and pair.query_id in query_ids]
+        starts = range(0, len(kept), _PAIRS_PER_PART) or [0]
+        written = [
+            parts.write_part(uri, index, _pairs_table(kept[start : start + _PAIRS_PER_PART]))
+            for index, start in enumerate(starts)
+        ]
+        details = {"dataset": plan.name, "split": plan.split, "left_out": len(plan.pairs) - len(kept)}
+        manifest = publish("pairs", uri, mark, written, Counter(), details, 1.0)
+        return counted("pairs", uri, manifest, self.made, reused=False)
 
 
 def _without_duplicates(
@@ -145,39 +165,24 @@ def make_queries(unit: dict[str, Any]) -> Made:
     return Made(table, [*(Refused(**row) for row in unit["refused"]), *bad])
 
 
-def _pairs(
-    plan: Plan, tiles_uri: str, queries_uri: str, uri: str, overwrite: bool, made: list[bool]
-) -> TableCounts:
-    manifests = [parts.read_manifest(one) for one in (tiles_uri, queries_uri)]
-    text = storage.sha256_bytes(json.dumps(plan.pairs).encode())
-    stored = [part.sha256 for manifest in manifests for part in manifest.parts]
-    mark = blocks.fingerprint("pairs", _VERSION, text, stored)
-    if done := parts.begin(uri, mark, overwrite=overwrite):
-        return counted("pairs", uri, done, made, reused=True)
-    tile_ids = set(parts.read(tiles_uri, columns=["tile_id"])["tile_id"].to_pylist())
-    query_ids = set(parts.read(queries_uri, columns=["query_id"])["query_id"].to_pylist())
-    kept = [pair for pair in plan.pairs if pair.tile_id in tile_ids and pair.query_id in query_ids]
-    written = []
-    for index, start in enumerate(range(0, len(kept), _PAIRS_PER_PART) or [0]):
-        columns = list(zip(*kept[start : start + _PAIRS_PER_PART], strict=True)) or [()] * len(tables.PAIRS)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, tables.PAIRS, strict=True)]
-        written.append(parts.write_part(uri, index, pa.table(arrays, schema=tables.PAIRS)))
-    details = {"dataset": plan.name, "split": plan.split, "left_out": len(plan.pairs) - len(kept)}
-    manifest = publish("pairs", uri, mark, written, Counter(), details, 1.0)
-    return counted("pairs", uri, manifest, made, reused=False)
+def _pairs_table(pairs: Sequence[Pair]) -> pa.Table:
+    columns = list(zip(*pairs, strict=True)) or [()] * len(tables.PAIRS)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, tables.PAIRS, strict=True)]
+    return pa.table(arrays, schema=tables.PAIRS)
 
 
-def _write_note(plan: Plan, tiles: TableCounts, queries: TableCounts, pairs: TableCounts, uri: str) -> None:
+def _write_note(plan: Plan, made: Sequence[TableCounts], uri: str) -> None:
+    kinds = [table.uri.rpartition("/")[2] for table in made]
+    manifests = [parts.read_manifest(table.uri) for table in made]
     findings = list(plan.findings)
-    for table in (tiles, queries):
-        kind = table.uri.rpartition("/")[2]
-        findings += [
-            f"{count:,} {kind} are in quarantine: {reason}." for reason, count in table.quarantined.items()
-        ]
-    manifests = [parts.read_manifest(table.uri) for table in (tiles, queries, pairs)]
-    if left_out := int(manifests[2].details["left_out"]):
-        findings.append(f"{left_out:,} pairs are left out: their tile or their photo is not in the tables.")
-    rows = {"tiles": tiles.rows, "queries": queries.rows, "pairs": pairs.rows}
+    for kind, manifest in zip(kinds, manifests, strict=True):
+        for reason, count in manifest.quarantined.items():
+            findings.append(f"{count:,} {kind} are in quarantine: {reason}.")
+        if left_out := int(manifest.details.get("left_out", 0)):
+            findings.append(
+                f"{left_out:,} pairs are left out: their tile or their photo is not in the tables."
+            )
+    rows = {kind: manifest.rows for kind, manifest in zip(kinds, manifests, strict=True)}
     note = {
         "name": plan.name,
         "split": plan.split,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 
 from geoloc.errors import ConfigError
-from geoloc.sources.datasets import cvact, cvusa, vigor
+from geoloc.sources.datasets import cvact, cvusa, map25d, university1652, vigor, webdataset, xyz
 from geoloc.sources.datasets.rows import DataSet
 
-DATASETS: dict[str, DataSet] = {module.DATASET.name: module.DATASET for module in (cvusa, cvact, vigor)}
+DATASETS: dict[str, DataSet] = {
+    module.DATASET.name: module.DATASET
+    for module in (cvusa, cvact, vigor, university1652, map25d, webdataset, xyz)
+}
 
 
 def find(name: str) -> DataSet:

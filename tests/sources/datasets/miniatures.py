@@ -141,3 +141,70 @@ def make_vigor(
             lines(base / f"same_area_balanced_train{mark}.txt", rows[:2], end)
             lines(base / f"same_area_balanced_test{mark}.txt", rows[2:], end)
     return root
+
+
+def make_university(root: Path) -> Path:
+    """Buildings 1 and 2 for testing (3 only in the galleries), 11 for training; two masked distractors."""
+    views = {"satellite": 1, "drone": 3, "street": 2}
+    seed = 0
+    for view, count in views.items():
+        for building, parts in (
+            (11, ["train"]),
+            (1, ["query", "gallery"]),
+            (2, ["query", "gallery"]),
+            (3, ["gallery"]),
+        ):
+            for part in parts:
+                folder = root / "train" / view if part == "train" else root / "test" / f"{part}_{view}"
+                for number in range(count):
+                    name = f"{building:04d}.jpg" if view == "satellite" else f"image-{number + 1:02d}.jpeg"
+                    seed += 1
+                    picture(folder / f"{building:04d}" / name, 64, 64, seed)
+    (root / "train" / "google" / "0011").mkdir(parents=True)
+    picture(root / "test" / "4K_drone" / "0001" / "image-01.jpeg", 128, 72, 900)
+    for number in range(2):
+        picture(root / "test" / "gallery_satellite_160k" / f"x{number}qZ.jpg", 64, 64, 901 + number)
+    picture(root / "test" / "query_drone_160k" / "a1B2.jpeg", 64, 64, 905)
+    return root
+
+
+MAP25D_ORIGIN = (40.7424436, -73.9816155)
+
+
+def make_map25d(root: Path, *, area: str = "wallstreet5kU", cloud: bool = True, metres: bool = True) -> Path:
+    """Five places 60 m apart along a street of Manhattan; a cloud of one point a metre east and north of each."""
+    from geoloc.geodesy import LatLon, SphericalTransverseMercator
+
+    frame = SphericalTransverseMercator(LatLon(*MAP25D_ORIGIN))
+    rows, rows_xy, rows_set, points = [], [], [], []
+    for number in range(5):
+        east, north = -2_000.0 + 60 * number, -1_500.0 + 40 * number
+        lat, lon = (float(value) for value in frame.to_degrees(east, north))
+        key, heading = f"pano_{number}-AbC", 30.0 * number
+        rows.append(f"{key},{lat!r},{lon!r},{heading},manhattan")
+        rows_xy.append(f"{key},{east!r},{-north!r},{heading},manhattan")
+        rows_set.append(f"manhattan,{200 - number}")
+        picture(root / "jpegs_manhattan_2019" / f"{key}.jpg", 112, 56, number)
+        picture(root / "tiles_manhattan_2019" / "z18" / f"{200 - number:05d}.png", 64, 64, 50 + number)
+        points += [(east + 1, 10.0 + number, -(north + 2)), (east - 3, 0.0, -(north - 4))]
+    lines(root / "csv" / f"{area}.csv", rows)
+    lines(root / "csv" / f"{area}_set.csv", rows_set)
+    if metres:
+        lines(root / "csv" / f"{area}_xy.csv", rows_xy)
+    if cloud:
+        (root / "manhattan").mkdir(parents=True, exist_ok=True)
+        np.save(root / "manhattan" / "manhattanU.npy", np.array(points))
+        lines(root / "manhattan" / "manhattanU.csv", [str((4, 13)[k % 2]) for k in range(len(points))])
+        (root / f"{area}_idx").mkdir(parents=True, exist_ok=True)
+        for number in range(5):
+            rows_of = np.array([2 * number, 2 * number + 1], dtype=np.int64)
+            np.save(root / f"{area}_idx" / f"pano_{number}-AbC.npy", rows_of)
+    return root
+
+
+def make_xyz(root: Path, zoom: int = 18, px: int = 64) -> Path:
+    """A block of two by three tiles of Canberra."""
+    for x in (239_626, 239_627):
+        for y in (159_500, 159_501, 159_502):
+            picture(root / str(zoom) / str(x) / f"{y}.png", px, px, x + y)
+    return root

@@ -1,0 +1,193 @@
+"""Tar shards as the webdataset package reads and writes them, in geoloc's own interchange layout.
+
+    <root>/<split>/*.tar   (or <root>/*.tar without a split)
+    {key}.ground.jpg   the photo      {key}.aerial.jpg   the tile      {key}.json   what is known of both
+
+The JSON has `query` and `tile` (the columns of the tables, without pictures) and `pairs` (rows of the pairs
+table). A sample may hold a photo alone or a tile alone; a tile that comes again under its tile_id is taken once.
+Pictures are read from inside the tar files, by position: nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from geoloc import storage, tables
+from geoloc.errors import InputError
+from geoloc.sources.datasets import files
+from geoloc.sources.datasets.rows import DataSet, Pair, Picture, Plan, Query, Request, Tile
+
+NOTE_NAME = "dataset.json"
+TILE_COLUMNS = ("tile_id", "lat", "lon", "place_id", "metres_per_pixel", "source")
+QUERY_COLUMNS = tuple(name for name in tables.QUERIES.names if name != "image")
+LAYOUT = (
+    "<root>/<split>/*.tar (or <root>/*.tar) with samples {key}.ground.jpg, {key}.aerial.jpg and {key}.json, the JSON "
+    "having query, tile and pairs"
+)
+_NEEDED = {"query": ("query_id", "view", "fov_deg"), "tile": ("tile_id", "metres_per_pixel")}
+_PICTURE = re.compile(r"(ground|aerial)\.(?:jpe?g|png|webp)", re.IGNORECASE)
+
+
+@dataclass
+class Sample:
+    """One sample of a shard: its JSON and where its pictures lie."""
+
+    shard: str
+    key: str
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    content: dict[str, Any] | None = None
+
+
+def read_shard(uri: str) -> list[Sample]:
+    """The samples of a shard in order; headers and JSON are read, pictures are stepped over.
+
+    Raises `InputError` for a file that is no whole, uncompressed tar or holds broken JSON.
+    """
+    fs, path = storage.filesystem(uri)
+    samples: dict[str, Sample] = {}
+    with fs.open_input_file(path) as stream:
+        size = stream.size()
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    if member.isfile():
+                        _add_member(samples, uri, tar, member)
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError("unexpected end of data")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise InputError(
+                f"{uri!r} is no whole, uncompressed tar file ({error}); copy or unpack it again.",
+                reason="bad_shard",
+            ) from error
+    return list(samples.values())
+
+
+def _add_member(samples: dict[str, Sample], uri: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    # A key is the name up to the first dot behind its folders, as webdataset has it.
+    folder, _, name = member.name.rpartition("/")
+    stem, _, ending = name.partition(".")
+    if not stem or not ending:
+        return
+    key = f"{folder}/{stem}" if folder else stem
+    sample = samples.setdefault(key, Sample(uri, key))
+    if match := _PICTURE.fullmatch(ending):
+        sample.pictures[match[1].lower()] = Picture(uri, member.size, member.offset_data)
+    elif ending == "json":
+        stream = tar.extractfile(member)
+        assert stream is not None
+        try:
+            sample.content = json.loads(stream.read())
+        except ValueError as error:
+            raise _broken(sample, f"its JSON cannot be read ({error})") from error
+
+
+def _broken(sample: Sample, what: str) -> InputError:
+    return InputError(
+        f"{sample.shard!r}, sample {sample.key!r}: {what}. Expected layout: {LAYOUT}.",
+        reason="bad_annotation",
+    )
+
+
+def shards(request: Request) -> list[str]:
+    """URIs of a split's shards, sorted; `ArtifactError` when there is none."""
+    folder = files.below(request.root, request.split)
+    found = [file.uri for file in storage.list_files(folder, suffix=".tar", recursive=False)]
+    if not found:
+        raise files.missing("every .tar shard", [folder], LAYOUT)
+    return found
+
+
+def plan(request: Request) -> Plan:
+    """Rows of a split's shards; `ArtifactError` or `InputError` when they are not as they should be."""
+    uris = shards(request)
+    made = Plan("webdataset", request.split, None)
+    note_uri = files.below(request.root, request.split, NOTE_NAME)
+    if storage.exists(note_uri):
+        _take_note(made, note_uri)
+    tiles: dict[str, Tile] = {}
+    with ThreadPoolExecutor(max_workers=1 if storage.is_local(request.root) else 8) as pool:
+        for samples in pool.map(read_shard, uris):
+            for sample in samples:
+                _add_sample(made, tiles, sample)
+    made.tiles = list(tiles.values())
+    made.counts = {"tiles": len(made.tiles), "queries": len(made.queries), "shards": len(uris)}
+    made.compare_counts()
+    return made
+
+
+def _take_note(made: Plan, uri: str) -> None:
+    """What the exporter wrote down of the data set that the shards came from."""
+    try:
+        note = json.loads(storage.read_text(uri))
+        made.name, made.protocol = str(note["name"]), note["protocol"]
+        made.split = str(note["split"])
+        made.published = {str(what): int(count) for what, count in note["published_counts"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{uri!r} is not the note of an export ({type(error).__name__}: {error}); export again or delete it.",
+            reason="bad_annotation",
+        ) from error
+    made.annotations.append(uri)
+
+
+def _add_sample(made: Plan, tiles: dict[str, Tile], sample: Sample) -> None:
+    content = sample.content
+    if content is None or not isinstance(content, dict):
+        raise _broken(sample, "it has no .json" if content is None else "its JSON is not an object")
+    for kind, picture in (("tile", "aerial"), ("query", "ground")):
+        if (kind in content) != (picture in sample.pictures):
+            has, lacks = (kind, f"{picture} picture") if kind in content else (f"{picture} picture", kind)
+            raise _broken(sample, f"it has the {has} and no {lacks}")
+    if "tile" in content:
+        values = _values(sample, "tile", content["tile"], TILE_COLUMNS)
+        values = {"source": "webdataset"} | {
+            name: value for name, value in values.items() if value is not None
+        }
+        tile = _row(sample, Tile, {"picture": sample.pictures["aerial"], **values})
+        tiles.setdefault(tile.tile_id, tile)
+    if "query" in content:
+        values = _values(sample, "query", content["query"], QUERY_COLUMNS)
+        query = _row(sample, Query, {"picture": sample.pictures["ground"], **values})
+        if query.view not in tables.VIEWS:
+            raise _broken(sample, f"view is {query.view!r}, not one of {', '.join(tables.VIEWS)}")
+        made.queries.append(query)
+    made.pairs += _pairs(sample, content.get("pairs", []))
+
+
+def _values(sample: Sample, kind: str, values: Any, columns: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(values, dict):
+        raise _broken(sample, f"{kind} is not an object")
+    for name in _NEEDED[kind]:
+        if values.get(name) is None:
+            raise _broken(sample, f"{kind} has no {name}")
+    for name in ("lat", "lon", "heading_deg", "fov_deg", "metres_per_pixel"):
+        if values.get(name) is not None and not isinstance(values[name], int | float):
+            raise _broken(sample, f"{kind}.{name} is {values[name]!r}, not a number")
+    return {name: values[name] for name in columns if name in values}
+
+
+def _row(sample: Sample, kind: type[Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise _broken(sample, str(error)) from error
+
+
+def _pairs(sample: Sample, rows: Any) -> Iterator[Pair]:
+    for row in rows:
+        try:
+            pair = Pair(**row)
+        except TypeError as error:
+            raise _broken(sample, f"pairs holds {row!r}") from error
+        if pair.relation not in tables.RELATIONS:
+            raise _broken(sample, f"relation is {pair.relation!r}, not one of {', '.join(tables.RELATIONS)}")
+        yield pair
+
+
+DATASET = DataSet("webdataset", (), LAYOUT, plan, any_split=True)
