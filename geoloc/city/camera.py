@@ -105,8 +105,8 @@ def develop(
 ) -> NDArray[np.uint8]:
     """The picture as one camera saw it: tone curve, exposure, colours, blur and noise: uint8[H, W, 3]."""
     rng = generator(seed, 1)
-    blur, gamma = rng.uniform(0, 0.9), rng.uniform(0.78, 1.3)
-    saturation, noise = np.float32(rng.uniform(0.55, 1.3)), np.float32(rng.uniform(1, 6))
+    blur, gamma = rng.uniform(0, 0.9), rng.uniform(0.72, 1.4)
+    saturation, noise = np.float32(rng.uniform(0.4, 1.4)), np.float32(rng.uniform(1, 6))
     if blur > 0.3:
         wide = np.concatenate([picture[:, -4:], picture, picture[:, :4]], 1)  # the panorama closes on itself
         picture = np.asarray(Image.fromarray(wide).filter(ImageFilter.GaussianBlur(blur)), np.uint8)[:, 4:-4]

@@ -27,7 +27,9 @@ class Look:
 
     Convention: the sun's azimuth is clockwise from grid north, its elevation above the horizon.
     season: 0 high summer to 1 late autumn; dryness 0..1 of the grass; tint: gains of red, green, blue;
-    traffic: share of places on the street that hold a car; seed: what wear, repainting and cars are drawn from.
+    traffic: share of places on the street that hold a car; seed: what wear, repainting and cars are drawn from;
+    variety: spread (of the logarithm) of each ground's brightness in this view: wet or dry, dusty or swept;
+    haze: how much of its colour the air adds at the end of the viewing range.
     """
 
     seed: int
@@ -39,6 +41,8 @@ class Look:
     tint: tuple[float, float, float]
     traffic: float
     wear: float
+    variety: float = 0.0
+    haze: float = 0.4
 
     @cached_property
     def ground_gain(self) -> Float:
@@ -49,7 +53,9 @@ class Look:
         gain[HEDGE] = 1 + late * np.array([0.5, -0.05, -0.1])
         gain[SOIL] = 1.12 - 0.3 * late
         gain[WATER] = uniform(self.seed, np.arange(3)) * 0.3 + 0.85
-        return gain
+        rng = generator(self.seed, 4)
+        own = rng.normal(0, self.variety, (14, 1)) + rng.normal(0, 0.35 * self.variety, (14, 3))
+        return np.asarray(gain * np.exp(own), np.float32)
 
     @cached_property
     def crown_colours(self) -> Float:
@@ -98,21 +104,25 @@ def flight_look(seed: int, *flight: int) -> Look:
         tint=(float(tint[0]), float(tint[1]), float(tint[2])),
         traffic=float(rng.uniform(0.1, 0.45)),
         wear=float(rng.uniform(0.1, 0.5)),
+        variety=0.06,
     )
 
 
 def photo_look(seed: int, *keys: int) -> Look:
     """The look of one street photo: any season, sun, exposure and traffic."""
     rng = generator(seed + 400, *keys)
-    tint = 1 + rng.normal(0, 0.06, 3)
+    warm, green = rng.normal(0, 0.13), rng.normal(0, 0.05)
+    tint = np.exp([warm, green, -warm])
     return Look(
         seed=int(rng.integers(2**31)),
         sun_azimuth_deg=float(rng.uniform(90, 270)),
         sun_elevation_deg=float(rng.uniform(12, 60)),
         season=float(rng.uniform(0, 1)),
         dryness=float(rng.uniform(0, 0.9)),
-        exposure=float(rng.uniform(0.75, 1.22)),
+        exposure=float(rng.uniform(0.66, 1.34)),
         tint=(float(tint[0]), float(tint[1]), float(tint[2])),
         traffic=float(rng.uniform(0, 0.4)),
         wear=float(rng.uniform(0.1, 0.6)),
+        variety=0.2,
+        haze=float(rng.uniform(0.15, 0.6)),
     )

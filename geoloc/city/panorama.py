@@ -65,7 +65,7 @@ def trace(
     boxes = _boxes(_cars_near(window, look, lens))
     if len(boxes):
         paint_cars(lens, boxes, colour, depth)
-    return finish(colour, depth, _HAZE, 0.4, camera.supersampling), depth.T[::-1]
+    return finish(colour, depth, _HAZE, look.haze, camera.supersampling), depth.T[::-1]
 
 
 def _sky(look: Look, lens: Lens) -> Sky:
