@@ -21,7 +21,8 @@ RED = np.array([250, 0, 0], np.uint8)
 def plain_look(**changes: float) -> Look:
     """Summer, no cars, no tint."""
     look = photo_look(0, 0)
-    plain = replace(look, season=0.0, dryness=0.0, exposure=1.0, tint=(1.0, 1.0, 1.0), traffic=0.0)
+    flat = {"season": 0.0, "dryness": 0.0, "exposure": 1.0, "traffic": 0.0, "variety": 0.0, "haze": 0.4}
+    plain = replace(look, tint=(1.0, 1.0, 1.0), **flat)
     return replace(plain, **changes)
 
 
