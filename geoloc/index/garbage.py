@@ -1,9 +1,11 @@
 """Removing what no snapshot needs any more, without touching what a reader or a running build may hold.
 
-What stays: the current snapshot and its nearest ancestors, every snapshot whose manifest is younger than the
-minimum age, all shards and models that these name, and every build directory or model in which something was
-written within that age (a running build renews its directory first). A reader that opened a local snapshot keeps
-it even when it is removed: its files are open. Give readers of object stores the minimum age to finish.
+What stays: the current snapshot and its nearest ancestors, every snapshot that was current within the minimum age
+(its manifest, or that of a child of it, is younger), all shards, marks and models that these name, and every build
+directory or model in which something was written within that age (a running build renews its directory first). A
+reader that opened a local snapshot keeps it even when it is removed: its files are mapped. A reader of an object
+store holds a snapshot only while it copies it: the minimum age, counted from when the snapshot ceased to be
+current, is its lease.
 """
 
 from __future__ import annotations
@@ -57,8 +59,9 @@ def collect_garbage(
 ) -> GarbageReport:
     """Remove what the `keep` newest snapshots (the current one and its ancestors) do not need.
 
-    Nothing younger than `min_age_s` goes: it must exceed the longest build and the longest that a reader of an
-    object store takes to copy a snapshot. Raises `ConfigError` for keep < 1 or a negative age.
+    Nothing that was written or was current within `min_age_s` goes: it must exceed the longest build and the
+    longest that a reader of an object store takes to copy a snapshot. Raises `ConfigError` for keep < 1 or a
+    negative age.
     """
     if keep < 1 or not min_age_s >= 0:
         raise ConfigError(
@@ -118,17 +121,31 @@ def _kept(
         file.parts[1] for file in files if file.written_s >= limit_s and file.path.endswith("/manifest.json")
     }
     for name in (young & there) - set(kept):
-        try:
-            kept[name] = read_manifest(index_uri, name)
-        except ArtifactError as error:
-            raise ArtifactError(
-                f"Nothing was removed, for what a young snapshot needs is unknown: {error}"
-            ) from error
+        kept[name] = _needed_manifest(index_uri, name)
+    # What a young snapshot replaced was current until then.
+    for parent in {manifest.parent for name, manifest in kept.items() if name in young} & there - set(kept):
+        kept[parent] = _needed_manifest(index_uri, parent)
     return set(kept), list(kept.values())
 
 
+def _needed_manifest(index_uri: str, name: str) -> Manifest:
+    try:
+        return read_manifest(index_uri, name)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"Nothing was removed, for what a young snapshot needs is unknown: {error}"
+        ) from error
+
+
 def _doomed(files: list[_File], kept: set[str], manifests: list[Manifest], limit_s: float) -> list[_File]:
-    needed = {relative for manifest in manifests for relative, _ in manifest.owners()}
+    needed = {
+        f"{relative}/{file.name}"
+        for manifest in manifests
+        for relative, files in manifest.owners()
+        for file in files
+    }
+    owners = {path.rpartition("/")[0] for path in needed}
+    owners |= {"/".join(path.split("/")[:2]) for path in owners}
     youngest: dict[str, float] = defaultdict(float)
     for file in files:
         group = "/".join(file.parts[:2])
@@ -136,32 +153,31 @@ def _doomed(files: list[_File], kept: set[str], manifests: list[Manifest], limit
     return [
         file
         for file in files
-        if youngest["/".join(file.parts[:2])] < limit_s and not _is_needed(file, kept, needed)
+        if youngest["/".join(file.parts[:2])] < limit_s and not _is_needed(file, kept, needed, owners)
     ]
 
 
-def _is_needed(file: _File, kept: set[str], needed: set[str]) -> bool:
-    """Whether a file belongs to the index's head, to a kept snapshot or to something that one names."""
+def _is_needed(file: _File, kept: set[str], needed: set[str], owners: set[str]) -> bool:
+    """Whether a file belongs to the index's head, to a kept snapshot or to something that one names.
+
+    `needed` are the files that kept manifests name, `owners` the directories that hold some of them.
+    """
     if any(part.startswith(storage.TEMPORARY_PREFIX) for part in file.parts):
         return False  # left by a writer that was killed
     top = file.parts[0]
-    if top == MODELS:
-        return "/".join(file.parts[:2]) in needed
-    if (
-        top != SNAPSHOTS
-    ):  # what others store beside the snapshots under a snapshot's name (calibration) goes with it
+    if file.path in needed:
+        return True
+    if top not in (SNAPSHOTS, MODELS):
+        # What others store beside the snapshots under a snapshot's name (calibration) goes with it.
         name = file.parts[-1].partition(".")[0]
         return name in kept or not is_snapshot_id(name)
+    if top == MODELS or len(file.parts) != 3:
+        return False  # a model's or shard's file that nobody names, or scratch space of a build
     if file.parts[1] in kept:
         return True
-    if len(file.parts) == 3:  # a shard's receipt goes with the shard, the build's note with the last of them
-        shard = file.path.removesuffix(".json")
-        return shard in needed or (file.parts[2] == "build.json" and _any_below(file.parts[1], needed))
-    return "/".join(file.parts[:3]) in needed
-
-
-def _any_below(build: str, needed: set[str]) -> bool:
-    return any(path.startswith(f"{SNAPSHOTS}/{build}/") for path in needed)
+    # A shard's receipt goes with the shard, the notes of a build with its last shard.
+    notes = file.parts[2] in ("build.json", "plan.json")
+    return ("/".join(file.parts[:2]) if notes else file.path.removesuffix(".json")) in owners
 
 
 def _remove_empty(index_uri: str, doomed: list[_File]) -> None:

@@ -14,8 +14,10 @@ manifest every file by its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -173,6 +175,12 @@ class Manifest(_Frozen):
         shards = [(shard.directory, shard.files) for shard in self.shards]
         marks = [(shard.marks.directory, [shard.marks.file]) for shard in self.shards if shard.marks]
         return [(self.model.directory, self.model.files), *shards, *marks]
+
+
+def bounds_around(shards: Sequence[ShardEntry]) -> Bounds | None:
+    """The box around all shards; None when none has coordinates."""
+    boxes = [shard.bounds for shard in shards if shard.bounds is not None]
+    return functools.reduce(Bounds.union, boxes) if boxes else None
 
 
 def encode(manifest: Manifest) -> tuple[str, bytes]:

@@ -30,7 +30,8 @@ from geoloc.index.shard import SPACE_SCHEMA, TILES_SCHEMA, BoolArray, Codes, Flo
 
 
 @contextmanager
-def _explained(directory: Path) -> Iterator[None]:
+def explained(directory: Path) -> Iterator[None]:
+    """Turn what goes wrong while files are written into one sentence with the directory."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -48,8 +49,8 @@ def write_shard(
     themselves are only flushed. Raises `ArtifactError` for ids that are not strictly ascending.
     """
     check_ids(tiles["tile_id"])
-    lat, lon = _degrees(tiles["lat"]), _degrees(tiles["lon"])
-    with _explained(directory):
+    lat, lon = degrees(tiles["lat"]), degrees(tiles["lon"])
+    with explained(directory):
         for name, array in ((CODES_NAME, codes), (EMBEDDINGS_NAME, embeddings)):
             if isinstance(array, np.memmap):
                 array.flush()
@@ -72,7 +73,8 @@ def _write_batch(path: Path, schema: pa.Schema, columns: list[pa.Array]) -> None
         writer.write_batch(batch)
 
 
-def _degrees(column: pa.ChunkedArray) -> FloatArray:
+def degrees(column: pa.ChunkedArray) -> FloatArray:
+    """A column as float64[N]; NaN for null."""
     values = column.cast(pa.float64()).fill_null(math.nan).to_numpy()
     return np.asarray(values, dtype=np.float64)
 
@@ -99,7 +101,7 @@ def repeated_id(tile_id: str) -> ArtifactError:
 def entry_of(directory: Path, relative: str, tiles: pa.Table) -> ShardEntry:
     """The manifest's entry of a shard that was written to a local directory: all files that lie there."""
     names = sorted(path.name for path in directory.iterdir())
-    lat, lon = _degrees(tiles["lat"]), _degrees(tiles["lon"])
+    lat, lon = degrees(tiles["lat"]), degrees(tiles["lon"])
     located = len(lat) > 0 and not np.isnan(lat).any()
     cells = geodesy.cells(lat, lon) if located else np.empty(0, np.int64)
     return ShardEntry(

@@ -5,45 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field
-from ray.exceptions import RayTaskError
 
 from geoloc import parts, storage
-from geoloc.errors import (
-    ArtifactError,
-    ConfigError,
-    GeolocError,
-    InputError,
-    ModelMismatch,
-    StorageError,
-)
-from geoloc.index.build import ShardTask, build_name, build_shard
+from geoloc.errors import ArtifactError, ConfigError, InputError, ModelMismatch
 from geoloc.index.commit import Head, commit, missing_file, read_head
+from geoloc.index.estimate import Estimate, Machine, estimate
+from geoloc.index.keys import Partition
 from geoloc.index.manifest import (
     FORMAT_VERSION,
     MODELS,
-    SNAPSHOTS,
-    Bounds,
+    Change,
     FileEntry,
     Manifest,
     ModelEntry,
     ShardEntry,
+    bounds_around,
     read_manifest,
 )
-from geoloc.index.plan import PLAN_BYTES_PER_TILE, Partition, ShardPlan, plan_shards, scan_part
+from geoloc.index.plan import tile_bytes
+from geoloc.index.runs import TablePart
 from geoloc.models.store import ModelCard, read_card
 from geoloc.pipelines.cluster import cpu_count, ensure_ray
-from geoloc.progress import say, track
-
-_TABLE_COPIES = 4  # a part of the table in memory: its bytes, the decoded columns, the rows taken
-_PLAIN_TILE_BYTES = 48  # lat, lon, cell and an id of common length
-_WORK_FACTOR = (
-    5.0  # every part is read for its ids and again for its rows; shards are written, copied, read back
-)
+from geoloc.pipelines.sharding import Build, build_shards, remove_runs
+from geoloc.progress import say
 
 
 class IndexConfig(BaseModel):
@@ -86,8 +74,8 @@ class IndexResult(BaseModel):
     reused: bool
 
 
-class _Source(BaseModel):
-    """What the inputs turned out to be."""
+class Source(BaseModel):
+    """What the inputs of a build turned out to be."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,10 +90,12 @@ class _Source(BaseModel):
 
     @property
     def tiles(self) -> int:
+        """Number of tiles."""
         return sum(part.rows for part in self.parts)
 
     @property
     def part_bytes(self) -> int:
+        """Size of the largest part."""
         return max(part.bytes for part in self.parts)
 
 
@@ -133,9 +123,27 @@ def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: boo
             f"{output!r} already holds files that are not an index; choose an empty output or pass --overwrite."
         )
     ensure_ray()
-    shards = _build(config, source, output, fingerprint)
+    build, told = _plan_build(config, source, output, fingerprint)
+    say(f"index: {told.text()}")
+    told.refuse_what_does_not_fit(output)
+    shards = build_shards(build)
     manifest = _manifest(source, fingerprint, parent, shards, _copy_model(source, output))
-    return _result(output, _commit(output, manifest, head), manifest, reused=False)
+    snapshot_id = _commit(output, manifest, head)
+    remove_runs(build)
+    return _result(output, snapshot_id, manifest, reused=False)
+
+
+def estimate_build(config: IndexConfig, inputs: IndexInputs, output: str) -> Estimate:
+    """What building an index would take, and whether it fits; nothing is written.
+
+    Raises what `run` raises for inputs that cannot be used, `ConfigError` (memory) and `StorageError` (disk).
+    """
+    output = storage.absolute(output)
+    source = _inspect(config, inputs)
+    ensure_ray()
+    _, told = _plan_build(config, source, output, _fingerprint(config, source))
+    told.refuse_what_does_not_fit(output)
+    return told
 
 
 def _commit(output: str, manifest: Manifest, head: Head) -> str:
@@ -162,7 +170,7 @@ def _current(output: str, snapshot_id: str, fingerprint: str, *, overwrite: bool
     return manifest
 
 
-def _inspect(config: IndexConfig, inputs: IndexInputs) -> _Source:
+def _inspect(config: IndexConfig, inputs: IndexInputs) -> Source:
     """Read what the manifests of the inputs say and refuse what cannot be built."""
     codes_uri, model_uri = storage.absolute(inputs.codes), storage.absolute(inputs.model)
     card = read_card(model_uri)
@@ -187,7 +195,7 @@ def _inspect(config: IndexConfig, inputs: IndexInputs) -> _Source:
             "a model with longer codes."
         )
     keep = config.keep_embeddings and "embedding" in schema.names
-    return _Source(
+    return Source(
         codes_uri=codes_uri,
         model_uri=model_uri,
         card=card,
@@ -207,7 +215,7 @@ def _model_files(model_uri: str) -> list[FileEntry]:
     ]
 
 
-def _fingerprint(config: IndexConfig, source: _Source) -> str:
+def _fingerprint(config: IndexConfig, source: Source) -> str:
     content = {
         "format": FORMAT_VERSION,
         "config": config.model_dump(),
@@ -217,90 +225,35 @@ def _fingerprint(config: IndexConfig, source: _Source) -> str:
     return storage.sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
-def _build(config: IndexConfig, source: _Source, output: str, fingerprint: str) -> list[ShardEntry]:
-    _announce(config, source, output)
-    build = build_name(fingerprint)
-    # Renews the age of the build's directory, so that garbage collection leaves it alone while we work.
-    note = json.dumps({"fingerprint": fingerprint}).encode()
-    storage.write_bytes(storage.join(output, SNAPSHOTS, build, "build.json"), note)
-    tasks = [
-        ShardTask(
-            codes_uri=source.codes_uri,
-            parts=tuple(source.parts),
-            plan=plan,
-            index_uri=output,
-            build=build,
-            bits=source.bits,
-            embedding_dim=source.embedding_dim,
-        )
-        for plan in _plan(config, source)
-    ]
-    remote = ray.remote(build_shard).options(memory=_task_bytes(source, _largest(config, source)))
-    return _gather([remote.remote(task) for task in tasks], "index: building", "shards")
-
-
-def _plan(config: IndexConfig, source: _Source) -> list[ShardPlan]:
-    remote = ray.remote(scan_part)
-    refs = [remote.remote(source.codes_uri, part, source.card.model_id) for part in source.parts]
-    return plan_shards(_gather(refs, "index: reading ids", "parts"), config.shards, config.partition)
-
-
-def _gather(refs: Sequence[Any], what: str, unit: str) -> list[Any]:
-    """Results of Ray tasks in order; an error of ours comes out as itself, without Ray's wrapping."""
-    waiting = list(refs)
-
-    def finished() -> Any:
-        while waiting:
-            done, rest = ray.wait(waiting)
-            waiting[:] = rest
-            yield from done
-
-    try:
-        for ref in track(finished(), total=len(refs), what=what, unit=unit):
-            ray.get(ref)
-        return list(ray.get(list(refs)))
-    except RayTaskError as error:
-        if isinstance(error.cause, GeolocError):
-            raise error.cause from None
-        raise
-
-
-def _largest(config: IndexConfig, source: _Source) -> int:
-    """Tiles of the largest shard: all are of equal size but for one tile."""
-    return -(-source.tiles // min(config.shards, source.tiles))
-
-
-def _task_bytes(source: _Source, tiles: int) -> int:
-    """Memory of a task that builds a shard: codes twice, ids, and one part of the table."""
-    return tiles * (2 * source.bits // 8 + 3 * _PLAIN_TILE_BYTES) + _TABLE_COPIES * source.part_bytes
-
-
-def _announce(config: IndexConfig, source: _Source, output: str) -> None:
-    """Say what the build will take before it starts, and refuse what this cluster or disk cannot hold."""
-    shards, largest = min(config.shards, source.tiles), _largest(config, source)
-    at_once = min(shards, cpu_count())
-    per_tile = source.bits // 8 + 2 * (source.embedding_dim or 0) + _PLAIN_TILE_BYTES
-    model_bytes = sum(file.bytes for file in source.model_files)
-    disk = source.tiles * per_tile + at_once * largest * per_tile + model_bytes
-    memory, plan_memory = _task_bytes(source, largest), source.tiles * PLAN_BYTES_PER_TILE
-    read_s = sum(part.bytes for part in source.parts) / source.bytes_per_s / at_once
-    say(
-        f"index: {source.tiles:,} tiles x {source.bits} bits in {shards} shards of up to {largest:,}; about "
-        f"{_size(disk)} of disk, {_size(memory)} of memory a shard ({at_once} at once), {_size(plan_memory)} for "
-        f"the plan and {max(1.0, read_s * _WORK_FACTOR):,.0f} s"
+def _plan_build(config: IndexConfig, source: Source, output: str, fingerprint: str) -> tuple[Build, Estimate]:
+    """What is to be built and what it will take."""
+    told = estimate(
+        tiles=source.tiles,
+        bits=source.bits,
+        bytes_per_tile=tile_bytes(source.bits, source.embedding_dim),
+        shards=config.shards,
+        largest_source_bytes=source.part_bytes,
+        model_bytes=sum(file.bytes for file in source.model_files),
+        read_bytes_per_s=source.bytes_per_s,
+        machine=machine(output),
     )
-    node = max(int(node["Resources"].get("memory", 0)) for node in _nodes() if node["Alive"])
-    if max(memory, plan_memory) > node:
-        raise ConfigError(
-            f"A shard of {largest:,} tiles needs about {_size(memory)} of memory and the plan {_size(plan_memory)}; "
-            f"the largest machine has {_size(node)}. Ask for more shards (now {shards}) or use a larger machine."
-        )
-    free = _free_bytes(output)
-    if free is not None and disk > free:
-        raise StorageError(
-            f"The index needs about {_size(disk)} of disk, {output!r} has {_size(free)} free; make room or choose "
-            "another output."
-        )
+    build = Build(
+        index_uri=output,
+        fingerprint=fingerprint,
+        sources=tuple(TablePart(source.codes_uri, part, source.card.model_id) for part in source.parts),
+        bits=source.bits,
+        embedding_dim=source.embedding_dim,
+        partition=config.partition,
+        shards=config.shards,
+        memory_per_task_bytes=told.memory_per_task_bytes,
+    )
+    return build, told
+
+
+def machine(output: str) -> Machine:
+    """What this cluster and the output's disk have."""
+    memory = max(int(node["Resources"].get("memory", 0)) for node in _nodes() if node["Alive"])
+    return Machine(tasks_at_once=cpu_count(), memory_bytes=memory, free_disk_bytes=_free_bytes(output))
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -316,12 +269,7 @@ def _free_bytes(output: str) -> int | None:
     return shutil.disk_usage(there).free
 
 
-def _size(count: float) -> str:
-    unit, divisor = ("GB", 1e9) if count >= 1e9 else ("MB", 1e6)
-    return f"{count / divisor:,.1f} {unit}"
-
-
-def _copy_model(source: _Source, output: str) -> ModelEntry:
+def _copy_model(source: Source, output: str) -> ModelEntry:
     """Copy the model into the index, once for all snapshots that use it."""
     directory = f"{MODELS}/{source.card.model_id}"
     if _differs(source, storage.join(output, directory)):
@@ -343,7 +291,7 @@ def _copy_model(source: _Source, output: str) -> ModelEntry:
     )
 
 
-def _differs(source: _Source, directory_uri: str) -> bool:
+def _differs(source: Source, directory_uri: str) -> bool:
     """Whether another model card lies in the directory."""
     card = next(file for file in source.model_files if file.name == "model.json")
     uri = storage.join(directory_uri, card.name)
@@ -351,19 +299,17 @@ def _differs(source: _Source, directory_uri: str) -> bool:
 
 
 def _manifest(
-    source: _Source, fingerprint: str, parent: str | None, shards: list[ShardEntry], model: ModelEntry
+    source: Source, fingerprint: str, parent: str | None, shards: list[ShardEntry], model: ModelEntry
 ) -> Manifest:
-    boxes = [shard.bounds for shard in shards if shard.bounds is not None]
-    bounds: Bounds | None = boxes[0] if boxes else None
-    for box in boxes[1:]:
-        bounds = box.union(bounds) if bounds else box
+    bounds, count = bounds_around(shards), sum(shard.live for shard in shards)
     return Manifest(
         fingerprint=fingerprint,
         parent=parent,
+        change=Change(operation="build", added=count),
         complete=True,
         bits=source.bits,
         embedding_dim=source.embedding_dim,
-        count=sum(shard.count for shard in shards),
+        count=count,
         located=bounds is not None,
         bounds=bounds,
         model=model,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc import storage
-from geoloc.index.plan import Partition
+from geoloc.index.keys import Partition
 from geoloc.models.store import RECIPE_NAME, read_card
 from geoloc.pipelines import build_index, encode, ingest
 from geoloc.pipelines.build_index import IndexConfig, IndexInputs, IndexResult

@@ -86,6 +86,35 @@ def test_a_build_that_renewed_its_directory_keeps_its_old_shards(index_uri: str)
     assert verify(index_uri).sound
 
 
+def test_scratch_space_and_notes_go_with_the_last_shard(index_uri: str) -> None:
+    build(index_uri, random_tiles(5), name="kept")
+    build(index_uri, random_tiles(6), name="kept-too")
+    for name in ("kept", "gone"):
+        for note in ("build.json", "plan.json", "runs/run-00000.json", "runs/run-00000/codes.npy"):
+            storage.write_bytes(storage.join(index_uri, f"snapshots/build-{name}/{note}"), b"{}")
+    age(index_uri)
+    assert collect_garbage(index_uri, keep=2).files == 6
+    left = {file.uri.removeprefix(f"{index_uri}/snapshots/") for file in storage.list_files(index_uri)}
+    assert {name for name in left if name.endswith(".json") and "build" in name} == {
+        "build-kept/build.json",
+        "build-kept/plan.json",
+    }
+
+
+def test_a_snapshot_that_was_current_a_moment_ago_stays(index_uri: str) -> None:
+    tiles = random_tiles(10)
+    first = build(index_uri, tiles, 2, name="long current")
+    age(index_uri)
+    second = build(index_uri, random_tiles(11), 2, name="next")
+    third = build(index_uri, random_tiles(12), 2, name="at once")
+    # A reader on another machine may have begun to copy the first one a second ago, old as its files are.
+    report = collect_garbage(index_uri, keep=1)
+    assert report.kept_snapshots == sorted([first, second, third])
+    assert verify(index_uri, first).sound
+    age(index_uri)
+    assert collect_garbage(index_uri, keep=1).removed_snapshots == sorted([first, second])
+
+
 def test_shards_that_a_kept_snapshot_shares_stay(index_uri: str) -> None:
     first = build(index_uri, random_tiles(12), 2, name="one")
     shared = read_manifest(index_uri, first)

@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_refused_with_the_figures(
     output = str(tmp_path / "index")
     with monkeypatch.context() as patch:
         patch.setattr(build_index, "_free_bytes", lambda _: 1000)
-        with pytest.raises(StorageError, match=r"needs about .* MB of disk, .* has 0.0 MB free"):
+        with pytest.raises(StorageError, match=r"needs about .* of disk while it is built, .* has 1.0 kB free"):
             run(IndexConfig(), inputs, output)
     with monkeypatch.context() as patch:
         patch.setattr(build_index, "_nodes", lambda: [{"Alive": True, "Resources": {"memory": 1000}}])
@@ -280,8 +280,12 @@ def test_what_does_not_fit_is_refused_with_the_figures(
             run(IndexConfig(), inputs, output)
     assert not storage.exists(output), "nothing is written before it is known to fit"
     said = capsys.readouterr().err
-    assert "500 tiles x 128 bits in 4 shards of up to 125" in said
-    assert "of memory a shard" in said
+    assert "500 tiles x 128 bits in 4 shards of about 125; about 49.0 kB of disk" in said
+    told = build_index.estimate_build(IndexConfig(), inputs, output)
+    assert (told.tiles, told.shards, told.tiles_per_shard) == (500, 4, 125)
+    assert told.text() in said
+    assert told.disk_bytes < told.disk_bytes + told.scratch_bytes < 10**6
+    assert not storage.exists(output), "an estimate writes nothing"
 
 
 KILLED = """
