@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from geoloc.evaluation.ranks import IntArray
+from geoloc.evaluation.scan import IntArray
+from geoloc.index.shard import Shard
 from geoloc.index.snapshot import Snapshot
 
 FloatArray = npt.NDArray[np.float64]
 
 
 class Gallery:
-    """All tiles of a snapshot in the order of its rows; codes and embeddings stay mapped from its files."""
+    """All tiles of a snapshot in the order of its rows; codes and embeddings stay mapped from its files.
+
+    removed: bool[N], the rows that are no tiles any more; None where all are.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._shards = snapshot.shards
@@ -24,6 +28,7 @@ class Gallery:
         self.tile_ids: pa.Array = pa.concat_arrays(ids)
         self.lat: FloatArray = np.concatenate(lat)
         self.lon: FloatArray = np.concatenate(lon)
+        self.removed: npt.NDArray[np.bool_] | None = _removed(self._shards)
         self._starts = np.array([shard.first_row for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -50,3 +55,12 @@ class Gallery:
         embeddings = self._shards[shard].embeddings
         assert embeddings is not None
         return np.asarray(embeddings[row - self._starts[shard]])
+
+
+def _removed(shards: Sequence[Shard]) -> npt.NDArray[np.bool_] | None:
+    if all(shard.live_rows is None for shard in shards):
+        return None
+    marks = [
+        np.zeros(len(shard), np.bool_) if shard.live_rows is None else ~shard.live_rows for shard in shards
+    ]
+    return np.concatenate(marks)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from geoloc.evaluation.assess import Asked, Assessed, assess
 from geoloc.evaluation.encoded import EncodedTable
-from geoloc.evaluation.gallery import Gallery
 from geoloc.evaluation.positions import (
     Coverage,
     Located,
@@ -19,9 +18,9 @@ from geoloc.evaluation.positions import (
     fit_half,
     locate_group,
 )
-from geoloc.evaluation.protocol import truth_from_pairs, truth_within
-from geoloc.evaluation.ranks import IntArray, Truth
-from geoloc.evaluation.tables import Retrieval, merged, retrieve
+from geoloc.evaluation.scan import IntArray
+from geoloc.evaluation.sides import Photos, Tiles
+from geoloc.evaluation.tables import Retrieval
 from geoloc.localization.calibration import Calibration, NotEnoughQueries
 from geoloc.localization.locator import Locator
 
@@ -30,16 +29,14 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on Q queries, in the order of the encoded table.
+    """What was measured on Q photos that ask for tiles, in the order of the encoded table.
 
-    retrieval: ranks of the true tiles; nearby: ranks of the tiles within a radius of the true position.
-    lat, lon: the located positions; true_lat, true_lon the truth; errors in metres, NaN where unknown.
+    assessed: all rankings; located: positions by kind of query. lat, lon: the located positions; true_lat,
+    true_lon the truth; errors in metres, NaN where unknown.
     """
 
+    assessed: Assessed
     encoded: EncodedTable
-    gallery: Gallery
-    retrieval: Retrieval
-    nearby: Retrieval
     located: list[tuple[IntArray, Located]]
     true_lat: FloatArray
     true_lon: FloatArray
@@ -48,79 +45,35 @@ class Measured:
     top1_error_m: FloatArray
     error_m: FloatArray
 
+    @property
+    def retrieval(self) -> Retrieval:
+        """Ranks of the right tiles."""
+        return self.assessed.retrieval
+
 
 def measure(
     locator: Locator,
     encoded: EncodedTable,
-    pairs: pa.Table | None,
+    sides: tuple[Photos, Tiles],
+    asked: Asked,
     *,
     lengths: tuple[int, ...],
     rerank: int,
-    radius_m: float,
 ) -> Measured:
-    """Rank, search and locate all encoded queries.
-
-    `pairs` (None: there are none) says which tiles are right; without, those within `radius_m` are.
-    `lengths` are the code lengths in bits to compare.
-    """
-    gallery = Gallery(locator.snapshot)
-    near = truth_within(encoded.degrees("lat"), encoded.degrees("lon"), gallery.lat, gallery.lon, radius_m)
-    right = near
-    if pairs is not None and pairs.num_rows:
-        right = truth_from_pairs(encoded.query_ids, pairs, gallery.tile_ids)
+    """Rank, search and locate all encoded queries; `lengths` are the code lengths in bits to compare."""
     located = [(rows, locate_group(locator, queries, rerank=rerank)) for rows, queries in encoded.groups()]
-    tables = [
-        _retrieval(encoded, gallery, truth, located, lengths=own, rerank=rerank)
-        for truth, own in ((right, lengths), (near, lengths[-1:]))
-    ]
-    return _placed(encoded, gallery, tables, located)
+    served = [group.found.matches for _, group in located]
+    return _placed(assess(asked, *sides, lengths=lengths, rerank=rerank, served=served), encoded, located)
 
 
-def _retrieval(
-    encoded: EncodedTable,
-    gallery: Gallery,
-    truth: Truth,
-    located: list[tuple[IntArray, Located]],
-    *,
-    lengths: tuple[int, ...],
-    rerank: int,
-) -> Retrieval:
-    groups = []
-    for (rows, queries), (_, group) in zip(encoded.groups(), located, strict=True):
-        counts = retrieve(
-            gallery,
-            queries.embedding,
-            queries.code,
-            _of_group(truth, rows, len(encoded)),
-            lengths=lengths,
-            rerank=rerank,
-            served=group.found.matches,
-        )
-        groups.append((rows, counts))
-    return Retrieval(merged(groups, len(encoded)), truth, len(encoded), len(gallery))
-
-
-def _of_group(truth: Truth, rows: IntArray, queries: int) -> Truth:
-    """The truth of some of the queries, renumbered from 0."""
-    place = np.full(queries, -1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    inside = place[truth.query] >= 0
-    return Truth(place[truth.query[inside]], truth.tile[inside])
-
-
-def _placed(
-    encoded: EncodedTable,
-    gallery: Gallery,
-    tables: list[Retrieval],
-    located: list[tuple[IntArray, Located]],
-) -> Measured:
+def _placed(assessed: Assessed, encoded: EncodedTable, located: list[tuple[IntArray, Located]]) -> Measured:
     true = encoded.degrees("lat"), encoded.degrees("lon")
     lat, lon, top_lat, top_lon = (np.full(len(encoded), np.nan) for _ in range(4))
     for rows, group in located:
         lat[rows], lon[rows] = group.cluster.lat, group.cluster.lon
         top_lat[rows], top_lon[rows] = group.found.matches.lat[:, 0], group.found.matches.lon[:, 0]
     top1, error = errors_of(top_lat, top_lon, *true), errors_of(lat, lon, *true)
-    return Measured(encoded, gallery, tables[0], tables[1], located, *true, lat, lon, top1, error)
+    return Measured(assessed, encoded, located, *true, lat, lon, top1, error)
 
 
 def relocated(locator: Locator, measured: Measured) -> Measured:
@@ -130,7 +83,7 @@ def relocated(locator: Locator, measured: Measured) -> Measured:
         settings = locator.settings_for(group.protocol)
         cluster = locator.cluster(group.found, settings)
         located.append((rows, Located(group.found, cluster, settings, group.protocol)))
-    return _placed(measured.encoded, measured.gallery, [measured.retrieval, measured.nearby], located)
+    return _placed(measured.assessed, measured.encoded, located)
 
 
 def calibrate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,20 @@ from geoloc.evaluation.ranks import RankCounts
 
 FloatArray = npt.NDArray[np.float64]
 Ties = Literal["expected", "optimistic", "pessimistic"]
-TopPercent = Literal["int_plus_one", "floor", "round_plus_one"]
+TopPercent = Literal[
+    "int_plus_one", "float_strict", "floor", "round_plus_one", "max_round_plus_one", "fixed_89"
+]
+TIES: tuple[Ties, ...] = ("expected", "optimistic", "pessimistic")
 
 _TOP_PERCENT: Mapping[str, Callable[[int], int]] = {
     "int_plus_one": lambda n: int(0.01 * n) + 1,  # OriCNN, SAFA, VIGOR: 89 of 8,884
+    "float_strict": lambda n: math.ceil(0.01 * n),  # STN on CVUSA: ranks from 0 below 88.84, so 89 answers
     "floor": lambda n: n // 100,  # Sample4Geo: 88 of 8,884
-    "round_plus_one": lambda n: round(0.01 * n) + 1,  # University-1652
+    "round_plus_one": lambda n: round(0.01 * n) + 1,  # University-1652: CMC at index round(0.01 N)
+    "max_round_plus_one": lambda n: max(round(n / 100), 1) + 1,  # 2.5D maps: recall at index 50 of 5,000
+    "fixed_89": lambda n: 89,  # hashing: written for 8,884, used for every gallery
 }
+TOP_PERCENT_RULES: tuple[TopPercent, ...] = get_args(TopPercent)
 
 
 def top_percent_k(gallery: int, rule: TopPercent = "int_plus_one") -> int:
@@ -86,18 +93,31 @@ def error_summary(error_m: FloatArray) -> dict[str, float | int | None]:
     A quantile that falls on a query that was not located is None: no finite figure would be honest.
     """
     errors = np.sort(np.where(np.isfinite(error_m), error_m, np.inf))
-
-    def quantile(share: float) -> float | None:
-        value = (
-            float(errors[min(len(errors) - 1, math.ceil(share * len(errors)) - 1)])
-            if len(errors)
-            else math.inf
-        )
-        return value if math.isfinite(value) else None
-
     return {
         "queries": len(errors),
         "located": int(np.isfinite(error_m).sum()),
-        "median_m": quantile(0.5),
-        "p90_m": quantile(0.9),
+        "median_m": _quantile(errors, 0.5),
+        "p90_m": _quantile(errors, 0.9),
     } | {f"within_{r}m": 100.0 * float((errors <= r).mean()) if len(errors) else 0.0 for r in (5, 10, 25, 50)}
+
+
+def distance_summary(error_m: FloatArray, radii_m: Sequence[float]) -> dict[str, float | int | None]:
+    """Quantiles of errors in metres and metre-level recall: the share, in percent, at most so far away.
+
+    As in `error_summary`, NaN counts as infinitely far and a quantile that falls there is None.
+    """
+    errors = np.sort(np.where(np.isfinite(error_m), error_m, np.inf))
+    summary: dict[str, float | int | None] = {"queries": len(errors)}
+    for share in (0.25, 0.5, 0.75, 0.9, 0.95):
+        summary[f"q{100 * share:g}_m"] = _quantile(errors, share)
+    for radius in radii_m:
+        summary[f"within_{radius:g}m"] = 100.0 * float((errors <= radius).mean()) if len(errors) else 0.0
+    return summary
+
+
+def _quantile(errors: FloatArray, share: float) -> float | None:
+    """The smallest of ascending errors that at least this share does not exceed; None where it is infinite."""
+    if not len(errors):
+        return None
+    value = float(errors[min(len(errors) - 1, math.ceil(share * len(errors)) - 1)])
+    return value if math.isfinite(value) else None

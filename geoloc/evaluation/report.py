@@ -47,19 +47,21 @@ def _images(uri: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-def render(result: Mapping[str, Any], measured: Measured, pictures: Pictures, count: int) -> str:
+def render(result: Mapping[str, Any], measured: Measured | None, pictures: Pictures, count: int) -> str:
     """The report as HTML: `result` is the metrics' content, `count` how many queries are shown with pictures."""
     sections = [
         f"<h1>geoloc evaluation</h1>{_summary(result)}",
         *(f'<p class="finding">{html.escape(sentence)}</p>' for sentence in result["findings"]),
         "<h2>Recall of the true tile, percent</h2>" + _recall_table(result["table"]),
         f"<h2>Recall of any tile within {result['within_radius_m']:g} m</h2>"
-        + _recall_table(result["within_radius"]),
-        "<h2>Errors in metres</h2>" + _error_table(result),
+        + _recall_table(result["within_radius"])
+        if result["within_radius"]
+        else "",
+        "<h2>Errors in metres</h2>" + _error_table(result) if result["located_error"] else "",
         _coverage_table(result["coverage"]),
-        _plots(measured),
+        _plots(measured) if measured else "",
         _protocols(result["protocols"]),
-        _queries(measured, pictures, count),
+        _queries(measured, pictures, count) if measured else "",
     ]
     return page("geoloc evaluation", sections)
 
@@ -185,5 +187,5 @@ def _spread(error_m: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int6
 
 
 def _true_tiles(measured: Measured, shown: npt.NDArray[np.int64]) -> dict[int, list[str]]:
-    truth, ids = measured.retrieval.truth, measured.gallery.tile_ids
+    truth, ids = measured.retrieval.truth, measured.assessed.gallery.ids
     return {int(row): [ids[int(tile)].as_py() for tile in truth.tile[truth.query == row]] for row in shown}

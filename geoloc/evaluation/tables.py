@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.evaluation.gallery import Gallery
-from geoloc.evaluation.metrics import TopPercent, chance_table, recall_table
-from geoloc.evaluation.ranks import IntArray, RankCounts, Truth, float_ranks, hamming_ranks
-from geoloc.evaluation.shortlist import nearest_codes, shortlist_ranks, similarities
-from geoloc.index.matches import Matches
+from geoloc.evaluation.metrics import TIES, Ties, TopPercent, hit_probability, recall_table
+from geoloc.evaluation.precision import average_precision
+from geoloc.evaluation.ranks import PositiveRanks, RankCounts, Truth
+from geoloc.evaluation.scan import IntArray
 
+FloatArray = npt.NDArray[np.float64]
 FLOATS = "floats"
 CHANCE = "chance"
+PRECISION = "AP"
+HIT_RATE = "hit rate"
 
 
 class RecallRow(BaseModel):
-    """One method: recalls in percent, ties at their expected rank; `optimistic` puts the truth first among ties."""
+    """One method: recalls in percent, ties at their expected rank.
+
+    `optimistic` puts the truth first among ties, as counting strictly better items does, `pessimistic` last.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     method: str
     recall: dict[str, float]
     optimistic: dict[str, float]
+    pessimistic: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Ranks of the truth by method, in the order of the table's rows."""
+    """Ranks of the truth by method, in the order of the table's rows.
+
+    extras: further figures by method and name, float64[Q] in 0..1 for each treatment of ties.
+    ignored: pairs that the hit rate takes out of the ranking.
+    """
 
     counts: dict[str, RankCounts]
     truth: Truth
     queries: int
     gallery: int
+    extras: dict[str, dict[str, dict[Ties, FloatArray]]] = field(default_factory=dict)
+    ignored: Truth | None = None
 
     def rows(
         self, ks: Sequence[int], rule: TopPercent, chosen: npt.NDArray[np.bool_] | None = None
@@ -46,12 +58,61 @@ class Retrieval:
         rows = []
         for method, counts in self.counts.items():
             part = counts.only(every)
-            table = recall_table(part, ks, rule)
-            rows.append(
-                RecallRow(method=method, recall=table, optimistic=recall_table(part, ks, rule, "optimistic"))
-            )
-        chance = chance_table(self.truth.counts(self.queries)[every], self.gallery, ks, rule)
-        return [*rows, RecallRow(method=CHANCE, recall=chance, optimistic=chance)]
+            extras = self.extras.get(method, {})
+            rows.append(_row(method, part, extras, every, ks, rule))
+        return [*rows, self._chance(every, ks, rule)]
+
+    def only(self, methods: Sequence[str]) -> Retrieval:
+        """Some of the methods."""
+        counts = {name: self.counts[name] for name in methods}
+        extras = {name: self.extras[name] for name in methods if name in self.extras}
+        return Retrieval(counts, self.truth, self.queries, self.gallery, extras, self.ignored)
+
+    def _chance(self, every: npt.NDArray[np.bool_], ks: Sequence[int], rule: TopPercent) -> RecallRow:
+        positives = self.truth.counts(self.queries)[every]
+        others = np.maximum(self.gallery - positives, 0)
+        level = RankCounts(np.zeros_like(positives), others, positives, self.gallery)
+        table = recall_table(level, ks, rule)
+        known = next(iter(self.extras.values()), {})
+        if PRECISION in known:
+            table[PRECISION] = _percent(average_precision(_all_level(positives, self.gallery)))
+        if HIT_RATE in known and self.ignored is not None:
+            fewer = np.maximum(others - self.ignored.counts(self.queries)[every], 0)
+            counts = RankCounts(np.zeros_like(positives), fewer, positives, self.gallery)
+            table[HIT_RATE] = _percent(hit_probability(counts, 1))
+        return RecallRow(method=CHANCE, recall=table, optimistic=table, pessimistic=table)
+
+
+def _row(
+    method: str,
+    counts: RankCounts,
+    extras: dict[str, dict[Ties, FloatArray]],
+    every: npt.NDArray[np.bool_],
+    ks: Sequence[int],
+    rule: TopPercent,
+) -> RecallRow:
+    figures: dict[Ties, dict[str, float]] = {}
+    for ties in TIES:
+        more = {name: _percent(values[ties][every]) for name, values in extras.items()}
+        figures[ties] = recall_table(counts, ks, rule, ties) | more
+    return RecallRow(
+        method=method,
+        recall=figures["expected"],
+        optimistic=figures["optimistic"],
+        pessimistic=figures["pessimistic"],
+    )
+
+
+def _percent(values: FloatArray) -> float:
+    return 100.0 * float(values.mean()) if len(values) else 0.0
+
+
+def _all_level(positives: IntArray, gallery: int) -> PositiveRanks:
+    """A ranking in which everything ties."""
+    query = np.repeat(np.arange(len(positives)), positives)
+    tied = np.maximum(gallery - positives, 0)[query]
+    score = np.zeros(len(query), dtype=np.float32)
+    return PositiveRanks(query, np.zeros_like(tied), tied, score, len(positives))
 
 
 def codes_name(bits: int) -> str:
@@ -64,49 +125,6 @@ def rerank_name(bits: int, rerank: int) -> str:
     return f"codes {bits} + re-rank {rerank}"
 
 
-def retrieve(
-    gallery: Gallery,
-    embedding: npt.NDArray[np.float32],
-    code: npt.NDArray[np.uint8],
-    truth: Truth,
-    *,
-    lengths: Sequence[int],
-    rerank: int,
-    served: Matches | None = None,
-) -> dict[str, RankCounts]:
-    """Ranks of the truth by float embeddings and, for each code length in bits, by codes and re-ranked codes.
-
-    embedding: float32[Q, R, D], code: uint8[Q, R, B]; with R > 1 heading candidates the best of each tile counts.
-    Embeddings come first; an index without them has only rows of codes. `served` are the matches that a search
-    with this re-ranking gives: they are what the row of the whole code is made of.
-    """
-    counts: dict[str, RankCounts] = {}
-    floats = next(gallery.embeddings(), None) is not None
-    if floats:
-        counts[FLOATS] = float_ranks(embedding, gallery.embeddings, truth)
-    for bits in lengths:
-        by_codes = hamming_ranks(code, gallery.codes, truth, bits=bits)
-        counts[codes_name(bits)] = by_codes
-        if floats and rerank:
-            if served is not None and bits == gallery.bits:
-                rows, scores = served.rows, served.similarity
-            else:
-                rows = nearest_codes(code, gallery.codes, bits=bits, keep=rerank)
-                scores = similarities(embedding, rows, gallery.embeddings_of)
-            counts[rerank_name(bits, rerank)] = shortlist_ranks(rows, scores, truth, by_codes)
-    return counts
-
-
-def merged(groups: Sequence[tuple[IntArray, dict[str, RankCounts]]], queries: int) -> dict[str, RankCounts]:
-    """The ranks of groups of queries (their positions int64[q] and counts) in one array a method."""
-    out: dict[str, RankCounts] = {}
-    for positions, counts in groups:
-        for method, part in counts.items():
-            whole = out.get(method)
-            if whole is None:
-                zeros = [np.zeros(queries, dtype=np.int64) for _ in range(3)]
-                whole = out[method] = RankCounts(zeros[0], zeros[1], zeros[2], part.gallery)
-            whole.better[positions] = part.better
-            whole.tied[positions] = part.tied
-            whole.positives[positions] = part.positives
-    return out
+def projected_name(components: int) -> str:
+    """Name of the row of embeddings reduced to principal components."""
+    return f"floats, {components} components"

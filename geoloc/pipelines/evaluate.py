@@ -8,119 +8,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError
 
-from geoloc import parts, storage, tables
-from geoloc.errors import ArtifactError, ConfigError, InputError
-from geoloc.evaluation import gates, report
+from geoloc import parts, storage
+from geoloc.errors import ArtifactError, ConfigError
+from geoloc.evaluation import gates, leaks, provenance, report
+from geoloc.evaluation.answers import write_answers
+from geoloc.evaluation.assess import Assessed, ask, assess, sides_of
 from geoloc.evaluation.encoded import EncodedTable
+from geoloc.evaluation.gallery import Gallery
 from geoloc.evaluation.measure import Measured, calibrate, coverage, measure, relocated
-from geoloc.evaluation.metrics import TopPercent, error_summary, top_percent_k
+from geoloc.evaluation.metrics import error_summary, top_percent_k
 from geoloc.evaluation.positions import Coverage
-from geoloc.evaluation.tables import RecallRow
+from geoloc.evaluation.protocols import DEFAULT, PHOTOS_TO_TILES, Protocol, find_protocol
+from geoloc.evaluation.results import FORMAT_VERSION, direction_result, protocol_result
+from geoloc.evaluation.results import EvaluateResult as EvaluateResult
+from geoloc.evaluation.sides import Photos, Tiles, photos_side, tiles_side
 from geoloc.localization.calibration import save_calibration
 from geoloc.localization.locator import Locator
-from geoloc.localization.photos import HEADINGS
 from geoloc.pipelines.encoded import encode_queries
+from geoloc.pipelines.evaluate_settings import EvaluateConfig as EvaluateConfig
+from geoloc.pipelines.evaluate_settings import EvaluateInputs as EvaluateInputs
 from geoloc.progress import say
 
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
 RESULTS = "results"
-FORMAT_VERSION = 1
 FloatArray = npt.NDArray[np.float64]
-
-
-class EvaluateConfig(BaseModel):
-    """What is measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ks: tuple[int, ...] = Field(default=(1, 5, 10), description="Recall@K for these K, and for the top 1 %.")
-    top_percent: TopPercent = Field(
-        default="int_plus_one", description="How many answers 'top 1 %' allows: the field has several rules."
-    )
-    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
-    code_bits: tuple[int, ...] = Field(
-        default=(),
-        description="Code lengths to compare, as prefixes of the index's codes; empty: the whole code.",
-    )
-    truth_radius_m: float = Field(
-        default=25.0, gt=0, description="Without pairs, and for Recall@K<r: tiles this near are right."
-    )
-    headings: int = Field(default=HEADINGS, ge=1, description="Candidates for an unknown heading.")
-    calibrate: bool = Field(
-        default=False,
-        description="Fit radius and confidence on half of the queries and store them with the index.",
-    )
-    radius_limit_m: float = Field(
-        default=100.0, gt=0, description="Largest calibrated radius; beyond it only confidence speaks."
-    )
-    report: bool = Field(default=True, description="Write report.html.")
-    report_queries: int = Field(default=12, ge=0, le=100, description="Queries shown with pictures.")
-
-
-class EvaluateInputs(BaseModel):
-    """What is measured on what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    index: str = Field(description="URI of the index.")
-    queries: str = Field(
-        description="URI of an ingest output with queries/ and, where there are any, pairs/."
-    )
-    tiles: str | None = Field(
-        default=None, description="URI of an ingest output whose tiles/ has the pictures for the report."
-    )
-    encoded: str | None = Field(
-        default=None,
-        description="URI of encoded queries that evaluations share; made when missing. Default: in the output.",
-    )
-    trained_on: str | None = Field(
-        default=None, description="URI of the ingest output of the training; overlap with it is refused."
-    )
-    snapshot_id: str | None = Field(
-        default=None, description="Snapshot to evaluate; default: the current one."
-    )
-
-
-class EvaluateResult(BaseModel):
-    """What was measured; recalls in percent, lengths in metres."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    format_version: int = FORMAT_VERSION
-    fingerprint: str
-    snapshot_id: str
-    model_id: str
-    output: str
-    queries: int
-    quarantined: int = 0
-    gallery: int
-    bits: int
-    rerank: int
-    top_percent_k: int
-    table: list[RecallRow]
-    within_radius_m: float
-    within_radius: list[RecallRow]
-    protocols: dict[str, list[RecallRow]]
-    top1_error: dict[str, float | int | None]
-    located_error: dict[str, float | int | None]
-    located_error_by_protocol: dict[str, dict[str, float | int | None]]
-    coverage: list[Coverage] = Field(default_factory=list)
-    calibrated: bool
-    findings: list[str]
-    reused: bool = False
-
-    def recall(self, method: str, measure: str = "R@1") -> float:
-        """A figure of the main table, such as ("floats", "R@1"); `InputError` for names it does not have."""
-        for row in self.table:
-            if row.method == method and measure in row.recall:
-                return row.recall[measure]
-        known = ", ".join(row.method for row in self.table)
-        raise InputError(
-            f"The table has no {measure} of {method!r}; its rows are {known}.", reason="no_such_figure"
-        )
 
 
 def run(
@@ -130,46 +44,51 @@ def run(
 
     Encoded queries are kept (`inputs.encoded`, else in the output), so that a second index of the same model
     costs only the search. Raises `ArtifactError` when the output holds another evaluation, `InputError` from
-    the sanity gates, and what opening the index raises.
+    the sanity gates, `ConfigError` for an unknown protocol, and what opening the index raises.
     """
     output = storage.absolute(output)
+    protocol = choose_protocol(config.protocol, inputs.queries)
     locator = Locator.open(inputs.index, inputs.snapshot_id)
     if config.calibrate:
         locator = Locator(locator.snapshot)  # an earlier fit must not leak into the next one
     lengths = _code_bits(config, locator.snapshot.bits)
-    fingerprint = _fingerprint(config, inputs, locator)
+    fingerprint = _fingerprint(config, inputs, locator, protocol)
     if (done := _finished(output, fingerprint, overwrite=overwrite)) is not None:
         return done.model_copy(update={"reused": True})
-    _check_overlap(inputs)
+    findings = _leaks(config, inputs, protocol)
     encoded_uri = _encoded(config, inputs, output, locator, overwrite=overwrite)
     encoded = EncodedTable(encoded_uri)
-    for _, queries in encoded.groups():
-        gates.check_embeddings(queries.embedding[:, 0], f"the {queries.view} queries")
-    measured = measure(
-        locator,
-        encoded,
-        _pairs(inputs.queries),
-        lengths=lengths,
-        rerank=config.rerank,
-        radius_m=config.truth_radius_m,
-    )
-    locator, measured, covered, findings = _calibrated(locator, measured, config, inputs)
-    result = _result(locator, measured, config, fingerprint, output)
+    sides = _sides(protocol, inputs, locator, encoded)
+    findings += _checked(sides)
+    way = _Way(config, protocol, lengths)
+    measured, assessed = way.assess(locator, encoded, sides, _pairs(inputs.queries))
+    locator, measured, covered, said = _calibrated(locator, measured, config, inputs)
+    result = _Result(way, locator, measured, assessed).of(fingerprint, output, inputs)
+    quarantined = sum(parts.read_manifest(encoded_uri).quarantined.values())
+    said += [f"{quarantined} photos could not be read and are not counted."] if quarantined else []
     result = result.model_copy(
         update={
             "coverage": covered,
-            "findings": [*result.findings, *findings],
-            "quarantined": sum(parts.read_manifest(encoded_uri).quarantined.values()),
+            "findings": [*findings, *result.findings, *said],
+            "quarantined": quarantined,
         }
     )
     for sentence in result.findings:
         say(f"evaluate: {sentence}")
-    _write_results(storage.join(output, RESULTS), locator, measured, fingerprint)
+    write_answers(storage.join(output, RESULTS), locator, measured, assessed, fingerprint)
     if config.report:
         html = report.render(result.model_dump(), measured, _pictures(inputs), config.report_queries)
         storage.write_bytes(storage.join(output, REPORT_NAME), html.encode())
     storage.write_bytes(storage.join(output, METRICS_NAME), result.model_dump_json(indent=1).encode())
     return result
+
+
+def choose_protocol(name: str | None, queries: str) -> Protocol:
+    """The protocol of that name; without one that of the data set in `queries`, else the default."""
+    if name is None:
+        note = provenance.dataset_note(queries)
+        name = (note or {}).get("protocol") or DEFAULT
+    return find_protocol(str(name))
 
 
 def _code_bits(config: EvaluateConfig, stored: int) -> tuple[int, ...]:
@@ -182,15 +101,16 @@ def _code_bits(config: EvaluateConfig, stored: int) -> tuple[int, ...]:
     return tuple(sorted({*bits, stored}))
 
 
-def _fingerprint(config: EvaluateConfig, inputs: EvaluateInputs, locator: Locator) -> str:
-    queries = parts.read_manifest(storage.join(inputs.queries, "queries"), kind="queries")
+def _fingerprint(config: EvaluateConfig, inputs: EvaluateInputs, locator: Locator, protocol: Protocol) -> str:
+    parts.read_manifest(storage.join(inputs.queries, "queries"), kind="queries")
     fit = None if locator.calibration is None else locator.calibration.model_dump_json()
     content = {
         "version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
-        "snapshot": locator.snapshot.snapshot_id,
-        "queries": [part.sha256 for part in queries.parts],
-        "tiles": inputs.tiles,
+        "protocol": protocol.model_dump(mode="json"),
+        "data": provenance.data_fingerprints(
+            inputs.queries, inputs.tiles or inputs.queries, locator.snapshot.snapshot_id
+        ),
         "trained_on": inputs.trained_on,
         "calibration": fit,
     }
@@ -201,8 +121,12 @@ def _finished(output: str, fingerprint: str, *, overwrite: bool) -> EvaluateResu
     uri = storage.join(output, METRICS_NAME)
     if not storage.exists(uri):
         return None
-    found = EvaluateResult.model_validate_json(storage.read_bytes(uri))
-    if found.fingerprint == fingerprint:
+    data = storage.read_bytes(uri)
+    try:
+        found = EvaluateResult.model_validate_json(data)
+    except ValidationError:
+        found = None  # of an earlier version: it is another evaluation
+    if found is not None and found.fingerprint == fingerprint:
         return found
     if not overwrite:
         raise ArtifactError(
@@ -213,16 +137,19 @@ def _finished(output: str, fingerprint: str, *, overwrite: bool) -> EvaluateResu
     return None
 
 
-def _check_overlap(inputs: EvaluateInputs) -> None:
-    """Refuse queries or tiles that the model was trained on."""
+def _leaks(config: EvaluateConfig, inputs: EvaluateInputs, protocol: Protocol) -> list[str]:
+    """Refuse queries or tiles that the model was trained on; what is only suspicious is said."""
+    note = provenance.dataset_note(inputs.queries) or {}
+    said = [str(sentence) for sentence in note.get("findings") or []]
     if inputs.trained_on is None:
-        return
-    for table, column, what in (("queries", "query_id", "queries"), ("tiles", "tile_id", "tiles")):
-        ours = storage.join(inputs.queries, table)
-        theirs = storage.join(inputs.trained_on, table)
-        if storage.exists(ours) and storage.exists(theirs):
-            trained = set(parts.read(theirs, columns=[column])[column].to_pylist())
-            gates.check_overlap(trained, set(parts.read(ours, columns=[column])[column].to_pylist()), what)
+        return said
+    found = leaks.check_leaks(
+        inputs.queries,
+        inputs.trained_on,
+        radius_m=config.leak_radius_m,
+        shared_area=protocol.shared_area,
+    )
+    return said + found
 
 
 def _encoded(
@@ -240,6 +167,38 @@ def _encoded(
     return uri
 
 
+def _sides(
+    protocol: Protocol, inputs: EvaluateInputs, locator: Locator, encoded: EncodedTable
+) -> tuple[Photos, Tiles]:
+    """Photos and tiles, with their places where the protocol asks for them."""
+
+    def places(root: str, kind: str, column: str) -> pa.Table | None:
+        uri = storage.join(root, kind)
+        there = protocol.truth == "place" and storage.exists(storage.join(uri, parts.MANIFEST_NAME))
+        return parts.read(uri, kind=kind, columns=[column, "place_id"]) if there else None
+
+    photos = photos_side(encoded, places(inputs.queries, "queries", "query_id"), locator.snapshot.bits)
+    tiles = tiles_side(Gallery(locator.snapshot), places(inputs.tiles or inputs.queries, "tiles", "tile_id"))
+    return photos, tiles
+
+
+def _checked(sides: tuple[Photos, Tiles]) -> list[str]:
+    """Refuse embeddings and ids that no figure can rest on; sentences about the rest."""
+    photos, tiles = sides
+    for side in sides:
+        gates.check_ids(side.ids, side.what)
+    for _, queries in photos.groups:
+        gates.check_embeddings([queries.embedding[:, 0]], f"the {queries.view} queries")
+    gates.check_embeddings(tiles.embeddings(), "the tiles")
+    said = gates.constant_codes(tiles.codes(), "the tiles")
+    for side in sides:
+        if not side.located:
+            said.append(
+                f"The {side.what} have no coordinates: recall is by pairs or places alone, and no metres are measured."
+            )
+    return said
+
+
 def _pairs(queries: str) -> pa.Table | None:
     uri = storage.join(queries, "pairs")
     if not storage.exists(storage.join(uri, parts.MANIFEST_NAME)):
@@ -247,10 +206,51 @@ def _pairs(queries: str) -> pa.Table | None:
     return parts.read(uri, kind="pairs", columns=["query_id", "tile_id", "relation"])
 
 
+class _Way:
+    """How one protocol is measured: its settings, with what the user changed."""
+
+    def __init__(self, config: EvaluateConfig, protocol: Protocol, lengths: tuple[int, ...]) -> None:
+        self.config, self.protocol, self.lengths = config, protocol, lengths
+        self.ks = config.ks or protocol.ks
+        self.rule = config.top_percent or protocol.top_percent
+        self.changed = []
+        if self.ks != protocol.ks:
+            self.changed.append(f"K is {', '.join(map(str, self.ks))}")
+        if self.rule != protocol.top_percent:
+            self.changed.append(f"1 % is {self.rule} instead of {protocol.top_percent}")
+
+    def assess(
+        self, locator: Locator, encoded: EncodedTable, sides: tuple[Photos, Tiles], pairs: pa.Table | None
+    ) -> tuple[Measured | None, list[Assessed]]:
+        """Every direction of the protocol; photos that ask for tiles are located too."""
+        measured, assessed = None, []
+        for direction in self.protocol.directions:
+            asking, gallery = sides_of(direction, *sides)
+            radius_m = self.config.truth_radius_m
+            asked = ask(
+                self.protocol, direction, asking, gallery, pairs, radius_m=radius_m, radii_m=(radius_m,)
+            )
+            if self.protocol.truth in ("pairs", "place"):
+                gates.check_common(len(asked.right.query), len(asking), gallery.what)
+            rerank = self.config.rerank
+            if direction == PHOTOS_TO_TILES:
+                measured = measure(locator, encoded, sides, asked, lengths=self.lengths, rerank=rerank)
+                assessed.append(measured.assessed)
+            else:
+                assessed.append(assess(asked, asking, gallery, lengths=self.lengths, rerank=rerank))
+        if measured is None and self.config.calibrate:
+            raise ConfigError(
+                f"calibrate needs photos that ask for tiles, and {self.protocol.id} asks the other way; leave it out."
+            )
+        return measured, assessed
+
+
 def _calibrated(
-    locator: Locator, measured: Measured, config: EvaluateConfig, inputs: EvaluateInputs
-) -> tuple[Locator, Measured, list[Coverage], list[str]]:
+    locator: Locator, measured: Measured | None, config: EvaluateConfig, inputs: EvaluateInputs
+) -> tuple[Locator, Measured | None, list[Coverage], list[str]]:
     """Calibrate where asked for, else check what is there."""
+    if measured is None:
+        return locator, None, [], []
     if not config.calibrate:
         covered = coverage(locator.calibration, measured) if locator.calibration else []
         return locator, measured, covered, []
@@ -264,43 +264,93 @@ def _calibrated(
     return locator, measured, covered, findings
 
 
-def _result(
-    locator: Locator, measured: Measured, config: EvaluateConfig, fingerprint: str, output: str
-) -> EvaluateResult:
-    snapshot, retrieval = locator.snapshot, measured.retrieval
-    table = retrieval.rows(config.ks, config.top_percent)
-    without = int((retrieval.truth.counts(retrieval.queries) == 0).sum())
-    first = f"R@{min(config.ks)}"
-    findings = gates.findings(
-        table[0].recall[first], table[-1].recall[first], retrieval.queries, without_tile=without
-    )
-    protocols, errors = {}, {}
-    for rows, group in measured.located:
-        chosen = np.zeros(retrieval.queries, dtype=np.bool_)
-        chosen[rows] = True
-        protocols[group.protocol] = retrieval.rows(config.ks, config.top_percent, chosen)
-        errors[group.protocol] = _errors(measured, measured.error_m, chosen)
-    every = np.ones(retrieval.queries, dtype=np.bool_)
-    return EvaluateResult(
-        fingerprint=fingerprint,
-        snapshot_id=snapshot.snapshot_id,
-        model_id=snapshot.manifest.model.model_id,
-        output=output,
-        queries=retrieval.queries,
-        gallery=snapshot.count,
-        bits=snapshot.bits,
-        rerank=config.rerank,
-        top_percent_k=top_percent_k(snapshot.count, config.top_percent),
-        table=table,
-        within_radius_m=config.truth_radius_m,
-        within_radius=measured.nearby.rows(config.ks, config.top_percent),
-        protocols=protocols,
-        top1_error=_errors(measured, measured.top1_error_m, every),
-        located_error=_errors(measured, measured.error_m, every),
-        located_error_by_protocol=errors,
-        calibrated=locator.calibration is not None,
-        findings=findings,
-    )
+class _Result:
+    """The figures put together."""
+
+    def __init__(
+        self, way: _Way, locator: Locator, measured: Measured | None, assessed: list[Assessed]
+    ) -> None:
+        self._way, self._locator, self._measured, self._assessed = way, locator, measured, assessed
+
+    def of(self, fingerprint: str, output: str, inputs: EvaluateInputs) -> EvaluateResult:
+        way, snapshot = self._way, self._locator.snapshot
+        first = self._assessed[0]
+        directions = [direction_result(one, way.ks, way.rule) for one in self._assessed]
+        near = first.within.get(way.config.truth_radius_m)
+        return EvaluateResult(
+            fingerprint=fingerprint,
+            snapshot_id=snapshot.snapshot_id,
+            model_id=snapshot.manifest.model.model_id,
+            output=output,
+            queries=first.retrieval.queries,
+            gallery=first.retrieval.gallery,
+            bits=snapshot.bits,
+            rerank=way.config.rerank,
+            top_percent_k=top_percent_k(first.retrieval.gallery, way.rule),
+            protocol=protocol_result(way.protocol, directions, way.rule, way.changed),
+            table=directions[0].table,
+            within_radius_m=way.config.truth_radius_m,
+            within_radius=near.only(self._nearby_methods()).rows(way.ks, way.rule) if near else [],
+            calibrated=self._locator.calibration is not None,
+            findings=self._findings(),
+            data=provenance.data_fingerprints(
+                inputs.queries, inputs.tiles or inputs.queries, snapshot.snapshot_id
+            ),
+            recipe=provenance.recipe_of(snapshot.model_uri),
+            environment=provenance.environment(),
+            **self._located(),
+        )
+
+    def _nearby_methods(self) -> list[str]:
+        """Floats and the whole code: prefixes are compared by the true tile alone."""
+        shorter = {name for bits in self._way.lengths[:-1] for name in (f"codes {bits}", f"codes {bits} +")}
+        methods = self._assessed[0].retrieval.counts
+        return [name for name in methods if " ".join(name.split()[:3]) not in shorter]
+
+    def _located(self) -> dict[str, Any]:
+        """Errors of located photos, and figures by kind of query."""
+        measured, way = self._measured, self._way
+        out: dict[str, Any] = {
+            "protocols": {},
+            "top1_error": {},
+            "located_error": {},
+            "located_error_by_protocol": {},
+        }
+        if measured is None:
+            return out
+        located = measured.assessed.asking.located and measured.assessed.gallery.located
+        every = np.ones(len(measured.error_m), dtype=np.bool_)
+        if located:
+            out["top1_error"] = _errors(measured, measured.top1_error_m, every)
+            out["located_error"] = _errors(measured, measured.error_m, every)
+        for rows, group in measured.located:
+            chosen = np.zeros(len(every), dtype=np.bool_)
+            chosen[rows] = True
+            out["protocols"][group.protocol] = measured.retrieval.rows(way.ks, way.rule, chosen)
+            if located:
+                errors = _errors(measured, measured.error_m, chosen)
+                out["located_error_by_protocol"][group.protocol] = errors
+        return out
+
+    def _findings(self) -> list[str]:
+        said = []
+        protocol, first = self._way.protocol, f"R@{min(self._way.ks)}"
+        for one in self._assessed:
+            retrieval = one.retrieval
+            table = retrieval.rows(self._way.ks, self._way.rule)
+            missing = int((retrieval.truth.counts(retrieval.queries) == 0).sum())
+            what = {"floats": "the float embeddings"}.get(table[0].method, table[0].method)
+            if len(self._assessed) > 1:
+                what = f"{what}, {one.asked.direction},"
+            said += gates.no_better_than_chance(
+                table[0].recall[first], table[-1].recall[first], retrieval.queries, what
+            )
+            said += gates.without_match(missing, retrieval.queries)
+            if one.asked.direction in protocol.single_match and "AP" in table[0].recall and not missing:
+                gates.check_precision(table[0].recall["AP"], table[0].recall["R@1"], table[0].method)
+        first_one = self._assessed[0].retrieval
+        published = protocol.published_queries, protocol.published_gallery
+        return said + gates.not_comparable(first_one.queries, first_one.gallery, published, protocol.name)
 
 
 def _errors(
@@ -308,33 +358,6 @@ def _errors(
 ) -> dict[str, float | int | None]:
     """Errors of the chosen queries that have a true position."""
     return error_summary(error_m[chosen & np.isfinite(measured.true_lat)])
-
-
-def _write_results(uri: str, locator: Locator, measured: Measured, fingerprint: str) -> None:
-    """The fix of every query with its errors and ranks, as GeoParquet; replaces an earlier, unfinished one."""
-    parts.begin(uri, fingerprint, overwrite=True)
-    fixes: dict[int, dict[str, Any]] = {}
-    ids = measured.encoded.query_ids.to_pylist()
-    for (rows, group), (_, queries) in zip(measured.located, measured.encoded.groups(), strict=True):
-        answers = locator.fixes(group.found, queries, k=10)
-        fixes |= {int(row): fix.row(ids[row]) for row, fix in zip(rows, answers, strict=True)}
-    table = pa.Table.from_pylist([fixes[row] for row in range(len(ids))], schema=tables.FIXES)
-    for name, values in {
-        "true_lat": measured.true_lat,
-        "true_lon": measured.true_lon,
-        "error_m": measured.error_m,
-        "top1_error_m": measured.top1_error_m,
-    }.items():
-        table = table.append_column(name, pa.array(values, pa.float64(), from_pandas=True))
-    for method, counts in measured.retrieval.counts.items():
-        # The first rank that the truth can have is 1; with ties the expected one, halfway through them.
-        rank = counts.better + 1.0 + counts.tied / (counts.positives + 1.0)
-        missing = counts.positives == 0
-        table = table.append_column(
-            f"rank {method}", pa.array(np.where(missing, np.nan, rank), from_pandas=True)
-        )
-    part = parts.write_part(uri, 0, tables.with_geometry(table))
-    parts.publish(uri, kind="results", fingerprint=fingerprint, parts=[part])
 
 
 def _pictures(inputs: EvaluateInputs) -> report.Pictures:

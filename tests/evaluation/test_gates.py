@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from geoloc.errors import InputError
-from geoloc.evaluation.gates import check_embeddings, check_overlap, findings
+from geoloc.evaluation.gates import check_embeddings, no_better_than_chance, without_match
+from geoloc.evaluation.leaks import check_overlap
 
 
 def unit(rows: int = 5, dim: int = 4) -> np.ndarray:
@@ -13,7 +14,7 @@ def unit(rows: int = 5, dim: int = 4) -> np.ndarray:
 
 
 def test_honest_embeddings_pass():
-    check_embeddings(unit(), "tiles")
+    check_embeddings([unit(3), unit(2)], "tiles")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_honest_embeddings_pass():
 )
 def test_broken_embeddings_are_refused(spoil, reason, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
-        check_embeddings(spoil(unit()), "tiles")
+        check_embeddings([spoil(unit())], "tiles")
     assert caught.value.reason == reason
 
 
@@ -37,6 +38,9 @@ def test_training_data_is_not_evaluated():
 
 
 def test_chance_level_is_said():
-    assert findings(50.0, 1.0, 200) == []
-    assert "no better than chance" in findings(1.5, 1.0, 200)[0]
-    assert "3 of 200 queries" in findings(50.0, 1.0, 200, without_tile=3)[0]
+    assert no_better_than_chance(50.0, 1.0, 200, "floats") == []
+    assert (
+        "R@1 of floats is 1.50 %, no better than chance" in no_better_than_chance(1.5, 1.0, 200, "floats")[0]
+    )
+    assert "3 of 200 queries" in without_match(3, 200)[0]
+    assert without_match(0, 200) == []

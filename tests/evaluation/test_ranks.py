@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoloc.errors import InputError
-from geoloc.evaluation import ranks
-from geoloc.evaluation.ranks import Truth, float_ranks, hamming_ranks
+from geoloc.evaluation import scan
+from geoloc.evaluation.ranks import Question, Truth, float_ranks, hamming_ranks
 from geoloc.evaluation.shortlist import nearest_codes, shortlist_ranks, similarities
 
 
@@ -72,8 +72,8 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     queries, gallery = rng.integers(0, 9, (9, 4), dtype=np.uint8), rng.integers(0, 9, (50, 4), dtype=np.uint8)
     truth = random_truth(rng, 9, 50)
     whole = hamming_ranks(queries, lambda: [gallery], truth)
-    monkeypatch.setattr(ranks, "_QUERY_BLOCK", 2)
-    monkeypatch.setattr(ranks, "_GALLERY_BLOCK", 7)
+    monkeypatch.setattr(scan, "SCORES_BYTES", 4 * 7 * 2)
+    monkeypatch.setattr(scan, "_GALLERY_BLOCK", 7)
     pieces = hamming_ranks(queries, lambda: [gallery], truth)
     np.testing.assert_array_equal(whole.better, pieces.better)
     np.testing.assert_array_equal(whole.tied, pieces.tied)
@@ -119,7 +119,9 @@ def test_a_shortlist_of_everything_ranks_like_the_floats(seed):
     truth = random_truth(rng, 6, 20)
     rows = nearest_codes(codes, lambda: [stored], bits=None, keep=20)
     by_codes = hamming_ranks(codes, lambda: [stored], truth)
-    found = shortlist_ranks(rows, similarities(queries, rows, lambda r: gallery[r]), truth, by_codes)
+    found = shortlist_ranks(
+        rows, similarities(queries, rows, lambda r: gallery[r]), Question(truth), by_codes
+    )
     floats = float_ranks(queries, lambda: [gallery], truth)
     listed = floats.positives > 0
     np.testing.assert_array_equal(found.better[listed], floats.better[listed])
@@ -132,6 +134,6 @@ def test_a_truth_outside_the_shortlist_stays_behind_it():
     truth = Truth(np.array([0]), np.array([3]))
     by_codes = hamming_ranks(codes, lambda: [stored], truth)
     rows = nearest_codes(codes, lambda: [stored], bits=None, keep=2)
-    found = shortlist_ranks(rows, np.array([[0.1, 0.9]], dtype=np.float32), truth, by_codes)
+    found = shortlist_ranks(rows, np.array([[0.1, 0.9]], dtype=np.float32), Question(truth), by_codes)
     assert found.better.tolist() == [3]
     assert found.positives.tolist() == [1]

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc import geodesy
-from geoloc.evaluation.ranks import IntArray, Truth
+from geoloc.evaluation.ranks import Truth
+from geoloc.evaluation.scan import IntArray
 
 FloatArray = npt.NDArray[np.float64]
+JUNK_PLACE = "-1"
 _EARTH_RADIUS_M = 6_335_000.0  # the smallest of curvature: a search with it misses nothing
 
 
@@ -26,6 +28,53 @@ def truth_from_pairs(
     tile = pc.index_in(wanted["tile_id"].cast(pa.large_string()), tile_ids.cast(pa.large_string()))
     both = pc.and_(pc.is_valid(query), pc.is_valid(tile))
     return _truth(_numbers(query.filter(both)), _numbers(tile.filter(both)))
+
+
+def truth_from_places(
+    query_place: pa.Array, tile_place: pa.Array, *, junk: tuple[str, ...] = (JUNK_PLACE,)
+) -> Truth:
+    """Positives by identity: all tiles of the query's place (pa.string arrays [Q] and [N]).
+
+    A null place is nobody's: a distractor. A junk place has no positives either.
+    """
+    keep = pc.and_(pc.is_valid(query_place), pc.invert(pc.is_in(query_place, pa.array(junk, pa.string()))))
+    queries = pa.table({"place": query_place, "query": np.arange(len(query_place))}).filter(keep)
+    tiles = pa.table({"place": tile_place, "tile": np.arange(len(tile_place))})
+    tiles = tiles.filter(pc.is_valid(tiles["place"]))
+    both = queries.join(tiles, "place", join_type="inner")
+    return _truth(_numbers(both["query"]), _numbers(both["tile"]))
+
+
+def is_junk(tile_place: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which tiles are taken out of every ranking, bool[N]: those of the place "-1" (pa.string [N])."""
+    found = pc.fill_null(pc.equal(tile_place, JUNK_PLACE), False)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def truth_within_projected(
+    lat: FloatArray, lon: FloatArray, tile_lat: FloatArray, tile_lon: FloatArray, radius_m: float, crs: str
+) -> Truth:
+    """Positives by straight distance on a map: all tiles within `radius_m` in the metres of `crs`.
+
+    lat, lon: float64[Q] and tile_lat, tile_lon: float64[N] WGS84 degrees; NaN has no positives.
+    """
+    from pyproj import Transformer
+    from scipy.spatial import cKDTree
+
+    to_map = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    points = []
+    for one_lat, one_lon in ((lat, lon), (tile_lat, tile_lon)):
+        known = np.flatnonzero(np.isfinite(one_lat) & np.isfinite(one_lon))
+        points.append((known, np.stack(to_map.transform(one_lon[known], one_lat[known]), axis=1)))
+    (queries, from_here), (tiles, to_there) = points
+    if not len(queries) or not len(tiles):
+        return _truth(np.empty(0, np.int64), np.empty(0, np.int64))
+    found = cKDTree(to_there).query_ball_point(from_here, radius_m + 1e-6)
+    query = np.repeat(np.arange(len(queries)), [len(one) for one in found])
+    tile = np.array([place for one in found for place in one], dtype=np.int64)
+    # A round trip through degrees moves a point by nanometres: what lies on the circle is inside.
+    inside = np.linalg.norm(from_here[query] - to_there[tile], axis=1) <= radius_m + 1e-6
+    return _truth(queries[query[inside]], tiles[tile[inside]])
 
 
 def truth_within(

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from geoloc import geodesy
-from geoloc.evaluation.protocol import truth_from_pairs, truth_within
+from geoloc.evaluation.truth import truth_from_pairs, truth_within
 
 
 def test_pairs_become_positions_and_strangers_are_left_out():
