@@ -70,16 +70,19 @@ class TorchvisionCnn(nn.Module):
                     tensor[:, : own[name].shape[1]].copy_(own[name])
 
 
-def start_from_weights(backbone: TorchvisionCnn) -> None:
-    """Start a backbone from the weights its recipe names, a .safetensors file of torchvision's state."""
-    uri = backbone.recipe.weights
-    if uri is None:
-        return
-    try:
-        state = safetensors.torch.load(storage.read_bytes(uri))
-    except SafetensorError as error:
-        raise CorruptArtifact(f"{uri!r} is no safetensors file: {error}.") from error
-    backbone.start_from(state, where=uri)
+def start_from_weights(model: nn.Module) -> None:
+    """Start a model's backbones from the weights their recipe names, a .safetensors file of torchvision's state.
+
+    Raises `ArtifactError` where there is no such file, `CorruptArtifact` and `ModelMismatch` where it does not fit.
+    """
+    for backbone in model.modules():
+        if isinstance(backbone, TorchvisionCnn) and backbone.recipe.weights is not None:
+            uri = backbone.recipe.weights
+            try:
+                state = safetensors.torch.load(storage.read_bytes(uri))
+            except SafetensorError as error:
+                raise CorruptArtifact(f"{uri!r} is no safetensors file: {error}.") from error
+            backbone.start_from(state, where=uri)
 
 
 def _network(name: str) -> nn.Module:

@@ -6,7 +6,7 @@ Every draw comes from one `torch.Generator`, so that a seed fixes a run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,7 +19,9 @@ class PairDraw:
     """One draw for a batch of pairs: the turn and mirroring of both views, the centre of the aerial look.
 
     Convention: east_m, north_m [B] run from the tile's centre to the centre of the look, heading_deg [B] is
-    clockwise from north and comes to the middle column, `columns` is the same turn in panorama columns.
+    clockwise from north and comes to the middle column (of a square: to the top) of the aerial look. `columns`
+    int64[B] turns the panorama to the right: by the same angle, or where `apart` by one of its own. `scale` [B]
+    of the aerial look's radius; the panorama keeps `kept` int64[B] columns from `first` on (None: all).
     """
 
     columns: torch.Tensor
@@ -27,11 +29,30 @@ class PairDraw:
     east_m: torch.Tensor
     north_m: torch.Tensor
     heading_deg: torch.Tensor
+    scale: torch.Tensor | None = None
+    first: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
+    apart: bool = False
 
     @property
     def aerial(self) -> Pose:
         """The pose of the aerial look."""
-        return Pose(self.east_m, self.north_m, self.heading_deg, None, self.mirrored)
+        return Pose(self.east_m, self.north_m, self.heading_deg, self.scale, self.mirrored)
+
+    def bearings(self, width_px: int) -> tuple[Pose | None, Pose | None]:
+        """What orientation maps must say of the panorama (of `width_px` columns) and of the aerial look.
+
+        Views that are turned together are shown as if their middle were north; turned apart, the maps turn too.
+        """
+        if not self.apart:
+            return None, None if self.scale is None else Pose(scale=self.scale)
+        ground = Pose(heading_deg=self.columns * (360.0 / width_px), mirrored=self.mirrored)
+        return ground, Pose(heading_deg=self.heading_deg, scale=self.scale, mirrored=self.mirrored)
+
+    def relative_turn(self, width_px: int) -> torch.Tensor:
+        """How far the panorama's middle looks to the right of the aerial look's, in circles, float[B]."""
+        turn = self.columns / width_px - self.heading_deg / 360.0
+        return torch.where(self.mirrored, -turn, turn)
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
@@ -64,13 +85,39 @@ def draw_pairs(
     east, north = in_disc(count, recipe.offset_m, generator)
     columns = torch.randint(0, width_px if recipe.roll else 1, (count,), generator=generator)
     mirrored = torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0)
-    return PairDraw(
+    draw = PairDraw(
         columns=columns,
         mirrored=mirrored,
         east_m=(camera_east_m + east).clamp(-reach_m, reach_m),
         north_m=(camera_north_m + north).clamp(-reach_m, reach_m),
         heading_deg=columns * (360.0 / width_px),
     )
+    return _draw_further(draw, recipe, width_px, generator)
+
+
+def _draw_further(
+    draw: PairDraw, recipe: AugmentationRecipe, width_px: int, generator: torch.Generator
+) -> PairDraw:
+    """What not every recipe draws, after what every recipe draws."""
+    count = len(draw.columns)
+    if recipe.turn == "quarters":
+        quarters = torch.randint(0, 4, (count,), generator=generator)
+        draw = replace(draw, apart=True, heading_deg=90.0 * quarters)
+    elif recipe.turn == "any":
+        draw = replace(draw, apart=True, heading_deg=uniform((count,), 0.0, 360.0, generator))
+    if recipe.centre_crop is not None:
+        smallest, chance = recipe.centre_crop
+        share = uniform((count,), smallest, 1.0, generator)
+        cropped = torch.rand(count, generator=generator) < chance
+        draw = replace(draw, scale=torch.where(cropped, share, 1.0))
+    if recipe.fov_deg is not None:
+        fov = uniform((count,), *recipe.fov_deg, generator)
+        draw = replace(
+            draw,
+            first=torch.randint(0, width_px, (count,), generator=generator),
+            kept=(fov / 360 * width_px).long().clamp(min=1),
+        )
+    return draw
 
 
 def draw_drone(

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from geoloc.losses.contrastive import near_pairs, pair_logits, symmetric_info_nce
+from geoloc.losses.circular import best_turn_similarity
+from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
 from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
+from geoloc.losses.triplet import guidance_loss, triplet_of_similarity
 from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import GeoLocalizer, flatten, initial_log_scale
 from geoloc.models.preprocessing import to_unit
 from geoloc.recipe import Recipe
 from geoloc.training.augment import PairDraw, change_light
 from geoloc.training.gather import gather_rows
-from geoloc.views.panorama import turn_panorama
+from geoloc.views.panorama import limit_view, turn_panorama
 
 _LARGEST_LOG_SCALE = 4.6  # a temperature of 0.01: beyond, InfoNCE only sharpens what it already separates
 
@@ -44,54 +46,105 @@ class StepResult:
     spread: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _Embedded:
+    """Unit embeddings of one worker's pairs; `coded` are the queries with their heading known, for the codes."""
+
+    queries: torch.Tensor
+    references: torch.Tensor
+    coded: torch.Tensor
+    drones: torch.Tensor | None
+    guidance: torch.Tensor | None
+
+
 class PairStep(nn.Module):
-    """Losses of a batch of pairs for a model; its parameters are the model's and the temperature."""
+    """Losses of a batch of pairs for a model; its parameters are the model's and the temperature.
+
+    `hardest` is the share of the triplets that count, set by the trainer where the recipe mines.
+    """
 
     def __init__(self, model: GeoLocalizer, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
+        self.hardest = 1.0
         self.log_scale = initial_log_scale(recipe.loss.temperature)
 
     def forward(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator
     ) -> StepResult:
         """Loss over the pairs of all workers; `drone` is the pose of a second aerial look, for its own term."""
-        queries, references, drones = self._embed(batch, draw, drone, generator)
+        own = self._embed(batch, draw, drone, generator)
         ignored = self._ignored(batch)
-        scale = self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
-        smoothing = self.recipe.loss.label_smoothing
-        queries, references = gather_rows(queries), gather_rows(references)
-        logits = pair_logits(queries, references, scale, ignored)
-        loss = symmetric_info_nce(logits, label_smoothing=smoothing, ignored=ignored)
-        loss = loss + self._hashing(queries, references, ignored)
-        if drones is not None:
-            drones = gather_rows(drones)
-            aerial = pair_logits(drones, references, scale, ignored)
-            term = symmetric_info_nce(aerial, label_smoothing=smoothing, ignored=ignored)
-            loss = loss + self.recipe.loss.aerial_weight * (term + self._hashing(drones, references, ignored))
-        own = torch.arange(len(logits), device=logits.device)
+        unknown = self.recipe.loss.heading == "unknown"
+        queries, references = gather_rows(own.queries), gather_rows(own.references)
+        coded = gather_rows(own.coded) if unknown else queries
+        similarity = self._similarity(queries, references) if unknown else queries @ references.T
+        loss = self._match(similarity, ignored) + self._hashing(coded, references, ignored)
+        if own.drones is not None:
+            drones = gather_rows(own.drones)
+            term = self._match(drones @ references.T, ignored) + self._hashing(drones, references, ignored)
+            loss = loss + self.recipe.loss.aerial_weight * term
+        if own.guidance is not None:
+            loss = loss + (self.recipe.loss.guidance_weight or 0.0) * own.guidance
         with torch.no_grad():
-            accuracy = (logits.argmax(1) == own).float().mean()
+            others = masked(similarity, ignored)
+            first = others.argmax(1) == torch.arange(len(others), device=others.device)
             spread = references.std(0).norm()
-        return StepResult(loss, accuracy, spread)
+        return StepResult(loss, first.float().mean(), spread)
+
+    def _similarity(self, queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return best_turn_similarity(queries, references, self.recipe.model.columns)
+
+    def _match(self, similarity: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
+        """The recipe's loss of a matrix of cosines float[N, N]."""
+        triplet = self.recipe.loss.triplet
+        if triplet is None:
+            scale = self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
+            logits = masked(similarity * scale, ignored)
+            smoothing = self.recipe.loss.label_smoothing
+            return symmetric_info_nce(logits, label_smoothing=smoothing, ignored=ignored)
+        return triplet_of_similarity(
+            similarity,
+            alpha=triplet.alpha,
+            diagonal=triplet.diagonal,
+            normaliser=triplet.normaliser,
+            ignored=ignored,
+            masked=triplet.masked,
+            hardest=self.hardest,
+        )
 
     def _embed(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> _Embedded:
         light = self.recipe.training.augmentation.photometric
-        turned = to_unit(turn_panorama(batch.panoramas, draw.columns, draw.mirrored))
+        turned = turn_panorama(batch.panoramas, draw.columns, draw.mirrored)
+        if draw.first is not None and draw.kept is not None:
+            turned = limit_view(turned, draw.first, draw.kept)
         tiles = to_unit(batch.tiles)
-        polar = self.model.convert_view(tiles, draw.aerial)
-        looks = [change_light(turned, light, generator), change_light(polar, light, generator)]
-        views = ["panorama", "aerial"]
+        seen = self.model.convert_view(tiles, draw.aerial)
+        guidance = None
+        if self.recipe.loss.guidance_weight is not None:
+            guidance = guidance_loss(seen, self.model.to_polar(tiles, draw.aerial))
+        width = turned.shape[2]
+        ground, above = draw.bearings(width)
+        looks = [change_light(to_unit(turned), light, generator), change_light(seen, light, generator)]
+        views, bearings = ["panorama", "aerial"], [ground, above]
         if drone is not None:
             looks.append(change_light(self.model.convert_view(tiles, drone), light, generator))
             views.append("drone")
+            bearings.append(
+                Pose(heading_deg=draw.heading_deg, mirrored=draw.mirrored) if draw.apart else None
+            )
         with torch.autocast(tiles.device.type, torch.bfloat16, enabled=self.recipe.training.bfloat16):
-            columns = self.model.columns_of(looks, views)
+            columns = self.model.columns_of(looks, views, bearings)
         embedded = [flatten(look) for look in columns]
-        return embedded[0], embedded[1], embedded[2] if drone is not None else None
+        coded = embedded[0]
+        if self.recipe.loss.heading == "unknown":
+            coded = flatten(_turned_back(columns[0], draw.relative_turn(width)))
+        return _Embedded(
+            embedded[0], embedded[1], coded, embedded[2] if drone is not None else None, guidance
+        )
 
     def _ignored(self, batch: PairBatch) -> torch.Tensor:
         """bool[N, N] over all workers: pairs of different photos that show one place, so no negatives."""
@@ -106,6 +159,8 @@ class PairStep(nn.Module):
     ) -> torch.Tensor:
         loss = self.recipe.loss
         if loss.hashing_weight == 0:
+            with torch.no_grad():  # the bits of a random projection are centred all the same
+                self.model.hash(torch.cat([queries, references]))
             return queries.new_zeros(())
         # One pass, so that the batch norm centres both views alike.
         codes, own = self.model.hash(torch.cat([queries, references])).chunk(2)
@@ -117,3 +172,10 @@ class PairStep(nn.Module):
         return loss.hashing_weight * (
             similar + loss.quantisation_weight * sharp + loss.orthogonality_weight * apart
         )
+
+
+def _turned_back(columns: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """Columns float[B, channels, W] rolled to the right by the whole columns nearest to `turn` circles [B]."""
+    width = columns.shape[-1]
+    index = torch.arange(width, device=columns.device)[None] - (turn * width).round().long()[:, None]
+    return columns.gather(-1, (index % width)[:, None].expand_as(columns))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +15,30 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from geoloc.errors import GeolocError
+from geoloc.losses.triplet import hardest_share
+from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.pretrained import start_from_weights
 from geoloc.recipe import Recipe
-from geoloc.training.augment import draw_drone, draw_pairs
+from geoloc.training.augment import PairDraw, draw_drone, draw_pairs
 from geoloc.training.gather import is_distributed
 from geoloc.training.pairs import PairStore
 from geoloc.training.sampler import neighbour_batches, random_batches
 from geoloc.training.step import PairBatch, PairStep, StepResult
 from geoloc.training_parts import TrainingRecipe
 
+_Draw = TypeVar("_Draw", PairDraw, Pose | None)
 _SMALLEST_SPREAD = 1e-3  # of the embeddings in a batch; healthy ones have about 1
 
 
 def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
-    """Learning rate at a share `progress` (0 to 1) of the run: cosine up during `warm_up`, cosine down to almost 0."""
+    """Learning rate at a share `progress` (0 to 1) of the run: cosine up during `warm_up`, cosine down to almost 0.
+
+    A recipe of schedule `constant` keeps its rate.
+    """
     peak, floor = recipe.learning_rate, recipe.learning_rate / 1000
+    if recipe.schedule == "constant":
+        return peak
     if progress < recipe.warm_up:
         start = peak / 25
         return start + (peak - start) * (1 - math.cos(math.pi * progress / recipe.warm_up)) / 2
@@ -37,7 +47,7 @@ def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
 
 
 def _optimizer(step: PairStep, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """AdamW with the hash head in a group of its own; `rate` multiplies the common learning rate."""
+    """The recipe's optimizer with the hash head in a group of its own; `rate` multiplies the common learning rate."""
     codes = list(step.model.hash.parameters())
     known = {id(parameter) for parameter in codes}
     others = [parameter for parameter in step.parameters() if id(parameter) not in known]
@@ -45,7 +55,17 @@ def _optimizer(step: PairStep, recipe: TrainingRecipe) -> torch.optim.Optimizer:
         {"params": others, "rate": 1.0},
         {"params": codes, "rate": recipe.hash_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    named = recipe.optimizer
+    if named is None:
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    kind = torch.optim.Adam if named.kind == "adam" else torch.optim.AdamW
+    return kind(
+        groups,
+        lr=recipe.learning_rate,
+        betas=named.betas,
+        eps=named.eps,
+        weight_decay=recipe.weight_decay,
+    )
 
 
 class Trainer:
@@ -71,12 +91,13 @@ class Trainer:
         self.batch_size = max(1, min(recipe.training.batch_size // workers, len(store)))
         torch.manual_seed(recipe.seed)  # equal initial weights on all workers
         self.model = GeoLocalizer(recipe.model)
+        start_from_weights(self.model)
         step = PairStep(self.model, recipe).to(self.device).to(memory_format=torch.channels_last)
         self._step: nn.Module = step
         if is_distributed():
             ids = [self.device] if self.device.type == "cuda" else None
-            # Without its losses the hash head gets no gradient, which DDP has to know.
-            unused = recipe.loss.hashing_weight == 0
+            # Without their losses the hash head and the temperature get no gradient, which DDP has to know.
+            unused = recipe.loss.hashing_weight == 0 or recipe.loss.triplet is not None
             self._step = DistributedDataParallel(step, device_ids=ids, find_unused_parameters=unused)
         self._pair_step = step
         self._optimizer = _optimizer(step, recipe.training)
@@ -89,6 +110,11 @@ class Trainer:
             index = self.store.index
             return neighbour_batches(index.east_m, index.north_m, self.batch_size, seed, start=start)
         return random_batches(len(self.store), self.batch_size, seed, start=start)
+
+    @property
+    def epoch(self) -> int:
+        """How often the pairs are being seen, from 1 on."""
+        return 1 + self.steps_done // max(1, len(self.store) // self.batch_size)
 
     def step(self, progress: float) -> StepResult:
         """One optimizer step at this share of the run; raises `GeolocError` when training has broken down."""
@@ -112,8 +138,10 @@ class Trainer:
             drone = draw_drone(draw, training.augmentation, reach_m=self.store.reach_m, generator=generator)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(progress, training) * group["rate"]
+        if self.recipe.loss.triplet is not None:
+            self._pair_step.hardest = hardest_share(self.epoch, self.recipe.loss.triplet.mining)
         self._step.train()
-        result: StepResult = self._step(batch, draw, drone, generator)
+        result: StepResult = self._step(batch, self._here(draw), self._here(drone), generator)
         self._check(result)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(result.loss)
@@ -125,7 +153,7 @@ class Trainer:
         index = self.store.index
 
         def floats(values: npt.NDArray[np.float64]) -> torch.Tensor:
-            return torch.from_numpy(values[rows]).float()
+            return torch.from_numpy(values[rows]).float().to(self.device)
 
         tiles = self.store.tile_of[rows]
         return PairBatch(
@@ -133,8 +161,17 @@ class Trainer:
             panoramas=torch.from_numpy(self.store.panoramas[rows]).to(self.device),
             east_m=floats(index.east_m),
             north_m=floats(index.north_m),
-            tile=torch.from_numpy(index.tile_number[rows]),
+            tile=torch.from_numpy(index.tile_number[rows]).to(self.device),
         )
+
+    def _here(self, draw: _Draw) -> _Draw:
+        """A draw with its tensors on this trainer's device: they are drawn on the CPU, the same for every device."""
+        if draw is None:
+            return draw
+        moved: dict[str, Any] = {
+            name: value.to(self.device) for name, value in vars(draw).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(draw, **moved)
 
     def _check(self, result: StepResult) -> None:
         loss, spread = float(result.loss.detach()), float(result.spread)
