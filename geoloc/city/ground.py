@@ -12,36 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from geoloc.city.blocks import (
-    ASPHALT,
-    BRICK,
-    CLAY,
-    CONCRETE,
-    GRAVEL,
-    HOUSES,
-    KERB,
-    LAWN,
-    PARK,
-    PARKING,
-    PAVING,
-    SETTS,
-    SOIL,
-    SPORT,
-    TERRACES,
-    TOWERS,
-    WATER,
-    WORKS_QUARTER,
-    Block,
-)  # fmt: skip
+from geoloc.city import blocks as kinds
+from geoloc.city.blocks import Block
 from geoloc.city.network import CURVE_POINTS, Edges, Network
 from geoloc.city.noise import Double, hash_array, noise_raster
 from geoloc.city.style import CHUNK_M, CHUNK_PX, PIXEL_M
 
 _BASE = {
-    PARK: LAWN, SPORT: LAWN, HOUSES: LAWN, TERRACES: PAVING, TOWERS: PAVING, WORKS_QUARTER: CONCRETE, PARKING: ASPHALT,
-}  # fmt: skip
-_PAVEMENTS = (PAVING, PAVING, PAVING, BRICK, SETTS, GRAVEL, LAWN)
-_SURFACES = (ASPHALT, ASPHALT, ASPHALT, ASPHALT, ASPHALT, CONCRETE, SETTS, BRICK)
+    kinds.PARK: kinds.LAWN,
+    kinds.SPORT: kinds.LAWN,
+    kinds.HOUSES: kinds.LAWN,
+    kinds.TERRACES: kinds.PAVING,
+    kinds.TOWERS: kinds.PAVING,
+    kinds.WORKS_QUARTER: kinds.CONCRETE,
+    kinds.PARKING: kinds.ASPHALT,
+}
+_PAVEMENTS = (kinds.PAVING, kinds.PAVING, kinds.PAVING, kinds.BRICK, kinds.SETTS, kinds.GRAVEL, kinds.LAWN)
+_SURFACES = (
+    kinds.ASPHALT,
+    kinds.ASPHALT,
+    kinds.ASPHALT,
+    kinds.ASPHALT,
+    kinds.ASPHALT,
+    kinds.CONCRETE,
+    kinds.SETTS,
+    kinds.BRICK,
+)
 FIRST_YELLOW = 192
 """Marking groups below this are white, the rest yellow; 0 is no marking."""
 
@@ -65,7 +61,7 @@ class Canvas:
     def __init__(self, west_px: int, north_px: int) -> None:
         self.corner = np.array([west_px, -north_px])
         size = (CHUNK_PX, CHUNK_PX)
-        self.images = [Image.new("L", size, value) for value in (LAWN, 128, 0, 0)]
+        self.images = [Image.new("L", size, value) for value in (kinds.LAWN, 128, 0, 0)]
         self.material, self.tone, self.barrier, self.marking = (
             ImageDraw.Draw(image) for image in self.images
         )
@@ -137,7 +133,7 @@ def _paint_river(canvas: Canvas, network: Network, west_m: float, south_m: float
     depth = np.abs(level - style.river_level) - style.river_width
     if depth.min() > 0.002:
         return
-    for limit, material in ((0.002, SOIL), (0.0, WATER)):
+    for limit, material in ((0.002, kinds.SOIL), (0.0, kinds.WATER)):
         canvas.material.bitmap((0, 0), Image.fromarray((depth < limit).astype(np.uint8) * 255), fill=material)
 
 
@@ -175,13 +171,13 @@ def _paint_streets(canvas: Canvas, network: Network, edges: Edges) -> None:
         material = np.asarray(_PAVEMENTS)[(edges.draw(seed + 26, side) * len(_PAVEMENTS)).astype(int)]
         tone = (92 + 80 * edges.draw(seed + 27, side)).astype(int)
         _lay(canvas, _strips(edges, wide, side * (half + pavement / 2)), material, tone, clear=True)
-    _discs(canvas, edges, half + pavement, PAVING)
-    _lay(canvas, _strips(edges, half + 0.45), np.full(len(edges), KERB), np.full(len(edges), 128))
-    _discs(canvas, edges, half + 0.45, KERB)
+    _discs(canvas, edges, half + pavement, kinds.PAVING)
+    _lay(canvas, _strips(edges, half + 0.45), np.full(len(edges), kinds.KERB), np.full(len(edges), 128))
+    _discs(canvas, edges, half + 0.45, kinds.KERB)
     surface = np.asarray(_SURFACES)[(edges.draw(seed + 28) * len(_SURFACES)).astype(int)]
     tone = (70 + 116 * edges.draw(seed + 12)).astype(int)
     _lay(canvas, _strips(edges, half), surface, tone, clear=True)
-    _discs(canvas, edges, half, ASPHALT)
+    _discs(canvas, edges, half, kinds.ASPHALT)
     _paint_lanes(canvas, edges, seed)
     _paint_patches(canvas, edges, seed)
 
@@ -211,11 +207,11 @@ def _paint_lanes(canvas: Canvas, edges: Edges, seed: int) -> None:
     half, draw = edges.half_width_m, edges.draw(seed + 15)
     wide = half > 4
     bands = [
-        (wide & (draw < 0.28), 0.75, -(half - 0.95), CLAY),
-        (wide & (draw < 0.2), 0.75, half - 0.95, CLAY),
-        (wide & (draw > 0.62), 1.05, half - 1.1, SETTS),
-        (wide & (draw > 0.8), 1.05, -(half - 1.1), CONCRETE),
-        (_has_median(edges, seed), 1.2, np.zeros(len(edges)), LAWN),
+        (wide & (draw < 0.28), 0.75, -(half - 0.95), kinds.CLAY),
+        (wide & (draw < 0.2), 0.75, half - 0.95, kinds.CLAY),
+        (wide & (draw > 0.62), 1.05, half - 1.1, kinds.SETTS),
+        (wide & (draw > 0.8), 1.05, -(half - 1.1), kinds.CONCRETE),
+        (_has_median(edges, seed), 1.2, np.zeros(len(edges)), kinds.LAWN),
     ]
     for chosen, width, shift, material in bands:
         if chosen.any():
@@ -251,7 +247,7 @@ def _raise_lamps(canvas: Canvas, network: Network, edges: Edges) -> None:
     feet = (lit.curve + lit.normals() * side[:, None, None])[:, 2:-2:4]
     height = (55 + 30 * lit.draw(network.seed + 25)).astype(int)
     for posts, tall in zip(canvas.pixels(feet), height.tolist(), strict=True):
-        canvas.material.point(posts.ravel().tolist(), fill=KERB)
+        canvas.material.point(posts.ravel().tolist(), fill=kinds.KERB)
         canvas.barrier.point(posts.ravel().tolist(), fill=tall)
 
 

@@ -6,31 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from geoloc.city.blocks import (
-    ASPHALT,
-    BED,
-    CLAY,
-    CONCRETE,
-    GRAVEL,
-    HEDGE,
-    HOUSES,
-    KERB,
-    LAWN,
-    PARK,
-    PARKING,
-    PAVING,
-    POOL,
-    SOIL,
-    SPORT,
-    TERRACES,
-    TOWERS,
-    WATER,
-    WORKS_QUARTER,
-    Block,
-    Plan,
-    choose_kind,
-    street_trees,
-)  # fmt: skip
+from geoloc.city import blocks as kinds
+from geoloc.city.blocks import Block, Plan, choose_kind, street_trees
 from geoloc.city.buildings import HOUSE, TERRACE, TOWER, WORKS
 from geoloc.city.network import Network
 from geoloc.city.noise import Double, value_noise
@@ -68,14 +45,20 @@ def _garden(plan: Plan, side: int, a: float, width: float) -> None:
     """The ground of one lot, its hedges and the trees of its back garden."""
     rng = plan.rng
     a0, a1 = a - width / 2, a + width / 2
-    material = int(rng.choice([LAWN, LAWN, LAWN, LAWN, BED, GRAVEL, PAVING]))
+    material = int(
+        rng.choice([kinds.LAWN, kinds.LAWN, kinds.LAWN, kinds.LAWN, kinds.BED, kinds.GRAVEL, kinds.PAVING])
+    )
     plan.block.grounds.append((_rectangle(plan, side, a0, a1, 0, 0.5), material, int(rng.integers(70, 186))))
     if rng.random() < 0.3:
         b0 = rng.uniform(0.3, 0.42)
         bed = _rectangle(plan, side, a0 + width * 0.1, a1 - width * rng.uniform(0.2, 0.6), b0, b0 + 0.07)
-        plan.block.grounds.append((bed, int(rng.choice([BED, SOIL, CONCRETE])), int(rng.integers(70, 186))))
+        plan.block.grounds.append(
+            (bed, int(rng.choice([kinds.BED, kinds.SOIL, kinds.CONCRETE])), int(rng.integers(70, 186)))
+        )
     barrier, height = (
-        (HEDGE, rng.uniform(1.0, 2.2)) if rng.random() < 0.6 else (CONCRETE, rng.uniform(0.8, 1.8))
+        (kinds.HEDGE, rng.uniform(1.0, 2.2))
+        if rng.random() < 0.6
+        else (kinds.CONCRETE, rng.uniform(0.8, 1.8))
     )
     front = rng.uniform(0, 0.1)
     if rng.random() < 0.55:
@@ -92,7 +75,7 @@ def _garden(plan: Plan, side: int, a: float, width: float) -> None:
         plan.plant(plan.at(*where), rng.uniform(0.9, 2.6))
     if rng.random() < 0.12:
         x, y = plan.at(*plan.on_side(side, a, rng.uniform(0.33, 0.42)))
-        plan.block.ponds.append((float(x), float(y), rng.uniform(2, 4), rng.uniform(1.5, 2.5), POOL))
+        plan.block.ponds.append((float(x), float(y), rng.uniform(2, 4), rng.uniform(1.5, 2.5), kinds.POOL))
 
 
 def _house(
@@ -118,7 +101,7 @@ def _house(
         lane = _rectangle(
             plan, side, drive - 1.4 / length, drive + 1.4 / length, -2.5 / depth, (front + 4) / depth
         )
-        material = int(rng.choice([PAVING, ASPHALT, GRAVEL, CONCRETE]))
+        material = int(rng.choice([kinds.PAVING, kinds.ASPHALT, kinds.GRAVEL, kinds.CONCRETE]))
         plan.block.grounds.append((lane, material, int(rng.integers(90, 170))))
     if wide < width_m - 5 and rng.random() < 0.4:
         plan.build_on_side(side, drive, (front + 6) / depth, 3.4, 6.0, 2.6, 0.0, HOUSE)
@@ -128,8 +111,10 @@ def _terraces(plan: Plan) -> None:
     """A closed row along each street around a yard."""
     rng = plan.rng
     deep, wall = rng.uniform(10, 14), rng.uniform(9, 20)
-    yard = int(rng.choice([LAWN, LAWN, PAVING, GRAVEL, BED]))
-    plan.block.grounds.append((plan.outline, int(rng.choice([LAWN, PAVING, PAVING])), plan.block.tone))
+    yard = int(rng.choice([kinds.LAWN, kinds.LAWN, kinds.PAVING, kinds.GRAVEL, kinds.BED]))
+    plan.block.grounds.append(
+        (plan.outline, int(rng.choice([kinds.LAWN, kinds.PAVING, kinds.PAVING])), plan.block.tone)
+    )
     inner = plan.at([0.2, 0.8, 0.8, 0.2], [0.2, 0.2, 0.8, 0.8])
     plan.block.grounds.append((inner, yard, int(rng.integers(80, 176))))
     for side in range(4):
@@ -156,7 +141,7 @@ def _towers(plan: Plan) -> None:
     """Tall buildings on a paved base, with squares, beds and trees between them."""
     rng = plan.rng
     columns, rows = (max(1, int(m / rng.uniform(25, 40))) for m in (plan.u_m, plan.v_m))
-    base = int(rng.choice([PAVING, PAVING, CONCRETE, LAWN]))
+    base = int(rng.choice([kinds.PAVING, kinds.PAVING, kinds.CONCRETE, kinds.LAWN]))
     plan.block.grounds.append((plan.outline, base, plan.block.tone))
     for a in range(columns):
         for b in range(rows):
@@ -177,7 +162,9 @@ def _towers(plan: Plan) -> None:
         bed = _rectangle(
             plan, side, start, start + rng.uniform(4, 14) / length, 0.4 / depth, rng.uniform(2.5, 5) / depth
         )
-        plan.block.grounds.append((bed, int(rng.choice([LAWN, BED, CLAY])), int(rng.integers(80, 180))))
+        plan.block.grounds.append(
+            (bed, int(rng.choice([kinds.LAWN, kinds.BED, kinds.CLAY])), int(rng.integers(80, 180)))
+        )
         plan.plant(bed.mean(0), rng.uniform(1.0, 2.4))
 
 
@@ -186,11 +173,15 @@ def _square(plan: Plan, u: float, v: float, half_u: float, half_v: float) -> Non
     rng = plan.rng
     corners = plan.at(u + half_u * np.array([-1, 1, 1, -1]), v + half_v * np.array([-1, -1, 1, 1]))
     plan.block.grounds.append(
-        (corners, int(rng.choice([LAWN, GRAVEL, CLAY, CONCRETE])), int(rng.integers(80, 180)))
+        (
+            corners,
+            int(rng.choice([kinds.LAWN, kinds.GRAVEL, kinds.CLAY, kinds.CONCRETE])),
+            int(rng.integers(80, 180)),
+        )
     )
     if rng.random() < 0.3:
         x, y = plan.at(u, v)
-        plan.block.ponds.append((float(x), float(y), rng.uniform(3, 6), rng.uniform(3, 6), WATER))
+        plan.block.ponds.append((float(x), float(y), rng.uniform(3, 6), rng.uniform(3, 6), kinds.WATER))
     count = int(rng.integers(2, 9))
     points = plan.at(u + half_u * rng.uniform(-1, 1, count), v + half_v * rng.uniform(-1, 1, count))
     plan.plant(points, rng.uniform(1.4, 3.6, count))
@@ -199,7 +190,7 @@ def _square(plan: Plan, u: float, v: float, half_u: float, half_v: float) -> Non
 def _works(plan: Plan) -> None:
     """Halls on concrete yards behind a fence, with stacks of goods."""
     rng = plan.rng
-    yard = int(rng.choice([CONCRETE, ASPHALT, GRAVEL]))
+    yard = int(rng.choice([kinds.CONCRETE, kinds.ASPHALT, kinds.GRAVEL]))
     plan.block.grounds.append((plan.outline, yard, plan.block.tone))
     columns = int(rng.integers(1, 4))
     for a in range(columns):
@@ -220,7 +211,7 @@ def _works(plan: Plan) -> None:
         0.0,
         WORKS,
     )
-    _border(plan, CONCRETE if rng.random() < 0.6 else HEDGE, 2.0)
+    _border(plan, kinds.CONCRETE if rng.random() < 0.6 else kinds.HEDGE, 2.0)
     points = plan.at(*plan.on_side(int(rng.integers(4)), rng.random(8), np.full(8, 0.05)))
     plan.plant(points, rng.uniform(1.4, 3.2, 8))
 
@@ -241,23 +232,29 @@ def _border(plan: Plan, material: int, height_m: float) -> None:
 def _park(plan: Plan) -> None:
     """Lawns with groves, paths, beds, sometimes a pond or a pavilion."""
     rng = plan.rng
-    plan.block.grounds.append((plan.outline, LAWN, plan.block.tone))
+    plan.block.grounds.append((plan.outline, kinds.LAWN, plan.block.tone))
     for _ in range(int(rng.integers(2, 6))):
         u, v, du, dv = *rng.uniform(0.1, 0.8, 2), *rng.uniform(0.05, 0.2, 2)
         bed = plan.at([u, u + du, u + du, u], [v, v, v + dv, v + dv])
-        plan.block.grounds.append((bed, int(rng.choice([BED, LAWN, CLAY, SOIL])), int(rng.integers(70, 186))))
+        plan.block.grounds.append(
+            (
+                bed,
+                int(rng.choice([kinds.BED, kinds.LAWN, kinds.CLAY, kinds.SOIL])),
+                int(rng.integers(70, 186)),
+            )
+        )
     hub = rng.uniform(0.35, 0.65, 2)
     for side in range(4):
         gate = plan.on_side(side, rng.uniform(0.1, 0.9), 0.0)
         path = plan.at([gate[0], hub[0]], [gate[1], hub[1]])
-        plan.block.lines.append((path, GRAVEL, rng.uniform(2.0, 3.2), 0.0))
+        plan.block.lines.append((path, kinds.GRAVEL, rng.uniform(2.0, 3.2), 0.0))
     if rng.random() < 0.4:
         x, y = plan.at(*hub)
-        plan.block.ponds.append((float(x), float(y), rng.uniform(6, 14), rng.uniform(4, 10), WATER))
+        plan.block.ponds.append((float(x), float(y), rng.uniform(6, 14), rng.uniform(4, 10), kinds.WATER))
     elif rng.random() < 0.5:
         plan.build(hub[0] + 0.1, hub[1] + 0.1, rng.uniform(6, 12), rng.uniform(6, 12), 3.5, 2.5, HOUSE)
     if rng.random() < 0.6:
-        _border(plan, HEDGE, rng.uniform(0.8, 1.6))
+        _border(plan, kinds.HEDGE, rng.uniform(0.8, 1.6))
     points = plan.at(*rng.random((2, int(plan.u_m * plan.v_m / 75))))
     grove = value_noise(points[:, 0], points[:, 1], 25, plan.network.seed + 40) > 0.42
     plan.plant(points[grove], rng.uniform(1.8, 5, int(grove.sum())))
@@ -266,7 +263,7 @@ def _park(plan: Plan) -> None:
 def _parking(plan: Plan) -> None:
     """Rows of bays and a low hall."""
     rng = plan.rng
-    plan.block.grounds.append((plan.outline, ASPHALT, plan.block.tone))
+    plan.block.grounds.append((plan.outline, kinds.ASPHALT, plan.block.tone))
     plan.build(
         rng.uniform(0.25, 0.75),
         0.84,
@@ -279,40 +276,42 @@ def _parking(plan: Plan) -> None:
     pitch = 2.8 / plan.u_m
     for row in rng.uniform(0.08, 0.14) + np.arange(3) * rng.uniform(0.18, 0.21):
         for u in np.arange(0.06, 0.94, pitch):
-            plan.block.lines.append((plan.at([u, u], [row, row + 5.0 / plan.v_m]), KERB, 0.4, 0.0))
+            plan.block.lines.append((plan.at([u, u], [row, row + 5.0 / plan.v_m]), kinds.KERB, 0.4, 0.0))
         count = int(rng.integers(0, 7))
         plan.plant(plan.at(rng.random(count), np.full(count, row - 0.02)), rng.uniform(1.1, 2.2, count))
-    _border(plan, HEDGE, rng.uniform(0.7, 1.4))
+    _border(plan, kinds.HEDGE, rng.uniform(0.7, 1.4))
 
 
 def _sport(plan: Plan) -> None:
     """A pitch with its lines, a stand and trees around."""
     rng = plan.rng
-    plan.block.grounds.append((plan.outline, LAWN, plan.block.tone))
+    plan.block.grounds.append((plan.outline, kinds.LAWN, plan.block.tone))
     u0, u1, v0, v1 = (
         *np.sort(rng.uniform([0.14, 0.72], [0.28, 0.86])),
         *np.sort(rng.uniform([0.14, 0.72], [0.28, 0.86])),
     )
     pitch = plan.at([u0, u1, u1, u0], [v0, v0, v1, v1])
-    plan.block.grounds.append((pitch, int(rng.choice([CLAY, LAWN, SOIL, BED])), int(rng.integers(90, 190))))
+    plan.block.grounds.append(
+        (pitch, int(rng.choice([kinds.CLAY, kinds.LAWN, kinds.SOIL, kinds.BED])), int(rng.integers(90, 190)))
+    )
     closed = np.concatenate([pitch, pitch[:1]])
     middle = plan.at([(u0 + u1) / 2] * 2, [v0, v1])
-    plan.block.lines += [(closed, KERB, 0.4, 0.0), (middle, KERB, 0.4, 0.0)]
+    plan.block.lines += [(closed, kinds.KERB, 0.4, 0.0), (middle, kinds.KERB, 0.4, 0.0)]
     side = int(rng.integers(4))
     plan.build_on_side(
         side, rng.uniform(0.3, 0.7), 0.06, rng.uniform(14, 30), 5.0, rng.uniform(3, 6), 1.0, WORKS
     )
-    _border(plan, HEDGE if rng.random() < 0.5 else CONCRETE, 1.4)
+    _border(plan, kinds.HEDGE if rng.random() < 0.5 else kinds.CONCRETE, 1.4)
     points = plan.at(*plan.on_side(int(rng.integers(4)), rng.random(12), rng.uniform(0.01, 0.09, 12)))
     plan.plant(points, rng.uniform(1.8, 4.5, 12))
 
 
 _LAYOUTS: dict[int, Callable[[Plan], None]] = {
-    PARK: _park,
-    PARKING: _parking,
-    SPORT: _sport,
-    WORKS_QUARTER: _works,
-    HOUSES: _houses,
-    TERRACES: _terraces,
-    TOWERS: _towers,
+    kinds.PARK: _park,
+    kinds.PARKING: _parking,
+    kinds.SPORT: _sport,
+    kinds.WORKS_QUARTER: _works,
+    kinds.HOUSES: _houses,
+    kinds.TERRACES: _terraces,
+    kinds.TOWERS: _towers,
 }

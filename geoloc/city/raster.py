@@ -10,23 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from geoloc.city.blocks import (
-    ASPHALT,
-    BED,
-    BRICK,
-    CLAY,
-    CONCRETE,
-    GRAVEL,
-    HEDGE,
-    KERB,
-    LAWN,
-    PAVING,
-    POOL,
-    SETTS,
-    SOIL,
-    WATER,
-    Block,
-)  # fmt: skip
+from geoloc.city import blocks as kinds
+from geoloc.city.blocks import Block
 from geoloc.city.buildings import BUILDING, Buildings, corners
 from geoloc.city.ground import Ground, paint
 from geoloc.city.network import Bounds, Edges, Network
@@ -36,14 +21,36 @@ from geoloc.city.style import CHUNK_M, CHUNK_PX, PIXEL_M, Style
 from geoloc.city.texture import colour_ground, grow_crowns, raise_roofs
 
 _COLOURS = {
-    LAWN: (98, 122, 62), PAVING: (166, 161, 152), ASPHALT: (92, 92, 95), CLAY: (160, 88, 62), GRAVEL: (188, 170, 132),
-    SOIL: (142, 120, 90), WATER: (52, 78, 92), POOL: (70, 160, 190), HEDGE: (58, 88, 44), BED: (128, 132, 58),
-    KERB: (204, 202, 196), CONCRETE: (150, 148, 142),
-    SETTS: (122, 106, 92), BRICK: (154, 92, 74),
-}  # fmt: skip
-_MOTTLED = {LAWN: 0.12, PAVING: 0.14, ASPHALT: 0.16, CLAY: 0.08, GRAVEL: 0.12, SOIL: 0.24, WATER: 0.05, BED: 0.3,
-            HEDGE: 0.25, CONCRETE: 0.16, SETTS: 0.2, BRICK: 0.14}  # fmt: skip
-_GREEN_TABLE = np.array([m in (LAWN, BED, HEDGE) for m in range(len(_COLOURS))], np.float32)
+    kinds.LAWN: (98, 122, 62),
+    kinds.PAVING: (166, 161, 152),
+    kinds.ASPHALT: (92, 92, 95),
+    kinds.CLAY: (160, 88, 62),
+    kinds.GRAVEL: (188, 170, 132),
+    kinds.SOIL: (142, 120, 90),
+    kinds.WATER: (52, 78, 92),
+    kinds.POOL: (70, 160, 190),
+    kinds.HEDGE: (58, 88, 44),
+    kinds.BED: (128, 132, 58),
+    kinds.KERB: (204, 202, 196),
+    kinds.CONCRETE: (150, 148, 142),
+    kinds.SETTS: (122, 106, 92),
+    kinds.BRICK: (154, 92, 74),
+}
+_MOTTLED = {
+    kinds.LAWN: 0.12,
+    kinds.PAVING: 0.14,
+    kinds.ASPHALT: 0.16,
+    kinds.CLAY: 0.08,
+    kinds.GRAVEL: 0.12,
+    kinds.SOIL: 0.24,
+    kinds.WATER: 0.05,
+    kinds.BED: 0.3,
+    kinds.HEDGE: 0.25,
+    kinds.CONCRETE: 0.16,
+    kinds.SETTS: 0.2,
+    kinds.BRICK: 0.14,
+}
+_GREEN_TABLE = np.array([m in (kinds.LAWN, kinds.BED, kinds.HEDGE) for m in range(len(_COLOURS))], np.float32)
 _GREEN_SHIFT = np.array([58, 18, 34], np.float32)
 _COLOUR_TABLE = np.array([_COLOURS[m] for m in range(len(_COLOURS))], np.float32)
 _MOTTLE_TABLE = np.array([_MOTTLED.get(m, 0.04) for m in range(len(_COLOURS))], np.float32)
