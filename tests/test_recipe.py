@@ -79,3 +79,100 @@ def test_wrong_names(tmp_path: Path) -> None:
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe.load("geoloc").seed = 3  # type: ignore[misc]
+
+
+def test_a_recipe_may_start_from_another(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "base: geoloc\nname: mine\nmodel: {view: {radial_power: 1.5}}\ntraining: {steps: 7}\n",
+        encoding="utf-8",
+    )
+    recipe, base = Recipe.load(str(mine)), Recipe.load("geoloc")
+    view = base.model.view.model_copy(update={"radial_power": 1.5})
+    assert recipe.model == base.model.model_copy(update={"view": view})
+    assert recipe.training == base.training.model_copy(update={"steps": 7})
+    assert recipe.loss == base.loss
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        f"base: {mine}\nname: other\nmodel: {{view: {{kind: none}}, tile_px: 256}}\n", encoding="utf-8"
+    )
+    further = Recipe.load(str(other))
+    assert further.model.view.kind == "none"  # another kind replaces the section, its keys do not linger
+    assert further.training.steps == 7
+    assert "base" not in further.to_yaml()
+    assert Recipe.from_yaml(further.to_yaml()) == further
+
+
+def test_a_null_takes_a_part_of_the_base_away() -> None:
+    assert Recipe.load("stn").loss.guidance_weight == 1.0
+    assert Recipe.load("stn-tps").loss.guidance_weight is None
+    assert Recipe.load("oricnn-small").training.schedule is None
+
+
+def test_bases_that_lead_nowhere_are_one_sentence(tmp_path: Path) -> None:
+    circle = tmp_path / "circle.yaml"
+    circle.write_text(f"base: {circle}\nname: circle\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"circle\.yaml.*in a circle"):
+        Recipe.load(str(circle))
+    with pytest.raises(ConfigError, match="no recipe 'geolok'; did you mean 'geoloc'"):
+        Recipe.from_yaml("base: geolok\nname: a\n")
+    with pytest.raises(ConfigError, match="lacks the key 'name'"):
+        Recipe.from_yaml("base: geoloc\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'loss\.guidance'; did you mean 'guidance_weight'"):
+        Recipe.from_yaml("base: stn\nname: a\nloss: {guidance: 2}\n")
+
+
+def test_parts_that_a_recipe_lacks_are_not_written() -> None:
+    text = Recipe.load("geoloc").to_yaml()
+    for word in ("null", "orientation", "triplet", "optimizer", "projection"):
+        assert word not in text
+    recipe = Recipe.from_yaml("name: a\nmodel: {orientation: null}\nloss: {triplet: null}\n")
+    assert recipe.fingerprint() == Recipe.from_yaml("name: a\n").fingerprint()
+
+
+def test_sections_without_a_kind_are_what_they_always_were() -> None:
+    recipe = Recipe.from_yaml(
+        "name: a\nmodel: {view: {height_px: 32}, backbone: {widths: [8, 8], strides: [4, 2]}}\n"
+    )
+    assert recipe.model.view.kind == "polar"
+    assert recipe.model.backbone.kind == "plain_cnn"
+
+
+SQUARE = "view: {kind: none}, aggregation: {kind: gap}"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: {view: {kind: tsp}}", "model.view"),
+        ("model: {view: {kind: tps, span: 0}}", "model.view.tps.span"),
+        ("model: {tile_px: 32, view: {kind: tps}}", "tile_px is 32; a view of kind tps needs 64"),
+        ("model: {view: {kind: none}}", "panorama_px width is 256 but view width_px is 160"),
+        (f"model: {{tile_px: 100, {SQUARE}}}", "tile_px is 100, not a multiple of the backbone's stride 8"),
+        (
+            "model: {view: {kind: affine}, orientation: {}}",
+            "orientation maps need a view of kind none or polar (got 'affine')",
+        ),
+        (
+            f"model: {{{SQUARE}, orientation: {{scheme: scales}}, backbone: {{kind: torchvision, name: resnet18}}}}",
+            "orientation at all scales needs the backbone plain_cnn or oricnn",
+        ),
+        (
+            "model: {backbone: {kind: torchvision, name: alexnet, stages: 2}}",
+            "alexnet has 1 stages to choose from (got 2)",
+        ),
+        ("model: {backbone: {kind: torchvision, name: vgg16, max_pool: false}}", "only resnets go without"),
+        ("model: {backbone: {kind: oricnn, widths: [8], maps: 2}}", "2 maps of 1 layers"),
+        ("model: {branches: {street: aerial}}", "branch 'aerial' has ground and aerial views"),
+        ("model: {hash: {bits: 64, prefixes: [8], layout: columns}}", "8 bits do not divide among"),
+        ("loss: {guidance_weight: 1}", "loss.guidance_weight needs a view of kind affine, composed or tps"),
+        (f"model: {{{SQUARE}}}\nloss: {{heading: unknown}}", "needs an aggregation that keeps"),
+        ("training: {augmentation: {fov_deg: [90, 70]}}", "give smallest before largest"),
+        ("training: {augmentation: {centre_crop: [0, 1]}}", "give a share above 0"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.from_yaml(f"name: a\n{text}\n", where="'x.yaml'")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)

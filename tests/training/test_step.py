@@ -1,0 +1,262 @@
+"""The training step of the recipes oricnn, stn and of unknown headings, over a handful of pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from geoloc.losses.circular import best_turn_similarity
+from geoloc.losses.contrastive import masked, symmetric_info_nce
+from geoloc.models.bearings import Pose
+from geoloc.models.geolocalizer import flatten
+from geoloc.models.preprocessing import to_unit
+from geoloc.recipe import Recipe
+from geoloc.training.augment import PairDraw, draw_pairs
+from geoloc.training.pairs import PairIndex, PairStore
+from geoloc.training.step import _turned_back
+from geoloc.training.trainer import Trainer
+from geoloc.views.panorama import turn_panorama
+from geoloc.views.polar import aerial_to_polar
+
+COUNT = 24
+
+
+def noise(recipe: Recipe, seed: int = 0) -> PairStore:
+    """Tiles of blotches with a margin of a quarter, their polar images as panoramas; no tables, no decoding."""
+    rng = np.random.default_rng(seed)
+    model = recipe.model
+    side = model.tile_px * 5 // 4
+    coarse = torch.from_numpy(rng.uniform(0, 255, (COUNT, 3, 12, 12))).float()
+    tiles = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 255)
+    height, width = model.panorama_px
+    panoramas = aerial_to_polar(tiles, height_px=height, width_px=width, radius_px=model.tile_px / 2)
+    zeros = np.zeros(COUNT)
+    rows = np.arange(COUNT)
+    index = PairIndex(
+        query_id=np.array([f"q{row}" for row in rows], dtype=object),
+        tile_id=np.array([f"t{row}" for row in rows], dtype=object),
+        tile_number=rows,
+        camera_east_m=zeros,
+        camera_north_m=zeros,
+        east_m=rows * 100.0,
+        north_m=zeros,
+        heading_deg=zeros,
+        fov_deg=np.full(COUNT, 360.0),
+    )
+
+    def pixels(images: torch.Tensor) -> np.ndarray:
+        return images.permute(0, 2, 3, 1).round().byte().contiguous().numpy()
+
+    return PairStore(pixels(tiles), pixels(panoramas), rows, index, model.tile_m / 8)
+
+
+def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
+    data = recipe.model_dump(mode="json", exclude_none=True)
+    for section, values in sections.items():
+        data[section] = data[section] | values
+    return Recipe.model_validate(data)
+
+
+TRAINED = [
+    "oricnn-small",
+    "oricnn-scales-small",
+    "stn-small",
+    "stn-none-small",
+    "stn-affine-l1-small",
+    "stn-composed-small",
+    "stn-tps-small",
+]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_small_recipes_take_steps(name: str) -> None:
+    recipe = Recipe.load(name).with_overrides(batch_size=8, steps=10)
+    trainer = Trainer(noise(recipe), recipe)
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    for step in range(3):
+        assert torch.isfinite(trainer.step(step / 10).loss)
+    after = trainer.model.state_dict()
+    still = [key for key in before if after[key].is_floating_point() and torch.equal(before[key], after[key])]
+    assert not still  # every part learns or at least keeps statistics
+
+
+def test_oricnn_learns_from_the_maps_alone_how_views_belong_together() -> None:
+    recipe = changed(
+        Recipe.load("oricnn-small"), training={"batch_size": 12, "learning_rate": 0.002, "bfloat16": False}
+    )
+    trainer = Trainer(noise(recipe), recipe)
+    draws: list[PairDraw] = []
+    inner = trainer._step.forward
+
+    def kept(batch: Any, draw: PairDraw, *rest: Any) -> Any:
+        draws.append(draw)
+        return inner(batch, draw, *rest)
+
+    trainer._step.forward = kept  # type: ignore[method-assign]
+    trainer.step(0.0)
+    (draw,) = draws
+    assert draw.apart
+    assert set((draw.heading_deg % 90).tolist()) == {0.0}
+    assert len(set(draw.columns.tolist())) > 4  # the panorama's turn is its own
+
+
+def test_turned_maps_belong_to_turned_pictures() -> None:
+    """A world turned together with its maps is the same world: what the views were shown must say so."""
+    generator = torch.Generator().manual_seed(0)
+    recipe = Recipe.load("oricnn-small").training.augmentation
+    draw = draw_pairs(
+        torch.zeros(64), torch.zeros(64), recipe, width_px=256, reach_m=0.0, generator=generator
+    )
+    ground, above = draw.bearings(256)
+    assert ground is not None
+    assert above is not None
+    torch.testing.assert_close(ground.heading_deg, draw.columns * (360 / 256))
+    torch.testing.assert_close(above.heading_deg, draw.heading_deg)
+    assert draw.scale is None
+    cropped = recipe.model_copy(update={"centre_crop": (0.683, 0.316)})
+    draw = draw_pairs(
+        torch.zeros(4000), torch.zeros(4000), cropped, width_px=256, reach_m=0.0, generator=generator
+    )
+    assert draw.scale is not None
+    assert 0.683 <= draw.scale.min() < 0.7
+    assert (draw.scale < 1).float().mean().item() == pytest.approx(0.316, abs=0.03)
+    together = recipe.model_copy(update={"turn": None})
+    draw = draw_pairs(
+        torch.zeros(4), torch.zeros(4), together, width_px=256, reach_m=0.0, generator=generator
+    )
+    assert draw.bearings(256) == (None, None)
+
+
+def test_the_guided_loss_has_the_weighted_distance_added() -> None:
+    base = changed(Recipe.load("stn-small"), training={"batch_size": 6, "bfloat16": False})
+    store = noise(base)
+    losses = []
+    for weight in (None, 1.0, 3.0):
+        recipe = changed(base, loss={"guidance_weight": weight})
+        losses.append(float(Trainer(store, recipe).step(0.0).loss.detach()))
+    assert losses[1] > losses[0] + 0.01
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-3)
+
+
+def test_triplets_are_mined_from_the_stated_epoch_on() -> None:
+    recipe = changed(
+        Recipe.load("stn-none-small"),
+        training={"batch_size": 8},
+        loss={"triplet": {"mining": [[1, 1.0], [2, 0.1]]}},
+    )
+    trainer = Trainer(noise(recipe), recipe)
+    seen = []
+    for step in range(4):  # three batches of 8 are an epoch
+        trainer.step(step / 10)
+        seen.append((trainer._pair_step.hardest, trainer.epoch))
+    assert seen == [(1.0, 1), (1.0, 1), (1.0, 2), (0.1, 2)]
+
+
+def unknown(fov_deg: tuple[float, float] | None = None) -> Recipe:
+    return changed(
+        Recipe.load("geoloc"),
+        loss={"heading": "unknown", "aerial_weight": 0.0},
+        training={
+            "batch_size": 8,
+            "bfloat16": False,
+            "augmentation": {"offset_m": 0, "photometric": 0, "turn": "any", "fov_deg": fov_deg},
+        },
+    )
+
+
+def test_unknown_headings_are_compared_at_their_best_turn() -> None:
+    recipe = changed(unknown(), loss={"hashing_weight": 0.0, "label_smoothing": 0.0})
+    store = noise(recipe)
+    trainer = Trainer(store, recipe)
+    batch = trainer._batch(np.arange(8))
+    draw = draw_pairs(
+        torch.zeros(8),
+        torch.zeros(8),
+        recipe.training.augmentation,
+        width_px=256,
+        reach_m=0.0,
+        generator=torch.Generator().manual_seed(3),
+    )
+    trainer._pair_step.train()
+    with torch.no_grad():
+        result = trainer._pair_step(batch, draw, None, torch.Generator())
+        model = trainer.model
+        turned = to_unit(turn_panorama(batch.panoramas, draw.columns, draw.mirrored))
+        polar = model.to_polar(to_unit(batch.tiles), draw.aerial)
+        queries, references = (
+            flatten(look) for look in model.columns_of([turned, polar], ["panorama", "aerial"])
+        )
+        logits = best_turn_similarity(queries, references, 32) / recipe.loss.temperature
+        expected = symmetric_info_nce(masked(logits, None))
+    torch.testing.assert_close(result.loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_query_is_turned_back_before_it_is_coded() -> None:
+    recipe = unknown()
+    store = noise(recipe)
+    trainer = Trainer(store, recipe)
+    trainer.model.eval()
+    tiles = to_unit(torch.from_numpy(store.tiles[:4]))
+    columns = torch.tensor([0, 64, 200, 24])
+    heading = torch.tensor([0.0, 45.0, 90.0, 315.0])
+    mirrored = torch.tensor([False, False, True, True])
+    zeros = torch.zeros(4)
+    draw = PairDraw(columns, mirrored, zeros, zeros, heading, apart=True)
+    with torch.no_grad():
+        # The panorama is the polar image itself, so its turn relative to the aerial look is exact in pixels.
+        turned = trainer.model.to_polar(tiles, Pose(heading_deg=columns * (360 / 256), mirrored=mirrored))
+        polar = trainer.model.to_polar(tiles, draw.aerial)
+        query, reference = trainer.model.columns(turned, "aerial"), trainer.model.columns(polar, "aerial")
+        aligned = _turned_back(query, draw.relative_turn(256))
+    similarity = (flatten(aligned) * flatten(reference)).sum(1)
+    assert similarity.min() > 0.99
+    assert (flatten(query) * flatten(reference)).sum(1)[1:].max() < 0.9
+
+
+def test_a_limited_view_leaves_the_rest_black() -> None:
+    recipe = unknown((70.0, 90.0))
+    draw = draw_pairs(
+        torch.zeros(500),
+        torch.zeros(500),
+        recipe.training.augmentation,
+        width_px=256,
+        reach_m=0.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert draw.kept is not None
+    assert draw.first is not None
+    assert int(draw.kept.min()) == 49  # int(70 / 360 * 256)
+    assert int(draw.kept.max()) == 63
+    assert len(set(draw.first.tolist())) > 200
+    trainer = Trainer(noise(recipe), recipe)
+    assert torch.isfinite(trainer.step(0.0).loss)
+
+
+def test_adam_has_the_papers_constants_and_a_constant_rate() -> None:
+    recipe = changed(
+        Recipe.load("stn-none-small"),
+        training={
+            "batch_size": 4,
+            "optimizer": {"kind": "adam", "betas": [0.5, 0.999]},
+            "schedule": "constant",
+        },
+    )
+    trainer = Trainer(noise(recipe), recipe)
+    assert type(trainer._optimizer) is torch.optim.Adam
+    for progress in (0.0, 0.9):
+        trainer.step(progress)
+        group = trainer._optimizer.param_groups[0]
+        assert group["lr"] == recipe.training.learning_rate
+        assert group["betas"] == (0.5, 0.999)
+
+
+def test_codes_without_a_loss_are_centred_all_the_same() -> None:
+    recipe = changed(Recipe.load("oricnn-small"), loss={"hashing_weight": 0.0}, training={"batch_size": 8})
+    trainer = Trainer(noise(recipe), recipe)
+    weight = trainer.model.hash.project.weight.detach().clone()
+    trainer.step(0.0)
+    assert torch.equal(trainer.model.hash.project.weight, weight)
+    assert trainer.model.hash.centre.running_mean.abs().max() > 0
