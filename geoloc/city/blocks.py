@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 
 from geoloc.city.buildings import BUILDING, Buildings, corners, furnish
 from geoloc.city.network import Network, clearance_m
-from geoloc.city.noise import Double, generator, hash_array, hash_int, value_noise
+from geoloc.city.noise import Double, generator, hash_array, hash_int
+from geoloc.city.zones import quarter_index
 
 (LAWN, PAVING, ASPHALT, CLAY, GRAVEL, SOIL, WATER, POOL, HEDGE, BED, KERB, CONCRETE, SETTS, BRICK) = range(14)
 """Materials of the ground, as stored in the material layer."""
@@ -125,10 +126,11 @@ class Plan:
 
     def _raise_buildings(self, sites: Double) -> None:
         u, v, size_u, size_v, wall, gable, kind = sites.T
+        wall = wall * self.network.style.low
         centre = self.at(u, v)
         ahead = self.at(u + 0.01, v) - centre
         angle = np.arctan2(ahead[:, 1], ahead[:, 0])
-        table = furnish(self.rng, kind.astype(np.int64), gable <= 0)
+        table = furnish(self.rng, kind.astype(np.int64), gable <= 0, self.network.style.palette)
         table["id"] = hash_array(self.network.seed + 101, *self.name, np.arange(len(sites)))
         table["cos"], table["sin"] = np.cos(angle), np.sin(angle)
         table["half_u"], table["half_v"] = size_u / 2, size_v / 2
@@ -161,11 +163,7 @@ def _bilinear(quad: Double, u: Double, v: Double) -> Double:
 
 def quarter(network: Network, point: Double) -> int:
     """The kind of quarter (`WORKS_QUARTER`, `HOUSES`, `TERRACES` or `TOWERS`) at a city point."""
-    seed = network.seed
-    level = 0.7 * float(value_noise(point[0], point[1], 850, seed + 20)) + 0.3 * float(
-        value_noise(point[0], point[1], 300, seed + 21)
-    )
-    return WORKS_QUARTER + int(np.searchsorted(network.style.quarter_limits, level))
+    return WORKS_QUARTER + int(quarter_index(network.seed, network.style, point[0], point[1]))
 
 
 def choose_kind(network: Network, i: int, j: int, centre: Double) -> int:
@@ -182,7 +180,10 @@ def choose_kind(network: Network, i: int, j: int, centre: Double) -> int:
 def street_trees(plan: Plan) -> None:
     """Trees along the pavements, at a spacing and density of the block's own."""
     rng = plan.rng
-    spacing, density = rng.uniform(7, 15), rng.random() * (0.3 if plan.block.kind == WORKS_QUARTER else 0.9)
+    green = plan.network.style.street_trees[max(plan.block.kind - WORKS_QUARTER, 0)]
+    if plan.block.kind < WORKS_QUARTER:  # parks and the like
+        green = max(plan.network.style.street_trees)
+    spacing, density = rng.uniform(7, 15), rng.random() * green
     for side in range(4):
         length, depth = plan.side_m(side)
         along = np.arange(4.0, length - 4.0, spacing) + rng.uniform(-2, 2)

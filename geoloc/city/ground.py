@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from geoloc.city import blocks as kinds
 from geoloc.city.blocks import Block
+from geoloc.city.epochs import repaved
 from geoloc.city.network import CURVE_POINTS, Edges, Network
 from geoloc.city.noise import Double, hash_array, noise_raster
 from geoloc.city.style import CHUNK_M, CHUNK_PX, PIXEL_M
@@ -58,7 +59,8 @@ class Canvas:
     Convention: pixel (0, 0) is the chunk's north-west corner, rows run south, columns east.
     """
 
-    def __init__(self, west_px: int, north_px: int) -> None:
+    def __init__(self, west_px: int, north_px: int, paved: NDArray[np.int64]) -> None:
+        self.paved = paved
         self.corner = np.array([west_px, -north_px])
         size = (CHUNK_PX, CHUNK_PX)
         self.images = [Image.new("L", size, value) for value in (kinds.LAWN, 128, 0, 0)]
@@ -70,6 +72,13 @@ class Canvas:
         """Pixel columns and rows of city points: int64[..., 2]."""
         grid = np.floor(points * (1 / PIXEL_M, -1 / PIXEL_M)).astype(np.int64)
         return np.asarray(grid - self.corner)
+
+    def draw(self, edges: Edges, seed: int, *keys: int) -> Double:
+        """`Edges.draw` for the streets of this chunk, drawn again for each that was repaved: float64[N]."""
+        drawn = edges.draw(seed, *keys)
+        for turn in np.unique(self.paved[self.paved > 0]).tolist():
+            drawn = np.where(self.paved == turn, edges.draw(seed + 10_000 * turn, *keys), drawn)
+        return drawn
 
     def fill(self, polygon: Double, material: int, tone: int | None = None) -> None:
         """Paint a polygon of one material, with a tone of its own if given."""
@@ -88,9 +97,12 @@ class Canvas:
         return [np.array(image) for image in self.images]
 
 
-def paint(network: Network, west_m: float, south_m: float, blocks: list[Block], edges: Edges) -> Ground:
+def paint(
+    network: Network, west_m: float, south_m: float, blocks: list[Block], edges: Edges, epoch: int = 0
+) -> Ground:
     """The ground of the chunk whose south-west corner is given."""
-    canvas = Canvas(round(west_m / PIXEL_M), round((south_m + CHUNK_M) / PIXEL_M))
+    corner = round(west_m / PIXEL_M), round((south_m + CHUNK_M) / PIXEL_M)
+    canvas = Canvas(*corner, repaved(edges, network.seed, epoch))
     for block in blocks:
         _paint_block(canvas, block)
     for block in blocks:
@@ -168,14 +180,14 @@ def _paint_streets(canvas: Canvas, network: Network, edges: Edges) -> None:
     seed, half, pavement = network.seed, edges.half_width_m, network.style.pavement_m
     for side in (-1, 1):
         wide = np.full(len(edges), pavement / 2 + 0.5)
-        material = np.asarray(_PAVEMENTS)[(edges.draw(seed + 26, side) * len(_PAVEMENTS)).astype(int)]
-        tone = (92 + 80 * edges.draw(seed + 27, side)).astype(int)
+        material = np.asarray(_PAVEMENTS)[(canvas.draw(edges, seed + 26, side) * len(_PAVEMENTS)).astype(int)]
+        tone = (92 + 80 * canvas.draw(edges, seed + 27, side)).astype(int)
         _lay(canvas, _strips(edges, wide, side * (half + pavement / 2)), material, tone, clear=True)
     _discs(canvas, edges, half + pavement, kinds.PAVING)
     _lay(canvas, _strips(edges, half + 0.45), np.full(len(edges), kinds.KERB), np.full(len(edges), 128))
     _discs(canvas, edges, half + 0.45, kinds.KERB)
-    surface = np.asarray(_SURFACES)[(edges.draw(seed + 28) * len(_SURFACES)).astype(int)]
-    tone = (70 + 116 * edges.draw(seed + 12)).astype(int)
+    surface = np.asarray(_SURFACES)[(canvas.draw(edges, seed + 28) * len(_SURFACES)).astype(int)]
+    tone = (70 + 116 * canvas.draw(edges, seed + 12)).astype(int)
     _lay(canvas, _strips(edges, half), surface, tone, clear=True)
     _discs(canvas, edges, half, kinds.ASPHALT)
     _paint_lanes(canvas, edges, seed)
@@ -204,7 +216,7 @@ def _has_median(edges: Edges, seed: int) -> NDArray[np.bool_]:
 
 def _paint_lanes(canvas: Canvas, edges: Edges, seed: int) -> None:
     """Cycle lanes, parking strips and medians of the streets that have them."""
-    half, draw = edges.half_width_m, edges.draw(seed + 15)
+    half, draw = edges.half_width_m, canvas.draw(edges, seed + 15)
     wide = half > 4
     bands = [
         (wide & (draw < 0.28), 0.75, -(half - 0.95), kinds.CLAY),
@@ -225,10 +237,12 @@ def _paint_patches(canvas: Canvas, edges: Edges, seed: int) -> None:
     """Rectangles of newer or older asphalt, up to four an edge."""
     normals = edges.normals()
     for k in range(4):
-        chosen = np.nonzero(edges.draw(seed + 16, k) < 0.6)[0]
-        start = 3 + (edges.draw(seed + 17, k) * 10).astype(int)
-        tone = (60 + 130 * edges.draw(seed + 18, k)).astype(int)
-        low, high = np.sort(np.stack([edges.draw(seed + 19, k), edges.draw(seed + 20, k)]) * 2 - 1, 0)
+        chosen = np.nonzero(canvas.draw(edges, seed + 16, k) < 0.6)[0]
+        start = 3 + (canvas.draw(edges, seed + 17, k) * 10).astype(int)
+        tone = (60 + 130 * canvas.draw(edges, seed + 18, k)).astype(int)
+        low, high = np.sort(
+            np.stack([canvas.draw(edges, seed + 19, k), canvas.draw(edges, seed + 20, k)]) * 2 - 1, 0
+        )
         for n in chosen:
             a, b = edges.curve[n, start[n]], edges.curve[n, start[n] + 1]
             normal = normals[n, start[n]] * edges.half_width_m[n]
@@ -251,20 +265,20 @@ def _raise_lamps(canvas: Canvas, network: Network, edges: Edges) -> None:
         canvas.barrier.point(posts.ravel().tolist(), fill=tall)
 
 
-def _groups(edges: Edges, seed: int, kind: int) -> NDArray[np.int64]:
+def _groups(canvas: Canvas, edges: Edges, seed: int, kind: int) -> NDArray[np.int64]:
     """Marking groups, one an edge and kind of mark: what is repainted or lost together. White ones."""
-    return 1 + (hash_array(seed + 21, edges.i, edges.j, edges.kind, kind) % (FIRST_YELLOW - 1)).astype(
-        np.int64
-    )
+    names = edges.i, edges.j, edges.kind
+    pick = hash_array(seed + 21, *names, kind + 10 * canvas.paved)
+    return 1 + (pick % (FIRST_YELLOW - 1)).astype(np.int64)
 
 
 def _paint_markings(canvas: Canvas, network: Network, edges: Edges) -> None:
     """Centre lines, lane lines, edge lines and zebra crossings."""
     seed = network.seed
     normals = edges.normals()
-    yellow = edges.draw(seed + 13) < 0.5
-    centre, lane, zebra = (_groups(edges, seed, kind) for kind in range(3))
-    stop, median = edges.draw(seed + 22), _has_median(edges, seed)
+    yellow = canvas.draw(edges, seed + 13) < 0.5
+    centre, lane, zebra = (_groups(canvas, edges, seed, kind) for kind in range(3))
+    stop, median = canvas.draw(edges, seed + 22), _has_median(edges, seed)
     for n in range(len(edges)):
         half = edges.half_width_m[n]
         curve = np.repeat(edges.curve[n], 2, 0)[1:-1] if half <= 4 else _densify(edges.curve[n])

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geoloc.city.noise import Double, uniform, value_noise
 from geoloc.city.style import Style
+from geoloc.city.zones import quarter_index
 
 Bounds = tuple[float, float, float, float]
 """West, south, east, north in city metres."""
@@ -82,12 +83,20 @@ class Network:
     def _warped(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> Double:
         """Grid points after jitter by line and by node and a smooth warp: float64[..., 2]."""
         s, style = self.seed, self.style
-        jitter, small = style.line_jitter * style.block_m, style.node_jitter_m
+        jitter, small = style.line_jitter * style.block_m, style.node_jitter_m * self._irregularity(i, j)
         x = style.block_m * i + jitter * (2 * uniform(s + 1, i) - 1) + small * (2 * uniform(s + 2, i, j) - 1)
         y = style.block_m * j + jitter * (2 * uniform(s + 3, j) - 1) + small * (2 * uniform(s + 4, i, j) - 1)
         east = style.warp_m * (2 * value_noise(x, y, style.warp_scale_m, s + 5) - 1)
         north = style.warp_m * (2 * value_noise(x, y, style.warp_scale_m, s + 6) - 1)
         return np.stack([x + east, y + north], -1)
+
+    def _irregularity(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> Double:
+        """What the district of a grid point makes of its stray: float64[...]."""
+        style = self.style
+        if len(set(style.irregularity)) == 1:
+            return np.full(np.shape(i), style.irregularity[0])
+        place = quarter_index(self.seed, style, style.block_m * i, style.block_m * j)
+        return np.asarray(style.irregularity)[place]
 
     def half_width_m(self, kind: ArrayLike, line: ArrayLike) -> Double:
         """Half the asphalt's width of the grid line `line` of kind 0 (along x) or 1 (along y): float64[...]."""

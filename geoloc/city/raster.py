@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from geoloc.city import blocks as kinds
 from geoloc.city.blocks import Block
 from geoloc.city.buildings import BUILDING, Buildings, corners
+from geoloc.city.epochs import age_block
 from geoloc.city.ground import Ground, paint
 from geoloc.city.network import Bounds, Edges, Network
 from geoloc.city.noise import Double, grain, mottle, noise_raster, uniform
@@ -102,6 +103,7 @@ class Window:
 class City:
     """A procedural city: any part of it, the same from the same seed in whatever order it is asked for.
 
+    `epoch` counts the times that the years have changed it (`geoloc.city.epochs`); its streets stay.
     `City(seed).window(bounds)` gives the layers of an area. At most `chunks` rendered chunks (7 MB each) are kept.
     """
 
@@ -119,7 +121,9 @@ class City:
     def block(self, i: int, j: int) -> Block:
         """The block north-east of the node (i, j)."""
         if (i, j) not in self._blocks:
-            self._blocks[i, j] = lay_out(self.network, i, j)
+            made = lay_out(self.network, i, j)
+            age_block(self.network, (i, j), made, self.epoch)
+            self._blocks[i, j] = made
             if len(self._blocks) > 16 * self._most_chunks:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end((i, j))
@@ -186,7 +190,7 @@ def _render(city: City, west_m: float, south_m: float) -> tuple[Layers, Building
     bounds = (west_m, south_m, west_m + CHUNK_M, south_m + CHUNK_M)
     blocks = [city.block(i, j) for i, j in city.network.blocks_in(bounds)]
     edges = city.network.edges_in(bounds)
-    ground = paint(city.network, west_m, south_m, blocks, edges)
+    ground = paint(city.network, west_m, south_m, blocks, edges, city.epoch)
     albedo = _ground_colour(city.seed, west_m, south_m, ground)
     table = _gather(blocks, bounds)
     building = _ground_plans(table, west_m, bounds[3])
