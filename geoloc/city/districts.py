@@ -84,12 +84,13 @@ class Wanted:
 def plan_districts(city: City, wanted: Wanted) -> list[District]:
     """Lay out the splits side by side with gaps and choose all positions in them.
 
-    Convention: training lies at the origin, validation to its north, test to the east of both; all bounds are
-    west, south, east, north in city metres, on whole sheets.
+    Convention: training begins at the style's `east_m` on the x axis, validation lies to its north, test to the
+    east of both; all bounds are west, south, east, north in city metres, on whole sheets.
     """
     gap = math.ceil(wanted.gap_m / wanted.sheet_m) * wanted.sheet_m
-    train = _grow(city, wanted, 0, 0.0, 0.0)
-    validation = _grow(city, wanted, 1, 0.0, train.bounds[3] + gap)
+    west = city.style.east_m
+    train = _grow(city, wanted, 0, west, 0.0)
+    validation = _grow(city, wanted, 1, west, train.bounds[3] + gap)
     east = max(train.bounds[2], validation.bounds[2])
     return [train, validation, _grow(city, wanted, 2, east + gap, 0.0)]
 

@@ -44,11 +44,13 @@ def render_sheet(city: City, sheet: Sheet, metres_per_pixel: float, window: Wind
     """A sheet of imagery as the bytes of a tiled, JPEG-compressed GeoTIFF in UTM zone 26 N.
 
     Flight lines run east and west every 1,024 m in legs of 4,096 m, each with its own sun and season; sheets
-    of one leg fit without a seam.
+    of one leg fit without a seam. Every epoch of the city is flown anew.
 
     Convention: north up, east right, pixel (0, 0) at the sheet's north-west corner.
     """
-    look = flight_look(city.seed, int(sheet.bounds[1] // _FLIGHT_M), int(sheet.bounds[0] // _LEG_M))
+    look = flight_look(
+        city.seed + 1000 * city.epoch, int(sheet.bounds[1] // _FLIGHT_M), int(sheet.bounds[0] // _LEG_M)
+    )
     image = render_aerial(city, sheet.bounds, metres_per_pixel, look, window=window)
     west, north = ORIGIN_EASTING_M + sheet.bounds[0], ORIGIN_NORTHING_M + sheet.bounds[3]
     transform = rasterio.Affine(metres_per_pixel, 0.0, west, 0.0, -metres_per_pixel, north)

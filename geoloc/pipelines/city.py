@@ -28,6 +28,7 @@ from geoloc.city.districts import SPLITS, District, Photo, Sheet, Wanted, plan_d
 from geoloc.city.export import photos_csv, render_photo, render_sheet, sheet_name, tiles_csv, work_bounds
 from geoloc.city.frame import CRS, to_latlon
 from geoloc.city.raster import City
+from geoloc.city.style import STYLES, style_named
 from geoloc.errors import ArtifactError
 from geoloc.pipelines.cluster import ensure_ray
 from geoloc.progress import say, track
@@ -43,6 +44,10 @@ class CityConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
+    style: str = Field(default="default", description=f"which city: {', '.join(STYLES)}")
+    imagery_epoch: int = Field(
+        default=0, ge=0, le=8, description="how often the years changed the city between photos and imagery"
+    )
     train_photos: int = Field(
         default=5000, ge=1, description="photos and tile centres of the training district"
     )
@@ -132,7 +137,7 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
     output = storage.absolute(output)
     if (done := _begin(config, output, overwrite)) is not None:
         return CityResult(output=output, reused=True, seconds=0.0, **done)
-    districts = plan_districts(City(config.seed), config.wanted())
+    districts = plan_districts(City(config.seed, style_named(config.style)), config.wanted())
     for district in districts:
         _write_tables(output, district)
     _render_all(config, output, districts)
@@ -249,21 +254,24 @@ def _missing(output: str, district: District) -> list[Work]:
     return work
 
 
-@lru_cache(maxsize=1)
-def _city(seed: int) -> City:
-    """The city of this worker process, kept for its rendered chunks."""
-    return City(seed, chunks=_CHUNKS)
+@lru_cache(maxsize=2)
+def _city(seed: int, style: str, epoch: int) -> City:
+    """A city of this worker process, kept for its rendered chunks."""
+    return City(seed, style_named(style), epoch, chunks=_CHUNKS)
 
 
 def _render_run(config: CityConfig, output: str, split: str, work: list[Work]) -> int:
     """Render some neighbouring sheets and their photos; the number of files written."""
-    city, camera = _city(config.seed), config.camera()
+    city, camera = _city(config.seed, config.style, 0), config.camera()
+    flown = _city(config.seed, config.style, config.imagery_epoch)
     count = 0
     for sheet, todo, photos in work:
-        window = city.window(work_bounds(sheet))
+        bounds = work_bounds(sheet)
+        window = city.window(bounds)
         if todo:
+            seen = window if flown is city else flown.window(bounds)
             uri = storage.join(output, split, "imagery", sheet_name(sheet))
-            storage.write_bytes(uri, render_sheet(city, sheet, config.metres_per_pixel, window))
+            storage.write_bytes(uri, render_sheet(flown, sheet, config.metres_per_pixel, seen))
         for photo in photos:
             uri = storage.join(output, photo.folder, photo.name)
             storage.write_bytes(uri, render_photo(city, photo, camera, window))
