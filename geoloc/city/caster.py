@@ -19,9 +19,8 @@ from geoloc.city.looks import Look
 from geoloc.city.network import Bounds
 from geoloc.city.noise import Double, Float
 from geoloc.city.raster import Window
-from geoloc.city.shapes import block_entry, car_entry, cylinder_entry, prism_entry, prism_normal
+from geoloc.city.shapes import Vector, block_entry, car_entry, cylinder_entry, prism_entry, prism_normal
 from geoloc.city.solids import CEILING_M, Field, build_field
-from geoloc.city.style import PIXEL_M
 
 SKY, GROUND, WALL, ROOF, BARRIER, CROWN, CAR = range(7)
 """What a ray met."""
@@ -75,55 +74,43 @@ def cast(
 
 
 def cast_field(field: Field, origins: Double, directions: Double, reach_m: float) -> Hits:
-    """As `cast`, in a field that is already there."""
+    """As `cast`, in a field that is already there; all rays may share one origin float64[1, 3]."""
     count = len(directions)
-    local = np.broadcast_to(origins, (count, 3)) - (field.anchor_i * PIXEL_M, field.anchor_j * PIXEL_M, 0.0)
-    ahead = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     hits = Hits(
         np.empty(count, np.float32), np.empty(count, np.uint8), np.empty(count, np.int32),
         np.empty(count, np.int32), np.empty((count, 3), np.float32),
     )  # fmt: skip
-    _cast(field, local, ahead, reach_m, hits.depth, hits.kind, hits.index, hits.cell, hits.normal)
+    _cast(
+        field.tops, field.levels, field.frame, field.near, field.building, field.car, field.height_cm,
+        field.canopy_dm, field.under_dm, field.prisms, field.boxes, np.atleast_2d(origins) - field.anchor_m,
+        directions, reach_m, hits.depth, hits.kind, hits.index, hits.cell, hits.normal,
+    )  # fmt: skip
     return hits
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _cast(
-    field: Field, origins: Double, directions: Double, reach_m: float, depth: Float, kind: NDArray[np.uint8],
-    index: NDArray[np.int32], cell: NDArray[np.int32], normal: Float,
+    tops: NDArray[np.uint16], levels: NDArray[np.int64], frame: NDArray[np.int64], near: NDArray[np.int32],
+    building: NDArray[np.int32], car: NDArray[np.int16], height: NDArray[np.uint16], canopy: NDArray[np.uint8],
+    under: NDArray[np.uint8], prisms: Double, boxes: Double, origins: Double, directions: Double, reach_m: float,
+    depth: Float, kind: NDArray[np.uint8], index: NDArray[np.int32], cell: NDArray[np.int32], normal: Float,
 ) -> None:  # fmt: skip
+    """Follow all rays; arrays go from function to function one by one, which costs no counting of references."""
+    shared = len(origins) == 1
     for n in range(len(directions)):
-        t, met, which, where, face = _trace(field, origins[n], directions[n], reach_m)
+        m = 0 if shared else n
+        dx, dy, dz = directions[n, 0], directions[n, 1], directions[n, 2]
+        long = math.sqrt(dx * dx + dy * dy + dz * dz)
+        o = (origins[m, 0], origins[m, 1], origins[m, 2])
+        d = (dx / long, dy / long, dz / long)
+        t, met, which, where, face = _trace(
+            tops, levels, frame, near, building, car, height, canopy, under, prisms, boxes, o, d, reach_m
+        )
         depth[n], kind[n], index[n], cell[n] = t, met, which, where
         normal[n, 0], normal[n, 1], normal[n, 2] = face
 
 
-@njit(cache=True, nogil=True)
-def _top(field: Field, level: int, gi: int, gj: int) -> float:
-    """The greatest height in metres of the pyramid's square that holds city pixel (gi, gj)."""
-    shift = 2 * level
-    column = (gi >> shift) - (field.west_px >> shift)
-    row = ((field.north_px - 1) >> shift) - (gj >> shift)
-    if level == 0:
-        return float(field.top0[row, column]) * 0.01
-    if level == 1:
-        return float(field.top1[row, column]) * 0.01
-    if level == 2:
-        return float(field.top2[row, column]) * 0.01
-    return float(field.top3[row, column]) * 0.01
-
-
-@njit(cache=True, nogil=True)
-def _exit(o: float, d: float, index: int, size: int) -> float:
-    """Where a ray leaves the interval [index, index + size) of pixels on one axis."""
-    if d > 0:
-        return ((index + size) * 0.4 - o) / d
-    if d < 0:
-        return (index * 0.4 - o) / d
-    return math.inf
-
-
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _span(height: float, climb: float, last: float) -> tuple[float, float]:
     """From where to where a ray flies low enough to meet anything."""
     if height > _CEILING_M:
@@ -131,103 +118,114 @@ def _span(height: float, climb: float, last: float) -> tuple[float, float]:
     return 0.0, (min(last, (_CEILING_M - height) / climb) if climb > 0 else last)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _trace(
-    field: Field, origin: Double, ahead: Double, reach_m: float
-) -> tuple[float, int, int, int, tuple[float, float, float]]:
+    tops: NDArray[np.uint16], levels: NDArray[np.int64], frame: NDArray[np.int64], near: NDArray[np.int32],
+    building: NDArray[np.int32], car: NDArray[np.int16], height: NDArray[np.uint16], canopy: NDArray[np.uint8],
+    under: NDArray[np.uint8], prisms: Double, boxes: Double, o: Vector, d: Vector, reach_m: float,
+) -> tuple[float, int, int, int, Vector]:  # fmt: skip
     """First hit of one ray: depth, kind, index, cell, normal."""
-    ox, oy, oz = origin[0], origin[1], origin[2]
-    dx, dy, dz = ahead[0], ahead[1], ahead[2]
-    rows, columns = field.height_cm.shape
-    floor = -oz / dz if dz < 0 else math.inf
-    flat = max(math.sqrt(dx * dx + dy * dy), 1e-12)
-    t, last = _span(oz, dz, min(floor, reach_m / flat))
-    level = 3
-    nudge = _NUDGE_M / max(flat, 1e-3)
+    rows, columns = height.shape
+    west, north, anchor_i, anchor_j = frame[0], frame[1], frame[2], frame[3]
+    floor = -o[2] / d[2] if d[2] < 0 else math.inf
+    flat = max(math.sqrt(d[0] * d[0] + d[1] * d[1]), 1e-12)
+    t, last = _span(o[2], d[2], min(floor, reach_m / flat))
+    over_x = 1 / d[0] if abs(d[0]) > 1e-15 else 1e15
+    over_y = 1 / d[1] if abs(d[1]) > 1e-15 else 1e15
+    ahead_x, ahead_y = (1 if d[0] > 0 else 0), (1 if d[1] > 0 else 0)
+    level, nudge = 3, _NUDGE_M / max(flat, 1e-3)
+    old_i = old_j = 1 << 40
     while t < last:
-        i = math.floor((ox + dx * t) / 0.4)
-        j = math.floor((oy + dy * t) / 0.4)
-        gi, gj = i + field.anchor_i, j + field.anchor_j
-        c, r = gi - field.west_px, field.north_px - 1 - gj
+        i, j = math.floor((o[0] + d[0] * t) * 2.5), math.floor((o[1] + d[1] * t) * 2.5)
+        gi, gj = i + anchor_i, j + anchor_j
+        c, r = gi - west, north - 1 - gj
         if c < 0 or r < 0 or c >= columns or r >= rows:
             return math.inf, SKY, -1, -1, (0.0, 0.0, 0.0)
+        moved = (gi ^ old_i) | (gj ^ old_j)
+        old_i, old_j = gi, gj
+        while (
+            level < 3 and moved >> (2 * level + 2) != 0
+        ):  # a larger square was entered: try to skip all of it
+            level += 1
         while True:
-            size = 1 << (2 * level)
-            bi, bj = (gi & -size) - field.anchor_i, (gj & -size) - field.anchor_j
-            away = min(min(_exit(ox, dx, bi, size), _exit(oy, dy, bj, size)), last)
-            if oz + min(dz * t, dz * away) >= _top(field, level, gi, gj):
-                level = min(level + 1, 3)
+            shift = 2 * level
+            bi, bj = gi >> shift, gj >> shift
+            away_x = ((((bi + ahead_x) << shift) - anchor_i) * 0.4 - o[0]) * over_x
+            away_y = ((((bj + ahead_y) << shift) - anchor_j) * 0.4 - o[1]) * over_y
+            away = max(min(min(away_x, away_y), last), t)
+            place = levels[level, 0] + (levels[level, 3] - bj) * levels[level, 1] + bi - levels[level, 2]
+            if o[2] + min(d[2] * t, d[2] * away) >= tops[place] * 0.01:
                 break
             if level > 0:
                 level -= 1
                 continue
-            met, kind, index, face = _in_cell(field, r, c, i, j, (ox, oy, oz), (dx, dy, dz), t, away)
+            met, kind, index, face = _in_cell(
+                near[r, c], building, car[r, c], height[r, c], canopy, under, prisms, boxes, frame, r, c, i, j, o, d,
+                t, away,
+            )  # fmt: skip
             if met <= last:
                 return met, kind, index, r * columns + c, face
-            level = 1
             break
-        t = max(away, t) + nudge
+        t = away + nudge
     if floor > last:
         return math.inf, SKY, -1, -1, (0.0, 0.0, 0.0)
-    c = math.floor((ox + dx * floor) / 0.4) + field.anchor_i - field.west_px
-    r = field.north_px - 1 - math.floor((oy + dy * floor) / 0.4) - field.anchor_j
+    c = math.floor((o[0] + d[0] * floor) * 2.5) + anchor_i - west
+    r = north - 1 - math.floor((o[1] + d[1] * floor) * 2.5) - anchor_j
     if c < 0 or r < 0 or c >= columns or r >= rows:
         return math.inf, SKY, -1, -1, (0.0, 0.0, 0.0)
     return floor, GROUND, -1, r * columns + c, (0.0, 0.0, 1.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _in_cell(
-    field: Field, r: int, c: int, i: int, j: int, o: tuple[float, float, float], d: tuple[float, float, float],
-    start: float, end: float,
-) -> tuple[float, int, int, tuple[float, float, float]]:  # fmt: skip
+    close: int, building: NDArray[np.int32], vehicle: int, height_cm: int, canopy: NDArray[np.uint8],
+    under: NDArray[np.uint8], prisms: Double, boxes: Double, frame: NDArray[np.int64], r: int, c: int, i: int, j: int,
+    o: Vector, d: Vector, start: float, end: float,
+) -> tuple[float, int, int, Vector]:  # fmt: skip
     """The first thing a ray meets between `start` and `end` in one pixel.
 
     Depth (infinite for none), kind, index, normal.
     """
     best, kind, index, face = math.inf, SKY, -1, (0.0, 0.0, 0.0)
-    building = field.near[r, c]
-    if building >= 0:
-        met, side = prism_entry(field.prisms[building], o, d)
+    if close >= 0:
+        met, side = prism_entry(prisms, close, o, d)
         if met < best and _belongs(met, i, j, o, d):
-            best, index, face = met, building, prism_normal(field.prisms[building], side)
+            best, index, face = met, close, prism_normal(prisms, close, side)
             kind = ROOF if side > 4 else WALL
-    car = field.car[r, c]
-    if car >= 0:
-        met, turned = car_entry(field.boxes[car], o, d)
+    if vehicle >= 0:
+        met, turned = car_entry(boxes, vehicle, o, d)
         if met < best and _belongs(met, i, j, o, d):
-            best, kind, index, face = met, CAR, car, turned
-    if field.height_cm[r, c] > 0:
-        met, turned = _standing(field, r, c, i, j, o, d, start, end)
+            best, kind, index, face = met, CAR, vehicle, turned
+    if height_cm > 0:
+        own = building[r, c]
+        met, turned = _standing(own, height_cm * 0.01, prisms, i, j, o, d, start, end)
         if met < best:
-            best, index, face = met, field.building[r, c], turned
-            kind = ROOF if index >= 0 else BARRIER
-    if field.canopy_dm[r, c] > 0:
-        met, turned = _crown(field, r, c, i, j, o, d, start, end)
+            best, index, face = met, own, turned
+            kind = ROOF if own >= 0 else BARRIER
+    if canopy[r, c] > 0:
+        met, turned = _crown(canopy, under, frame, r, c, i, j, o, d, start, end)
         if met < best:
             best, kind, index, face = met, CROWN, -1, turned
     return best, kind, index, face
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _standing(
-    field: Field, r: int, c: int, i: int, j: int, o: tuple[float, float, float], d: tuple[float, float, float],
-    start: float, end: float,
-) -> tuple[float, tuple[float, float, float]]:  # fmt: skip
+    own: int, tall: float, prisms: Double, i: int, j: int, o: Vector, d: Vector, start: float, end: float
+) -> tuple[float, Vector]:
     """Entry of a ray into what stands in one pixel: a lamp post, a barrier, or plant on a flat roof."""
-    tall, own = field.height_cm[r, c] * 0.01, field.building[r, c]
     if own < 0:
         if tall >= _LAMP_LOW_M:
             return cylinder_entry(i, j, o, d, _LAMP_M, 0.0, tall)
         return block_entry(i, j, o, d, start, end, 0.0, tall)
-    wall = field.prisms[own, 6]
-    if field.prisms[own, 7] <= 0 and tall > wall + 0.6:
+    wall = prisms[own, 6]
+    if prisms[own, 7] <= 0 and tall > wall + 0.6:
         return block_entry(i, j, o, d, start, end, wall, tall)
     return math.inf, (0.0, 0.0, 0.0)
 
 
-@njit(cache=True, nogil=True)
-def _belongs(t: float, i: int, j: int, o: tuple[float, float, float], d: tuple[float, float, float]) -> bool:
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+def _belongs(t: float, i: int, j: int, o: Vector, d: Vector) -> bool:
     """Whether a point of a ray lies in a pixel or right beside it."""
     if not t < math.inf:
         return False
@@ -235,13 +233,13 @@ def _belongs(t: float, i: int, j: int, o: tuple[float, float, float], d: tuple[f
     return abs(east) < 0.6 and abs(north) < 0.6
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _crown(
-    field: Field, r: int, c: int, i: int, j: int, o: tuple[float, float, float], d: tuple[float, float, float],
-    start: float, end: float,
-) -> tuple[float, tuple[float, float, float]]:  # fmt: skip
+    canopy: NDArray[np.uint8], under: NDArray[np.uint8], frame: NDArray[np.int64], r: int, c: int, i: int, j: int,
+    o: Vector, d: Vector, start: float, end: float,
+) -> tuple[float, Vector]:  # fmt: skip
     """Entry of a ray into a tree's leaves or trunk; leaves have holes of their own size near the eye."""
-    high, low = field.canopy_dm[r, c] * 0.1, field.under_dm[r, c] * 0.1
+    high, low = canopy[r, c] * 0.1, under[r, c] * 0.1
     if low <= 0:
         met, turned = cylinder_entry(i, j, o, d, _TRUNK_M, 0.0, _TRUNK_TOP_M)
         if met < math.inf:
@@ -251,7 +249,7 @@ def _crown(
     if met == math.inf:
         return met, turned
     z = o[2] + d[2] * met
-    gi, gj = i + field.anchor_i, j + field.anchor_j
+    gi, gj = i + frame[2], j + frame[3]
     if leaf(gi, gj, math.floor(z * 2.5)) < 36:
         return math.inf, turned
     if met < _LEAF_RANGE_M:
@@ -259,10 +257,10 @@ def _crown(
         fine = leaf(gi * 3 + math.floor(x * 7.5), gj * 3 + math.floor(y * 7.5), math.floor(z * 7.5) + 7919)
         if fine < 70:
             return math.inf, turned
-    return met, _crown_normal(field, r, c, z, low, high)
+    return met, _crown_normal(canopy, r, c, z, low, high)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def leaf(a: int, b: int, k: int) -> int:
     """A hash in 0..255 of three integers."""
     state = np.uint32(a * 374761393 + b * 668265263 + k * 1274126177 + 97)
@@ -271,14 +269,12 @@ def leaf(a: int, b: int, k: int) -> int:
     return int(state >> np.uint32(24))
 
 
-@njit(cache=True, nogil=True)
-def _crown_normal(
-    field: Field, r: int, c: int, z: float, low: float, high: float
-) -> tuple[float, float, float]:
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+def _crown_normal(canopy: NDArray[np.uint8], r: int, c: int, z: float, low: float, high: float) -> Vector:
     """The direction in which a crown bulges at a height, from the slope of its top."""
-    rows, columns = field.canopy_dm.shape
-    west, east = field.canopy_dm[r, max(c - 1, 0)], field.canopy_dm[r, min(c + 1, columns - 1)]
-    south, north = field.canopy_dm[min(r + 1, rows - 1), c], field.canopy_dm[max(r - 1, 0), c]
+    rows, columns = canopy.shape
+    west, east = canopy[r, max(c - 1, 0)], canopy[r, min(c + 1, columns - 1)]
+    south, north = canopy[min(r + 1, rows - 1), c], canopy[max(r - 1, 0), c]
     x, y = (float(west) - float(east)) * 0.125, (float(south) - float(north)) * 0.125
     up = 2 * (z - (low + high) / 2) / max(high - low, 0.4) + 0.25
     long = math.sqrt(x * x + y * y + up * up) + 1e-9

@@ -31,26 +31,38 @@ def _draw(building: int, bay: int, storey: int) -> int:
 
 @njit(cache=True, nogil=True)
 def front_colour(
-    prism: Double, colours: Float, size: Float, building: int, p: Colour, face: Colour, t: float, d: Colour
+    prisms: Double,
+    colours: Float,
+    sizes: Float,
+    k: int,
+    building: int,
+    p: Colour,
+    face: Colour,
+    t: float,
+    d: Colour,
 ) -> Colour:
     """The colour of a point of a wall in white light.
 
-    prism: as in `solids.Field`; colours: float32[9] of facade, trim, roof; size: float32[6] of storey_m, bay_m,
-    window, phase, wall_m, kind.
+    k: row of the building in prisms, as in `solids.Field`, and in colours and sizes, as in `shading.Paint`;
+    building: its id.
 
     Convention: `along` the wall counts from the middle of the building, as in the panorama.
     """
-    east, north = p[0] - prism[0], p[1] - prism[1]
-    through_u = abs(face[0] * prism[2] + face[1] * prism[3]) > 0.5
-    along = north * prism[2] - east * prism[3] if through_u else east * prism[2] + north * prism[3]
-    z, wall, kind = p[2], size[4], int(size[5])
+    east, north = p[0] - prisms[k, 0], p[1] - prisms[k, 1]
+    through_u = abs(face[0] * prisms[k, 2] + face[1] * prisms[k, 3]) > 0.5
+    along = (
+        north * prisms[k, 2] - east * prisms[k, 3]
+        if through_u
+        else east * prisms[k, 2] + north * prisms[k, 3]
+    )
+    z, wall, kind = p[2], sizes[k, 4], int(sizes[k, 5])
     speck = 1 + 0.06 * (leaf(math.floor(along * 4), math.floor(z * 6), building & 0xFFFF) / 255 - 0.5)
     if z > wall + 0.05:
-        return colours[0] * 0.97 * speck, colours[1] * 0.97 * speck, colours[2] * 0.97 * speck
-    bay, storey = along / size[1] + size[3], z / size[0]
+        return colours[k, 0] * 0.97 * speck, colours[k, 1] * 0.97 * speck, colours[k, 2] * 0.97 * speck
+    bay, storey = along / sizes[k, 1] + sizes[k, 3], z / sizes[k, 0]
     across, up = bay - math.floor(bay), storey - math.floor(storey)
     draw = _draw(building, math.floor(bay), math.floor(storey)) / 255
-    part = _part(across, up, z, storey < 1, draw, kind, size)
+    part = _part(across, up, z, storey < 1, draw, kind, sizes, k)
     if part == 2:  # glass: dark by its own draw, lit by the sky the more it is seen from the side
         tilt = 1 - abs(d[0] * face[0] + d[1] * face[1])
         shine = 60 * tilt * tilt + 26 * up
@@ -60,13 +72,15 @@ def front_colour(
         first, factor = 3, 0.6
     elif part == 4 and t < 90:
         factor = 1.0 + 0.22 * (1 - t / 90)
-    return colours[first] * factor, colours[first + 1] * factor, colours[first + 2] * factor
+    return colours[k, first] * factor, colours[k, first + 1] * factor, colours[k, first + 2] * factor
 
 
 @njit(cache=True, nogil=True)
-def _part(across: float, up: float, z: float, ground: bool, draw: float, kind: int, size: Float) -> int:
+def _part(
+    across: float, up: float, z: float, ground: bool, draw: float, kind: int, sizes: Float, k: int
+) -> int:
     """Which part of a front it is: 0 wall, 1 trim, 2 glass, 3 door, 4 frame of a window."""
-    glass, wall, phase = size[2], size[4], size[3]
+    glass, wall, phase = sizes[k, 2], sizes[k, 4], sizes[k, 3]
     off = abs(across - 0.5)
     if kind == HOUSE and ground and draw < 0.25 and off < 0.2 and up < 0.72:
         return 3

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from geoloc.city.caster import cast_field
+from geoloc.city.caster import CROWN, cast_field
 from geoloc.city.looks import Look
 from geoloc.city.network import Bounds
 from geoloc.city.noise import Double, Float
@@ -16,9 +17,9 @@ from geoloc.city.raster import Window
 from geoloc.city.shading import Paint, mix_paint, shade
 from geoloc.city.solids import Field, build_field
 
-_EDGE_LEVELS = 14.0
-_SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
-"""A rotated grid: no two of the four share a row or a column."""
+_EDGE_LEVELS = 18.0
+_SUBPIXELS = ((-0.3, -0.18), (0.31, -0.17), (0.0, 0.35))
+"""Three around the centre: no two of the four share a row or a column."""
 
 
 @dataclass(frozen=True)
@@ -94,32 +95,46 @@ def render_view(
     field = build_field(window, bounds, look, eye, clear_m=clear_m)
     paint = mix_paint(window, field, bounds, look, eye, clear_m)
     column, row = np.meshgrid(np.arange(view.width_px) + 0.5, np.arange(view.height_px) + 0.5)
-    colour = _look(field, paint, view, column.ravel(), row.ravel(), reach_m)
-    picture = colour.reshape(view.height_px, view.width_px, 3)
-    rows, columns = np.nonzero(_edges(picture))
+    colour, kind = _look(field, paint, view, column.ravel(), row.ravel(), reach_m)
+    shape = view.height_px, view.width_px
+    picture = colour.reshape(*shape, 3)
+    rows, columns = np.nonzero(_edges(picture, kind.reshape(shape)))
     if len(rows):
-        parts = [
-            _look(field, paint, view, columns + 0.5 + right, rows + 0.5 + down, reach_m)
-            for right, down in _SUBPIXELS
-        ]
-        picture[rows, columns] = (parts[0] + parts[1] + parts[2] + parts[3]) * np.float32(0.25)
+        total = picture[rows, columns]
+        for right, down in _SUBPIXELS:
+            total += _look(field, paint, view, columns + 0.5 + right, rows + 0.5 + down, reach_m)[0]
+        picture[rows, columns] = total * np.float32(1 / (1 + len(_SUBPIXELS)))
     return picture
 
 
-def _look(field: Field, paint: Paint, view: View, column: ArrayLike, row: ArrayLike, reach_m: float) -> Float:
+def _look(
+    field: Field, paint: Paint, view: View, column: ArrayLike, row: ArrayLike, reach_m: float
+) -> tuple[Float, NDArray[np.uint8]]:
+    """Colours and kinds along the rays of picture points."""
     directions = view.directions(column, row)
     origin = np.array([[view.x, view.y, view.z]])
     hits = cast_field(field, origin, directions, reach_m)
-    return shade(field, paint, origin, directions, hits)
+    return shade(field, paint, origin, directions, hits), hits.kind
 
 
-def _edges(picture: Float) -> NDArray[np.bool_]:
-    """Pixels that differ from a neighbour to the right, left, above or below: bool[H, W]."""
-    edge = np.zeros(picture.shape[:2], bool)
-    across = np.abs(picture[:, 1:] - picture[:, :-1]).max(-1) > _EDGE_LEVELS
-    down = np.abs(picture[1:] - picture[:-1]).max(-1) > _EDGE_LEVELS
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
+@njit(cache=True, nogil=True)
+def _edges(picture: Float, kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels that differ from the next one to the right or below, and those next ones: bool[H, W].
+
+    Leaves differ from leaves everywhere; only their outlines count.
+    """
+    rows, columns = kind.shape
+    edge = np.zeros((rows, columns), np.bool_)
+    for r in range(rows):
+        for c in range(columns):
+            for k in range(2):
+                a, b = r + k, c + 1 - k
+                if a == rows or b == columns or kind[r, c] == kind[a, b] == CROWN:
+                    continue
+                apart = max(
+                    abs(picture[r, c, 0] - picture[a, b, 0]), abs(picture[r, c, 1] - picture[a, b, 1]),
+                    abs(picture[r, c, 2] - picture[a, b, 2]),
+                )  # fmt: skip
+                if apart > _EDGE_LEVELS:
+                    edge[r, c] = edge[a, b] = True
     return edge

@@ -15,15 +15,22 @@ from geoloc.city.noise import Double
 Vector = tuple[float, float, float]
 
 
-@njit(cache=True, nogil=True)
-def prism_entry(prism: Double, o: Vector, d: Vector) -> tuple[float, int]:
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+def prism_entry(prisms: Double, k: int, o: Vector, d: Vector) -> tuple[float, int]:
     """Where a ray enters a building, and by which side: 1, 2 walls at -u, +u; 3, 4 at -v, +v; 5, 6 roof.
 
     The solid is a rectangle under one flat or two sloping planes; depth is infinite when it is missed or when the
     ray starts inside.
     """
-    cos, sin, half_u, half_v, wall, gable = prism[2], prism[3], prism[4], prism[5], prism[6], prism[7]
-    east, north = o[0] - prism[0], o[1] - prism[1]
+    cos, sin, half_u, half_v, wall, gable = (
+        prisms[k, 2],
+        prisms[k, 3],
+        prisms[k, 4],
+        prisms[k, 5],
+        prisms[k, 6],
+        prisms[k, 7],
+    )
+    east, north = o[0] - prisms[k, 0], o[1] - prisms[k, 1]
     u, v = east * cos + north * sin, north * cos - east * sin
     du, dv = d[0] * cos + d[1] * sin, d[1] * cos - d[0] * sin
     enter, leave, side = -math.inf, math.inf, 0
@@ -53,10 +60,10 @@ def prism_entry(prism: Double, o: Vector, d: Vector) -> tuple[float, int]:
     return enter, side
 
 
-@njit(cache=True, nogil=True)
-def prism_normal(prism: Double, side: int) -> Vector:
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+def prism_normal(prisms: Double, k: int, side: int) -> Vector:
     """The outward unit normal of a side of a building, numbered as by `prism_entry`."""
-    cos, sin, half_u, half_v, gable = prism[2], prism[3], prism[4], prism[5], prism[7]
+    cos, sin, half_u, half_v, gable = prisms[k, 2], prisms[k, 3], prisms[k, 4], prisms[k, 5], prisms[k, 7]
     if side <= 2:
         sign = -1.0 if side == 1 else 1.0
         return sign * cos, sign * sin, 0.0
@@ -72,20 +79,20 @@ def prism_normal(prism: Double, side: int) -> Vector:
     return cos * slope / long, sin * slope / long, 1 / long
 
 
-@njit(cache=True, nogil=True)
-def car_entry(box: Double, o: Vector, d: Vector) -> tuple[float, Vector]:
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+def car_entry(boxes: Double, k: int, o: Vector, d: Vector) -> tuple[float, Vector]:
     """Where a ray enters a car: a body on wheels and, behind its middle, a narrower cabin."""
-    cos, sin, tall = box[2], box[3], box[6]
-    east, north = o[0] - box[0], o[1] - box[1]
+    cos, sin, tall = boxes[k, 2], boxes[k, 3], boxes[k, 6]
+    east, north = o[0] - boxes[k, 0], o[1] - boxes[k, 1]
     u, v = east * cos + north * sin, north * cos - east * sin
     du, dv = d[0] * cos + d[1] * sin, d[1] * cos - d[0] * sin
     waist = 0.6 * tall if tall < 2 else 0.5 * tall
     front = 0.45 if tall < 2 else 0.8
-    low = (-box[4], -box[5], 0.0)
-    high = (box[4], box[5], waist)
+    low = (-boxes[k, 4], -boxes[k, 5], 0.0)
+    high = (boxes[k, 4], boxes[k, 5], waist)
     met, axis, sign = _slab((u, v, o[2]), (du, dv, d[2]), low, high)
-    low = (-0.9 * box[4], -0.88 * box[5], waist)
-    high = (front * box[4], 0.88 * box[5], tall)
+    low = (-0.9 * boxes[k, 4], -0.88 * boxes[k, 5], waist)
+    high = (front * boxes[k, 4], 0.88 * boxes[k, 5], tall)
     cabin, cabin_axis, cabin_sign = _slab((u, v, o[2]), (du, dv, d[2]), low, high)
     if cabin < met:
         met, axis, sign = cabin, cabin_axis, cabin_sign
@@ -96,7 +103,7 @@ def car_entry(box: Double, o: Vector, d: Vector) -> tuple[float, Vector]:
     return met, (0.0, 0.0, sign)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _slab(
     o: Vector, d: Vector, low: Vector,
     high: Vector,
@@ -117,7 +124,7 @@ def _slab(
     return enter, axis, sign
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def block_entry(
     i: int, j: int, o: Vector, d: Vector, start: float, end: float,
     low: float, high: float,
@@ -138,7 +145,7 @@ def block_entry(
     return math.inf, (0.0, 0.0, 0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def cylinder_entry(
     i: int, j: int, o: Vector, d: Vector, radius: float, low: float,
     high: float,

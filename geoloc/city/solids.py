@@ -30,9 +30,11 @@ class Field(NamedTuple):
     """One square of the city for rays; row 0 is the northern edge.
 
     height_cm, canopy_dm, under_dm, building: as in `Layers`. near: int32[H, W], the building whose walls may be
-    met in the pixel, its own or a neighbour's. car: int16[H, W], -1 none. top0..top3: uint16, greatest heights in
-    centimetres at 1, 4, 16, 64 pixels. prisms: float64[B, 8] of x, y, cos, sin, half_u, half_v, wall_m, gable_m;
-    boxes: float64[C, 7] of x, y, cos, sin, half_length, half_width, height, both relative to the anchor.
+    met in the pixel, its own or a neighbour's. car: int16[H, W], -1 none. tops: uint16[T], greatest heights in
+    centimetres at 1, 4, 16 and 64 pixels, one level after the other; levels: int64[4, 4], for each level where it
+    starts, how many columns it has, and the city's square at its western and northern edge. prisms: float64[B, 8] of
+    x, y, cos, sin, half_u, half_v, wall_m, gable_m; boxes: float64[C, 7] of x, y, cos, sin, half_length, half_width,
+    height, both relative to the anchor. frame: int64[4], west_px, north_px, anchor_i, anchor_j.
 
     Convention: the anchor is the city pixel (anchor_i east, anchor_j north); its south-west corner is the origin
     of all coordinates of rays. Column c and row r are city pixel (west_px + c, north_px - 1 - r).
@@ -44,16 +46,16 @@ class Field(NamedTuple):
     building: NDArray[np.int32]
     near: NDArray[np.int32]
     car: NDArray[np.int16]
-    top0: NDArray[np.uint16]
-    top1: NDArray[np.uint16]
-    top2: NDArray[np.uint16]
-    top3: NDArray[np.uint16]
+    tops: NDArray[np.uint16]
+    levels: NDArray[np.int64]
     prisms: Double
     boxes: Double
-    west_px: int
-    north_px: int
-    anchor_i: int
-    anchor_j: int
+    frame: NDArray[np.int64]
+
+    @property
+    def anchor_m(self) -> tuple[float, float, float]:
+        """The origin of the coordinates of rays, in city metres."""
+        return float(self.frame[2]) * PIXEL_M, float(self.frame[3]) * PIXEL_M, 0.0
 
 
 def crop(window: Window, bounds: Bounds) -> tuple[slice, slice]:
@@ -100,11 +102,22 @@ def build_field(
     car = np.full(height.shape, -1, np.int16)
     _mark_boxes(car, boxes, float(west_px - anchor_i), float(north_px - anchor_j))
     near, top = _outline(height, canopy, building, car, prisms, boxes)
-    top1, top2, top3 = (_coarsen(top, west_px, north_px, 2 * level) for level in range(1, 4))
-    return Field(
-        height, canopy, under, building, near, car, top, top1, top2, top3, prisms, boxes, west_px, north_px,
-        anchor_i, anchor_j,
-    )  # fmt: skip
+    tops, levels = _pyramid(top, west_px, north_px)
+    frame = np.array([west_px, north_px, anchor_i, anchor_j], np.int64)
+    return Field(height, canopy, under, building, near, car, tops, levels, prisms, boxes, frame)
+
+
+def _pyramid(
+    top: NDArray[np.uint16], west_px: int, north_px: int
+) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Greatest heights at all levels, as in `Field`."""
+    tops, levels, start = [], [], 0
+    for shift in (0, 2, 4, 6):
+        squares = _coarsen(top, west_px, north_px, shift) if shift else top
+        levels.append((start, squares.shape[1], west_px >> shift, (north_px - 1) >> shift))
+        tops.append(squares.ravel())
+        start += squares.size
+    return np.concatenate(tops), np.array(levels, np.int64)
 
 
 def _prisms(table: Buildings, origin: tuple[float, float]) -> Double:
