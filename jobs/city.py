@@ -1,6 +1,6 @@
 """ray job submit --working-dir . -- python jobs/city.py --output s3://maps/city
 
-Render the procedural city. Takes the flags of `geoloc city`.
+Render the procedural city. Takes the flags of `geoloc city`, or the words of `geoloc city export`.
 """
 
 from __future__ import annotations
