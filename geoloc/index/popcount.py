@@ -100,12 +100,12 @@ def _compact(query: int, k: int, best: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _offer(query: int, k: int, found: Any, first: int, last: int, out: Any, live: Any, best: Any) -> None:
+def _offer(query: int, k: int, found: Any, first: int, last: int, out: Any, live: int, best: Any) -> None:
     """Take in the rows of a group whose bit is set in `found`, unless they are not live or there are k nearer."""
     limit, within, seen, filled, distances, rows = best
     row = first
     while found:
-        if found & np.uint64(1) and row < last and (len(live) == 0 or live[row]):
+        if found & np.uint64(1) and row < last and (live == 0 or load_byte(live + row)):
             distance = np.int64(out[row - first])
             if distance < limit[query]:
                 if filled[query] == distances.shape[1]:
@@ -133,9 +133,10 @@ def _enough_words(limit: int, words: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan_columns(codes: Any, start: int, queries: Any, k: int, live: Any, best: Any) -> None:
+def _scan_columns(
+    codes: int, count: int, width: int, start: int, queries: Any, k: int, live: int, best: Any
+) -> None:
     """Offer all rows from `start` on to all queries, a transposed block at a time."""
-    count, width = codes.shape
     words = queries.shape[1]
     groups = max(1, _BLOCK_BYTES // (GROUP * words * 8))
     block = np.empty((groups, words, GROUP), np.uint64)
@@ -144,7 +145,7 @@ def _scan_columns(codes: Any, start: int, queries: Any, k: int, live: Any, best:
         filled = min(groups, (count - first + GROUP - 1) // GROUP)
         for group in range(filled):
             row = first + group * GROUP
-            _transpose(codes.ctypes.data + row * width, width, min(GROUP, count - row), block[group])
+            _transpose(codes + row * width, width, min(GROUP, count - row), block[group])
         for query in range(queries.shape[0]):
             code = queries.ctypes.data + query * words * 8
             enough = _enough_words(best[0][query], words)
@@ -156,9 +157,8 @@ def _scan_columns(codes: Any, start: int, queries: Any, k: int, live: Any, best:
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan_rows(codes: Any, queries: Any, k: int, live: Any, best: Any) -> Any:
+def _scan_rows(codes: int, count: int, width: int, queries: Any, k: int, live: int, best: Any) -> Any:
     """Offer all whole groups of rows to all queries as they lie; returns where the rest begins."""
-    count, width = codes.shape
     words = width // 8
     repeated = np.empty((queries.shape[0], max(words, LANES)), np.uint64)
     for lane in range(repeated.shape[1]):
@@ -167,9 +167,7 @@ def _scan_rows(codes: Any, queries: Any, k: int, live: Any, best: Any) -> Any:
     for first in range(0, count - GROUP + 1, GROUP):
         for query in range(queries.shape[0]):
             code = repeated[query].ctypes.data
-            found = _nearer_of_rows(
-                words, codes.ctypes.data + first * width, code, best[0][query], out.ctypes.data
-            )
+            found = _nearer_of_rows(words, codes + first * width, code, best[0][query], out.ctypes.data)
             if found:
                 _offer(query, k, found, first, count, out, live, best)
     return count // GROUP * GROUP
@@ -207,11 +205,14 @@ class PopcountKernel:
         padded[:, :width] = queries
         asked = padded.view(np.uint64)
         best = _nothing_yet(len(queries), width * 8, min(k + min(max(k, 64), 8192), count))
-        alive = np.empty(0, np.bool_) if live is None else live
+        # Addresses: arrays in a mapped file are another type to the compiler than those in memory.
+        codes = np.ascontiguousarray(codes)
+        live = None if live is None else np.ascontiguousarray(live, dtype=np.bool_)
+        marks, here = 0 if live is None else live.ctypes.data, (codes.ctypes.data, count, width)
         start = 0
         if len(queries) <= _FEW_QUERIES and width == 8 * words and words in ROW_WORDS:
-            start = _scan_rows(codes, asked, k, alive, best)
-        _scan_columns(codes, start, asked, k, alive, best)
+            start = _scan_rows(*here, asked, k, marks, best)
+        _scan_columns(*here, start, asked, k, marks, best)
         distances, rows = (np.full((len(queries), k), -1, np.int64) for _ in range(2))
         _in_order(k, width * 8, best, distances, rows)
         return distances, rows

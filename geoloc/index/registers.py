@@ -14,7 +14,7 @@ from numba import extending, types
 from numba.core import cgutils as typed_cgutils
 
 # Beyond what types can say: an intrinsic is declared with the compiler's context and called without.
-_intrinsic: Any = extending.intrinsic
+declare: Any = extending.intrinsic
 cgutils: Any = typed_cgutils
 
 LANES = 8  # 64-bit words of a 512-bit register; narrower machines split it
@@ -24,8 +24,8 @@ ROW_WORDS = (1, 2, 4, 8, 16)
 # How far ahead rows are asked for; half of it and double are as good, four times is worse.
 _AHEAD_BYTES = 2048
 
-_I64 = ir.IntType(64)
-_VECTOR = ir.VectorType(_I64, LANES)
+I64 = ir.IntType(64)
+_VECTOR = ir.VectorType(I64, LANES)
 
 
 def _splat(builder: Any, value: Any) -> Any:
@@ -40,23 +40,23 @@ def _shuffle(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
 
 def _load(builder: Any, address: Any, offset_bytes: int) -> Any:
     """Eight words at an address that need not be aligned."""
-    place = builder.add(address, ir.Constant(_I64, offset_bytes))
+    place = builder.add(address, ir.Constant(I64, offset_bytes))
     return builder.load(builder.inttoptr(place, _VECTOR.as_pointer()), align=1)
 
 
 def _store(builder: Any, value: Any, address: Any, offset_bytes: int) -> None:
-    place = builder.add(address, ir.Constant(_I64, offset_bytes))
+    place = builder.add(address, ir.Constant(I64, offset_bytes))
     builder.store(value, builder.inttoptr(place, _VECTOR.as_pointer()), align=1)
 
 
-def _prefetch(builder: Any, address: Any, offset_bytes: int) -> None:
+def ask_for(builder: Any, address: Any, offset_bytes: int) -> None:
     """Ask for the cache line there: a page boundary stops the hardware's own looking ahead."""
     line = ir.IntType(8).as_pointer()
     number = ir.IntType(32)
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(ir.VoidType(), [line, number, number, number]), "llvm.prefetch.p0"
     )
-    place = builder.inttoptr(builder.add(address, ir.Constant(_I64, offset_bytes)), line)
+    place = builder.inttoptr(builder.add(address, ir.Constant(I64, offset_bytes)), line)
     builder.call(function, [place, number(0), number(3), number(1)])
 
 
@@ -77,16 +77,16 @@ def _halves(builder: Any, vectors: list[Any]) -> tuple[list[Any], list[Any]]:
 def _nearer(builder: Any, distances: list[Any], limit: Any) -> Any:
     """A bit for each of `GROUP` rows that is nearer than the limit."""
     threshold = _splat(builder, limit)
-    bits = ir.Constant(_I64, 0)
+    bits = ir.Constant(I64, 0)
     for number, vector in enumerate(distances):
         lanes = builder.bitcast(builder.icmp_unsigned("<", vector, threshold), ir.IntType(LANES))
-        bits = builder.or_(bits, builder.shl(builder.zext(lanes, _I64), ir.Constant(_I64, number * LANES)))
+        bits = builder.or_(bits, builder.shl(builder.zext(lanes, I64), ir.Constant(I64, number * LANES)))
     return bits
 
 
 def _keep(builder: Any, found: Any, distances: list[Any], out: Any) -> None:
     """Write the distances of a group out when one of them is wanted."""
-    with builder.if_then(builder.icmp_unsigned("!=", found, ir.Constant(_I64, 0)), likely=False):
+    with builder.if_then(builder.icmp_unsigned("!=", found, ir.Constant(I64, 0)), likely=False):
         for number, vector in enumerate(distances):
             _store(builder, vector, out, number * LANES * 8)
 
@@ -104,10 +104,10 @@ def _nearer_of_columns_code(
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         first, words, columns, query, limit, out = arguments
         sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(GROUP // LANES)]
-        found = cgutils.alloca_once(builder, _I64)
+        found = cgutils.alloca_once(builder, I64)
         for place in sums:
             builder.store(ir.Constant(_VECTOR, [0] * LANES), place)
-        zero = ir.Constant(_I64, 0)
+        zero = ir.Constant(I64, 0)
         _add_words(builder, sums, zero, first, columns, query)
         builder.store(_nearer(builder, [builder.load(place) for place in sums], limit), found)
         may_be = builder.icmp_unsigned("!=", builder.load(found), zero)
@@ -122,16 +122,16 @@ def _nearer_of_columns_code(
 
 def _add_words(builder: Any, sums: list[Any], start: Any, stop: Any, columns: Any, query: Any) -> None:
     """Add up the differing bits of words start to stop of `GROUP` rows."""
-    with cgutils.for_range_slice(builder, start, stop, ir.Constant(_I64, 1), inc=True) as (index, _):
-        here = builder.add(query, builder.mul(index, ir.Constant(_I64, 8)))
-        word = _splat(builder, builder.load(builder.inttoptr(here, _I64.as_pointer())))
-        row = builder.add(columns, builder.mul(index, ir.Constant(_I64, GROUP * 8)))
+    with cgutils.for_range_slice(builder, start, stop, ir.Constant(I64, 1), inc=True) as (index, _):
+        here = builder.add(query, builder.mul(index, ir.Constant(I64, 8)))
+        word = _splat(builder, builder.load(builder.inttoptr(here, I64.as_pointer())))
+        row = builder.add(columns, builder.mul(index, ir.Constant(I64, GROUP * 8)))
         for number, place in enumerate(sums):
             different = builder.xor(_load(builder, row, number * LANES * 8), word)
             builder.store(builder.add(builder.load(place), _count(builder, different)), place)
 
 
-nearer_of_columns: Any = _intrinsic(_nearer_of_columns_code)
+nearer_of_columns: Any = declare(_nearer_of_columns_code)
 
 
 def _nearer_of_rows_code(typing: Any, words: Any, rows: Any, query: Any, limit: Any, out: Any) -> Any:
@@ -152,7 +152,7 @@ def _nearer_of_rows_code(typing: Any, words: Any, rows: Any, query: Any, limit: 
         for first in range(0, GROUP * width // LANES, min(width, LANES) * pieces):
             counts = []
             for number in range(first, first + min(width, LANES) * pieces):
-                _prefetch(builder, rows, number * LANES * 8 + _AHEAD_BYTES)
+                ask_for(builder, rows, number * LANES * 8 + _AHEAD_BYTES)
             for number in range(first, first + min(width, LANES) * pieces, pieces):
                 words = [
                     _count(
@@ -171,7 +171,7 @@ def _nearer_of_rows_code(typing: Any, words: Any, rows: Any, query: Any, limit: 
     return signature, codegen
 
 
-nearer_of_rows: Any = _intrinsic(_nearer_of_rows_code)
+nearer_of_rows: Any = declare(_nearer_of_rows_code)
 
 
 def _transpose_rows_code(typing: Any, words: Any, rows: Any, columns: Any) -> Any:
@@ -194,7 +194,7 @@ def _transpose_rows_code(typing: Any, words: Any, rows: Any, columns: Any) -> An
     return types.void(words, types.intp, types.intp), codegen
 
 
-transpose_rows: Any = _intrinsic(_transpose_rows_code)
+transpose_rows: Any = declare(_transpose_rows_code)
 
 
 def _sorted_by_word(builder: Any, vectors: list[Any]) -> list[Any]:
@@ -209,12 +209,12 @@ def _load_word_code(typing: Any, address: Any) -> Any:
     """The 64-bit word at an address that need not be aligned."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], _I64.as_pointer()), align=1)
+        return builder.load(builder.inttoptr(arguments[0], I64.as_pointer()), align=1)
 
     return types.uint64(types.intp), codegen
 
 
-load_word: Any = _intrinsic(_load_word_code)
+load_word: Any = declare(_load_word_code)
 
 
 def _load_byte_code(typing: Any, address: Any) -> Any:
@@ -226,4 +226,4 @@ def _load_byte_code(typing: Any, address: Any) -> Any:
     return types.uint8(types.intp), codegen
 
 
-load_byte: Any = _intrinsic(_load_byte_code)
+load_byte: Any = declare(_load_byte_code)

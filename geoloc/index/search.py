@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from geoloc.index import topk
 from geoloc.index.cover import cell_ranges, rows_between
 from geoloc.index.kernels import Codes, Kernel
+from geoloc.index.products import default_products
 from geoloc.index.region import Region
 from geoloc.index.shard import Shard
 
@@ -39,7 +40,7 @@ _GATHER_COST = 24
 _SCAN_COST = 3
 _GATHER_ROWS = 65_536
 _FLOAT_BLOCK_ROWS = 8_192
-_RERANK_BLOCK_BYTES = 32 * 2**20
+_LEAST_PRODUCTS_PER_THREAD = 2_048
 
 
 @dataclass(frozen=True)
@@ -213,30 +214,30 @@ def float_scan(selections: Sequence[Selection], queries: Embeddings, k: int) -> 
 
 
 def dot(queries: Embeddings, embeddings: npt.NDArray[np.float16]) -> Embeddings:
-    """Dot products float32[Q, R] of queries [Q, D] with embeddings [R, D], or [Q, R, D] for rows of their own.
+    """Dot products float32[Q, R] of queries [Q, D] with embeddings [R, D].
 
     Summed in float64 and rounded once, so that a tile's value depends on neither its shard nor its neighbours.
     """
-    left = queries.astype(np.float64)
-    right = embeddings.astype(np.float64)
-    product = left @ right.T if right.ndim == 2 else (right @ left[:, :, None])[:, :, 0]
-    return np.asarray(product, dtype=np.float32)
+    return np.asarray(queries.astype(np.float64) @ embeddings.astype(np.float64).T, dtype=np.float32)
 
 
-def rerank(shards: Sequence[Shard], rows: IntArray, queries: Embeddings, dim: int) -> Embeddings:
+def rerank(shards: Sequence[Shard], rows: IntArray, queries: Embeddings, threads: int) -> Embeddings:
     """Dot products float32[Q, R] of each query with the embeddings of its own rows; NaN for padding."""
     similarity = np.full(rows.shape, np.nan, np.float32)
-    step = max(1, _RERANK_BLOCK_BYTES // max(1, rows.shape[1] * dim * 8))
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        gathered = np.zeros((*block.shape, dim), np.float16)
+    products = default_products()
+
+    def fill(part: slice) -> None:
         for shard in shards:
-            mine = (block >= shard.first_row) & (block < shard.first_row + len(shard))
-            if mine.any():
-                assert shard.embeddings is not None
-                gathered[mine] = shard.embeddings[block[mine] - shard.first_row]
-        products = dot(queries[start : start + step], gathered)
-        similarity[start : start + step] = np.where(block >= 0, products, np.nan)
+            assert shard.embeddings is not None
+            products.fill(queries[part], shard.embeddings, rows[part], shard.first_row, similarity[part])
+
+    pieces = min(threads, len(rows), -(-rows.size // _LEAST_PRODUCTS_PER_THREAD))
+    edges = np.linspace(0, len(rows), max(pieces, 1) + 1).astype(int)
+    parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+    if len(parts) == 1:
+        fill(parts[0])
+    else:
+        list(_pool(threads, os.getpid()).map(fill, parts))
     return similarity
 
 

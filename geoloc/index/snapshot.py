@@ -20,6 +20,7 @@ from geoloc.index.host import cache_directory, ensure_local
 from geoloc.index.kernels import Kernel, default_kernel
 from geoloc.index.manifest import Manifest, ShardEntry, read_manifest
 from geoloc.index.matches import Matches
+from geoloc.index.products import default_products
 from geoloc.index.region import Region
 from geoloc.index.shard import Shard
 
@@ -56,6 +57,8 @@ class Snapshot:
         # Reading and hashing run in parallel; afterwards there is a verdict and only mapping is left.
         with ThreadPoolExecutor(self._threads) as pool:
             places = list(pool.map(lambda entry: local_files(index_uri, entry, cache), manifest.shards))
+        if manifest.embedding_dim is not None:
+            default_products()  # compiled now, not in the first request
         first_row = 0
         for entry, (directory, marks) in zip(manifest.shards, places, strict=True):
             self._shards.append(Shard(entry, directory, manifest.bits, first_row, marks))
@@ -175,7 +178,7 @@ class Snapshot:
         rows, distances = _take(candidates.rows, columns, -1), _take(candidates.scores, columns, -1)
         if embeddings is None:
             return rows, distances, np.full(rows.shape, np.nan, np.float32)
-        similarity = scanning.rerank(self._shards, rows, embeddings, embeddings.shape[1])
+        similarity = scanning.rerank(self._shards, rows, embeddings, self._threads)
         scores = topk.descending(np.nan_to_num(similarity)).astype(np.int64)
         order = scanning.best_columns(self._shards, scanning.Candidates(scores, rows, candidates.shards), k)
         return _take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan)
