@@ -223,14 +223,20 @@ def _warp(sheet: Sheet, mesh: _Mesh) -> _Warped | None:
     return (image, valid | known) if known.any() or valid.any() else None
 
 
+def _span(corners: Floats, size: int, step: int) -> tuple[int, int]:
+    """First and last pixel (exclusive) of a sheet that corners and the interpolation need, at multiples of `step`."""
+    first = max(0, int(np.floor(corners.min())) - _MARGIN_PX) // step * step
+    last = -(-(int(np.ceil(corners.max())) + _MARGIN_PX) // step) * step
+    return first, min(size, last)
+
+
 def _crop(sheet: Sheet, mesh: _Mesh) -> _Crop | None:
     """The part of the sheet that the mesh lies on, at no more than the wanted resolution; None: only holes."""
-    left = max(0, int(np.floor(mesh.column.min())) - _MARGIN_PX)
-    top = max(0, int(np.floor(mesh.row.min())) - _MARGIN_PX)
-    right = min(sheet.width, int(np.ceil(mesh.column.max())) + _MARGIN_PX)
-    bottom = min(sheet.height, int(np.ceil(mesh.row.max())) + _MARGIN_PX)
     scale = mesh.scale()
-    pixels, mask = read_window(sheet, left, top, right - left, bottom - top, max(1, int(scale)))
+    reduce = max(1, int(scale))
+    left, right = _span(mesh.column, sheet.width, reduce)
+    top, bottom = _span(mesh.row, sheet.height, reduce)
+    pixels, mask = read_window(sheet, left, top, right - left, bottom - top, reduce)
     if mask is not None:
         if not mask.any():
             return None

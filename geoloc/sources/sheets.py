@@ -239,11 +239,13 @@ def read_window(
 ) -> tuple[Pixels, Pixels | None]:
     """A window of a sheet: RGB uint8[h, w, 3] and its mask uint8[h, w] (255 valid, 0 hole; None: all valid).
 
-    `reduce` averages squares of that many pixels (overviews are used where the file has them). Raises
-    `InputError` when the file's data cannot be read.
+    `reduce` averages squares of that many pixels (overviews are used where the file has them); a window that
+    begins at multiples of it is read fastest. Raises `InputError` when the file's data cannot be read.
     """
     window = Window(column, row, width, height)
-    shape = (max(1, round(height / reduce)), max(1, round(width / reduce)))
+    # Rounded down: GDAL takes an overview only for a reduction of at least the overview's own, and without one
+    # averaging takes a hundred times as long.
+    shape = (max(1, height // reduce), max(1, width // reduce))
     how = Resampling.nearest if sheet.palette or reduce == 1 else Resampling.average
     distinct = sorted(set(sheet.bands))
     try:
