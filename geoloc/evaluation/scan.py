@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 from geoloc.errors import InputError
 
@@ -26,7 +27,7 @@ Scores = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 Blocks = Callable[[], Iterable[Array]]
 
-SCORES_BYTES = 32 * 2**20
+SCORES_BYTES = 8 * 2**20
 FLOAT_TIE = 1e-6  # cosines nearer than float32 rounding are equal: identical tiles must not beat each other
 _GALLERY_BLOCK = 8192  # vectors, heading candidates counted one by one
 _PAIR_BLOCK = 2048
@@ -85,10 +86,9 @@ class Hamming:
 
     def scores(self, queries: Array, block: Array) -> Scores:
         """See `Measure.scores`."""
-        distance = np.zeros((len(queries), len(block)), dtype=np.uint16)
-        for word in range(queries.shape[1]):
-            distance += np.bitwise_count(queries[:, None, word] ^ block[None, :, word])
-        return np.asarray(-distance.astype(np.float32))
+        out = np.empty((len(queries), len(block)), dtype=np.float32)
+        _minus_distances(np.ascontiguousarray(queries), np.ascontiguousarray(block), out)
+        return out
 
     def pairwise(self, left: Array, right: Array) -> Scores:
         """See `Measure.pairwise`."""
@@ -229,6 +229,27 @@ def _block_scores(measure: Measure, queries: Array, block: Array) -> Scores:
         return flat
     shape = (queries.shape[0], queries.shape[1], block.shape[0], block.shape[1])
     return np.ascontiguousarray(flat.reshape(shape).max(axis=(1, 3)))
+
+
+@intrinsic
+def _ones(typing: Any, word: Any) -> Any:  # pragma: no cover - compiled
+    """Bits that are set in a word, in one instruction."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), code
+
+
+@njit(cache=True, nogil=True)
+def _minus_distances(queries: Array, block: Array, out: Scores) -> None:  # pragma: no cover - compiled
+    """Minus the Hamming distances of codes in words [q, W] and [n, W], float32[q, n]."""
+    for line in range(queries.shape[0]):
+        for column in range(block.shape[0]):
+            apart = types.uint64(0)
+            for word in range(queries.shape[1]):
+                apart += _ones(queries[line, word] ^ block[column, word])  # type: ignore[call-arg]
+            out[line, column] = -types.float32(apart)
 
 
 @njit(cache=True, nogil=True)
