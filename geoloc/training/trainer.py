@@ -169,7 +169,9 @@ class Trainer:
         if draw is None:
             return draw
         moved: dict[str, Any] = {
-            name: value.to(self.device) for name, value in vars(draw).items() if isinstance(value, torch.Tensor)
+            name: value.to(self.device)
+            for name, value in vars(draw).items()
+            if isinstance(value, torch.Tensor)
         }
         return replace(draw, **moved)
 

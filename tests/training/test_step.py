@@ -21,7 +21,7 @@ from geoloc.training.trainer import Trainer
 from geoloc.views.panorama import turn_panorama
 from geoloc.views.polar import aerial_to_polar
 
-COUNT = 24
+COUNT = 12
 
 
 def noise(recipe: Recipe, seed: int = 0) -> PairStore:
@@ -64,16 +64,14 @@ TRAINED = [
     "oricnn-small",
     "oricnn-scales-small",
     "stn-small",
-    "stn-none-small",
     "stn-affine-l1-small",
     "stn-composed-small",
-    "stn-tps-small",
 ]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_small_recipes_take_steps(name: str) -> None:
-    recipe = Recipe.load(name).with_overrides(batch_size=8, steps=10)
+    recipe = Recipe.load(name).with_overrides(batch_size=4, steps=10)
     trainer = Trainer(noise(recipe), recipe)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     for step in range(3):
@@ -131,7 +129,7 @@ def test_turned_maps_belong_to_turned_pictures() -> None:
 
 
 def test_the_guided_loss_has_the_weighted_distance_added() -> None:
-    base = changed(Recipe.load("stn-small"), training={"batch_size": 6, "bfloat16": False})
+    base = changed(Recipe.load("stn-small"), training={"batch_size": 3, "bfloat16": False})
     store = noise(base)
     losses = []
     for weight in (None, 1.0, 3.0):
@@ -144,12 +142,12 @@ def test_the_guided_loss_has_the_weighted_distance_added() -> None:
 def test_triplets_are_mined_from_the_stated_epoch_on() -> None:
     recipe = changed(
         Recipe.load("stn-none-small"),
-        training={"batch_size": 8},
+        training={"batch_size": 4},
         loss={"triplet": {"mining": [[1, 1.0], [2, 0.1]]}},
     )
     trainer = Trainer(noise(recipe), recipe)
     seen = []
-    for step in range(4):  # three batches of 8 are an epoch
+    for step in range(4):  # three batches of 4 are an epoch
         trainer.step(step / 10)
         seen.append((trainer._pair_step.hardest, trainer.epoch))
     assert seen == [(1.0, 1), (1.0, 1), (1.0, 2), (0.1, 2)]
