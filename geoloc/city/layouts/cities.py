@@ -11,9 +11,11 @@ from geoloc.city.style import Style
 
 _PLAIN = Style()
 GRID = replace(_PLAIN, block_m=104.0, line_jitter=0.06, node_jitter_m=2.0, warp_m=16.0, warp_scale_m=900.0,
-               closed_street_share=0.04, avenue_share=0.12, quarter_limits=(0.22, 0.34, 0.60))  # fmt: skip
+               closed_street_share=0.04, avenue_share=0.12, quarter_limits=(0.22, 0.34, 0.60),
+               palette="stucco")  # fmt: skip
 OLD_TOWN = replace(_PLAIN, block_m=76.0, line_jitter=0.3, node_jitter_m=10.0, warp_m=64.0, warp_scale_m=380.0,
-                   closed_street_share=0.2, pavement_m=2.0, quarter_limits=(0.12, 0.30, 0.94))  # fmt: skip
+                   closed_street_share=0.2, pavement_m=2.0, quarter_limits=(0.12, 0.30, 0.94),
+                   palette="stucco")  # fmt: skip
 SUBURB = replace(_PLAIN, block_m=112.0, warp_m=80.0, quarter_limits=(0.14, 0.74, 0.92), park_share=0.1)
 INDUSTRY = replace(_PLAIN, block_m=124.0, line_jitter=0.14, warp_m=40.0, quarter_limits=(0.48, 0.64, 0.82),
                    parking_share=0.09, park_share=0.04)  # fmt: skip
