@@ -12,15 +12,16 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geoloc.index import topk
+from geoloc.index import ivf, topk
 from geoloc.index.cover import cell_ranges, rows_between
+from geoloc.index.ivf import Lists
 from geoloc.index.kernels import Codes, Kernel
 from geoloc.index.products import default_products
 from geoloc.index.region import Region
@@ -67,15 +68,21 @@ class Selection:
         """The same with its rows named one by one, unless all take part."""
         return self if self.live is None else replace(self, rows=np.flatnonzero(self.live), live=None)
 
+    def marks(self) -> BoolArray | None:
+        """bool[N], which rows of the shard take part; None when all do."""
+        if self.rows is None:
+            return self.live
+        live = np.zeros(len(self.shard), np.bool_)
+        live[self.rows] = True
+        return live
+
     def for_scan(self, queries: int) -> Selection:
         """The same, marked instead of named where going over the whole shard costs less than gathering rows."""
         total = len(self.shard)
         share = (_SCAN_COST + queries) / (_GATHER_COST + queries)
         if self.rows is None or self.count < share * total:
             return self
-        live = np.zeros(total, np.bool_)
-        live[self.rows] = True
-        return replace(self, rows=None, live=live)
+        return replace(self, rows=None, live=self.marks())
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[slice | IntArray]:
         """What picks the positions from start to stop out of the shard's arrays, `size` rows at a time."""
@@ -154,6 +161,44 @@ def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel
         scores.append(found_scores)
         rows.append(np.where(found_rows < 0, -1, found_rows + selection.shard.first_row))
     return _candidates(scores, rows, len(queries))
+
+
+def scan_lists(
+    selections: Sequence[tuple[Selection, Lists]],
+    queries: Codes,
+    k: int,
+    probes: int,
+    kernel: Kernel,
+    threads: int,
+) -> Candidates:
+    """As `scan`, of each shard only the lists of the `probes` centres nearest to a query."""
+    edges = np.linspace(0, len(queries), min(threads, len(queries)) + 1).astype(int)
+    parts = [queries[start:stop] for start, stop in itertools.pairwise(edges)]
+    pool = _pool(threads, os.getpid())
+    scores, rows = [], []
+    for selection, lists in selections:
+        wanted, codes, live = min(k, len(selection)), selection.shard.codes, selection.marks()
+        work = partial(_scan_part, codes, lists, wanted, probes, kernel, live)
+        found = list(pool.map(work, parts)) if len(parts) > 1 else [work(part) for part in parts]
+        found_scores, found_rows = topk.unpack(np.concatenate(found))
+        scores.append(found_scores)
+        rows.append(np.where(found_rows < 0, -1, found_rows + selection.shard.first_row))
+    return _candidates(scores, rows, len(queries))
+
+
+def _scan_part(
+    codes: Codes, lists: Lists, k: int, probes: int, kernel: Kernel, live: BoolArray | None, queries: Codes
+) -> IntArray:
+    return ivf.scan_lists(codes, lists, queries, k, probes, kernel, live)
+
+
+def together(one: Candidates, other: Candidates) -> Candidates:
+    """The candidates of both."""
+    return Candidates(
+        np.concatenate([one.scores, other.scores], axis=1),
+        np.concatenate([one.rows, other.rows], axis=1),
+        one.shards + other.shards,
+    )
 
 
 def _candidates(scores: list[IntArray], rows: list[IntArray], queries: int) -> Candidates:

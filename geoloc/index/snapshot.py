@@ -17,6 +17,7 @@ from geoloc.index import search as scanning
 from geoloc.index import topk
 from geoloc.index.commit import current_snapshot
 from geoloc.index.host import cache_directory, ensure_local
+from geoloc.index.ivf import CENTRES_NAME, Lists, open_lists
 from geoloc.index.kernels import Kernel, default_kernel
 from geoloc.index.manifest import Manifest, ShardEntry, read_manifest
 from geoloc.index.matches import Matches
@@ -65,6 +66,10 @@ class Snapshot:
             self._check(self._shards[-1])
             first_row += entry.count
         self._rows = first_row
+        self._lists: dict[int, Lists] = {}
+        for shard in self._shards:
+            if len(shard) and shard.entry.file(CENTRES_NAME) is not None:
+                self._lists[shard.first_row] = open_lists(shard.directory, len(shard), manifest.bits)
 
     @classmethod
     def open(
@@ -141,6 +146,7 @@ class Snapshot:
         region: Region | None = None,
         embeddings: Embeddings | None = None,
         rerank: int = 0,
+        probes: int | None = None,
     ) -> Matches:
         """The k nearest tiles of each query by Hamming distance, exact, in the order (distance, tile_id).
 
@@ -149,10 +155,14 @@ class Snapshot:
         (-dot product, tile_id), and the first k of them returned. Memory: a block of queries times the
         candidates; never queries times tiles.
 
+        `probes` makes it approximate, for an index that was built with lists: of each shard only so many lists
+        are scanned (ivf.py). Shards without lists, as updates add them, are scanned whole.
+
         Raises `QueryError` for arrays of another shape, k < 0, a region or re-ranking that the index cannot serve.
         """
         codes = self._checked_codes(codes)
         self._check_counts(k, rerank)
+        self._check_probes(probes)
         if rerank:
             embeddings = self._checked_embeddings(embeddings, len(codes))
         selections = self._select(region)
@@ -160,7 +170,7 @@ class Snapshot:
         for start in range(0, len(codes), scanning.QUERY_BLOCK):
             block = slice(start, start + scanning.QUERY_BLOCK)
             floats = embeddings[block] if rerank and embeddings is not None else None
-            parts.append(self._search_block(selections, codes[block], k, floats, rerank))
+            parts.append(self._search_block(selections, codes[block], k, floats, rerank, probes))
         return self._matches(parts, k)
 
     def _search_block(
@@ -170,10 +180,11 @@ class Snapshot:
         k: int,
         embeddings: Embeddings | None,
         rerank: int,
+        probes: int | None,
     ) -> Found:
         """(rows, distances, similarities) of a block of queries, [Q, k] each."""
         wanted = max(k, rerank) if embeddings is not None and k else k
-        candidates = scanning.scan(selections, codes, wanted, self._kernel, self._threads)
+        candidates = self._scan(selections, codes, wanted, probes)
         columns = scanning.best_columns(self._shards, candidates, wanted)
         rows, distances = _take(candidates.rows, columns, -1), _take(candidates.scores, columns, -1)
         if embeddings is None:
@@ -182,6 +193,20 @@ class Snapshot:
         scores = topk.descending(np.nan_to_num(similarity)).astype(np.int64)
         order = scanning.best_columns(self._shards, scanning.Candidates(scores, rows, candidates.shards), k)
         return _take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan)
+
+    def _scan(
+        self, selections: list[scanning.Selection], codes: Codes, k: int, probes: int | None
+    ) -> scanning.Candidates:
+        whole, listed = selections, []
+        if probes is not None:
+            pairs = [(chosen, self._lists.get(chosen.shard.first_row)) for chosen in selections]
+            listed = [(chosen, lists) for chosen, lists in pairs if lists is not None]
+            whole = [chosen for chosen, lists in pairs if lists is None]
+        found = scanning.scan(whole, codes, k, self._kernel, self._threads)
+        if not listed or probes is None:
+            return found
+        near = scanning.scan_lists(listed, codes, k, probes, self._kernel, self._threads)
+        return scanning.together(found, near)
 
     def exact_float(self, embeddings: Embeddings, k: int, region: Region | None = None) -> Matches:
         """The k tiles with the greatest dot product over all stored embeddings, in the order (-product, tile_id).
@@ -251,6 +276,16 @@ class Snapshot:
                 reason="wrong_embedding",
             )
         return array
+
+    def _check_probes(self, probes: int | None) -> None:
+        if probes is not None and probes < 1:
+            raise QueryError(f"probes is {probes}; it must be 1 or more.", reason="probes_out_of_range")
+        if probes is not None and not self._lists and self.count:
+            raise QueryError(
+                "This index was built without lists, so probes has no meaning; leave it out for the exact search, "
+                "or build the index with lists.",
+                reason="no_lists",
+            )
 
     def _check_counts(self, k: int, rerank: int) -> None:
         if k < 0 or rerank < 0:
