@@ -53,7 +53,10 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command("geoloc.demo.run", "the whole way on a procedural city, from imagery to served fixes"),
     "city": Command("geoloc.pipelines.city", "render a procedural city: imagery sheets and street panoramas"),
-    "city export": Command("geoloc.pipelines.city_export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"),
+    "city tiles": Command("geoloc.pipelines.city_tiles", "distinct distractor tiles, as many as wanted, to a table"),
+    "city export": Command(
+        "geoloc.pipelines.city_export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
+    ),
     "ingest": Command(
         "geoloc.pipelines.ingest", "imagery and photos, or a published data set, to checked tables"
     ),
@@ -61,8 +64,19 @@ COMMANDS: dict[str, Command] = {
         "geoloc.pipelines.shard_export", "ingested tables to tar shards for the webdataset package"
     ),
     "train": Command("geoloc.training.stage", "train a recipe on ingested pairs"),
+    "compare": Command("geoloc.training.compare", "recipes trained with one budget, measured side by side"),
     "encode": Command("geoloc.pipelines.encode", "tiles to hash codes and embeddings"),
     "index build": Command("geoloc.pipelines.build_index", "codes (or --imagery) to a searchable index"),
+    "index estimate": Command(
+        "geoloc.pipelines.build_index",
+        "what building an index would take, and whether it fits",
+        "estimate_build",
+    ),
+    "index add": Command("geoloc.pipelines.update_index", "add or replace tiles, as a new snapshot", "add"),
+    "index remove": Command("geoloc.pipelines.update_index", "remove tiles, as a new snapshot", "remove"),
+    "index compact": Command("geoloc.pipelines.update_index", "merge small and half-dead shards", "compact"),
+    "index rollback": Command("geoloc.index.history", "make an older snapshot current again", "rollback"),
+    "index list": Command("geoloc.index.history", "the snapshots of an index, newest first", "history"),
     "index inspect": Command("geoloc.index.inspect", "what an index holds", "describe"),
     "index verify": Command("geoloc.index.inspect", "check every byte of a snapshot", "verify"),
     "index diff": Command("geoloc.index.inspect", "what changed between two snapshots", "diff"),

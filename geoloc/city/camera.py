@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 
 from geoloc.city.noise import Float, Scalar, generator
@@ -16,6 +16,7 @@ from geoloc.city.pixels import to_byte
 from geoloc.city.style import PIXEL_M, VIEW_RANGE_M
 
 _FILM_SIZE = 1 << 18
+_LEVELS = (np.arange(256) / 255).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,31 @@ def _expose(
     return out
 
 
+def expose(
+    picture: NDArray[np.uint8], gamma: float, gain: ArrayLike, saturation: float, noise: float, start: int
+) -> NDArray[np.uint8]:
+    """Tone curve, gains float[3] of the channels, saturation and noise of a standard deviation: uint8[H, W, 3].
+
+    start: where on the film to begin, 0 .. 2^18.
+    """
+    curve = _LEVELS**gamma * np.float32(255)
+    levels = np.asarray(gain, np.float32)[:, None] * curve
+    at = min(start // 3 * 3, _FILM_SIZE - 6)
+    return np.asarray(_expose(picture, levels, np.float32(saturation), _film(), at, np.float32(noise)))
+
+
 def develop(
     picture: NDArray[np.uint8], seed: int, exposure: float, tint: tuple[float, float, float]
 ) -> NDArray[np.uint8]:
     """The picture as one camera saw it: tone curve, exposure, colours, blur and noise: uint8[H, W, 3]."""
     rng = generator(seed, 1)
     blur, gamma = rng.uniform(0, 0.9), rng.uniform(0.72, 1.4)
-    saturation, noise = np.float32(rng.uniform(0.4, 1.4)), np.float32(rng.uniform(1, 6))
+    saturation, noise = rng.uniform(0.4, 1.4), rng.uniform(1, 6)
     if blur > 0.3:
         wide = np.concatenate([picture[:, -4:], picture, picture[:, :4]], 1)  # the panorama closes on itself
         picture = np.asarray(Image.fromarray(wide).filter(ImageFilter.GaussianBlur(blur)), np.uint8)[:, 4:-4]
-    curve = (np.arange(256) / 255) ** gamma * 255 * exposure
-    levels = (np.asarray(tint)[:, None] * curve).astype(np.float32)
-    start = int(rng.integers(_FILM_SIZE // 3)) * 3
-    return np.asarray(_expose(picture, levels, saturation, _film(), min(start, _FILM_SIZE - 6), noise))
+    gain = exposure * np.asarray(tint)
+    return expose(picture, gamma, gain, saturation, noise, int(rng.integers(_FILM_SIZE)))
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:

@@ -75,7 +75,7 @@ def street_positions(
     if clear_of is not None:
         inside &= ~_near(centres, clear_of, clear_m)
     points, centres = points[inside], centres[inside]
-    chosen = _thin(centres, count, spacing_m)
+    chosen = thin(centres, count, spacing_m)
     if len(chosen) < count:
         raise ConfigError(
             f"Only {len(chosen)} of {count} positions fit on the streets at a spacing of {spacing_m:g} m; "
@@ -92,7 +92,7 @@ def _near(points: Double, others: Double, limit_m: float) -> NDArray[np.bool_]:
     return np.asarray(tree.query(points, distance_upper_bound=limit_m)[0] < limit_m)
 
 
-def _thin(points: Double, count: int, spacing_m: float) -> NDArray[np.int64]:
+def thin(points: Double, count: int, spacing_m: float) -> NDArray[np.int64]:
     """Numbers of up to `count` points, first come first served, none nearer than the spacing to another."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     chosen: list[int] = []
