@@ -21,7 +21,8 @@ tr.chance { color: #777; border-top: 1px solid #bbb }
 .query { display: flex; gap: .6rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap }
 figure { margin: 0; font-size: 12px; max-width: 400px } figure img { display: block; border: 3px solid #ccc }
 figure.true img { border-color: #2a2 } figure.photo img { border-color: #fff }
-.plots img { max-width: 48% } .muted { color: #777 }
+.plots img { max-width: 48% } details { margin: .5rem 0 } pre { overflow-x: auto; font-size: 12px }
+.muted { color: #777 }
 """
 
 

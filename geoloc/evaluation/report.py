@@ -3,101 +3,198 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from geoloc import parts, storage
+from geoloc.evaluation import plots
+from geoloc.evaluation.assess import KEPT_ANSWERS, Assessed
+from geoloc.evaluation.cases import Cases, Pictures
 from geoloc.evaluation.measure import Measured
-from geoloc.evaluation.page import figure, page, plot, table
-from geoloc.evaluation.plots import error_curve, error_map
+from geoloc.evaluation.metrics import recall
+from geoloc.evaluation.page import page, plot, table
+from geoloc.evaluation.ranks import RankCounts
+from geoloc.evaluation.results import (
+    DirectionResult,
+    EvaluateResult,
+    Summary,
+    TopPercentRow,
+    WithinRow,
+    recall_curve,
+    tie_table,
+)
+from geoloc.evaluation.tables import CHANCE
 
-_MATCHES = 5
-_PANORAMA_PX = (360, 120)
-_TILE_PX = (120, 120)
+__all__ = ["Pictures", "render"]
 
-
-@dataclass(frozen=True)
-class Pictures:
-    """Where the pictures of queries and tiles are: URIs of tables; missing ones leave their pictures out."""
-
-    queries: str
-    tiles: str
-
-    def load(
-        self, query_ids: Sequence[str], tile_ids: Sequence[str]
-    ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Image bytes of the wanted queries and tiles by id."""
-        return _images(self.queries, "query_id", query_ids), _images(self.tiles, "tile_id", tile_ids)
+_KS = (1, 5, 10)
 
 
-def _images(uri: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
-    if not ids or not storage.exists(storage.join(uri, parts.MANIFEST_NAME)):
-        return {}
-    found: dict[str, bytes] = {}
-    wanted = pa.array(sorted(set(ids)))
-    for batch in parts.iterate(uri, columns=[key, "image"]):
-        rows = batch.filter(pc.is_in(batch[key], wanted))
-        found.update(zip(rows[key].to_pylist(), rows["image"].to_pylist(), strict=True))
-    return found
-
-
-def render(result: Mapping[str, Any], measured: Measured | None, pictures: Pictures, count: int) -> str:
-    """The report as HTML: `result` is the metrics' content, `count` how many queries are shown with pictures."""
+def render(
+    result: EvaluateResult,
+    assessed: Sequence[Assessed],
+    measured: Measured | None,
+    pictures: Pictures,
+    count: int,
+) -> str:
+    """The report as HTML; `count` queries are shown with pictures, half of them the best, half the worst."""
     sections = [
         f"<h1>geoloc evaluation</h1>{_summary(result)}",
-        *(f'<p class="finding">{html.escape(sentence)}</p>' for sentence in result["findings"]),
-        "<h2>Recall of the true tile, percent</h2>" + _recall_table(result["table"]),
-        f"<h2>Recall of any tile within {result['within_radius_m']:g} m</h2>"
-        + _recall_table(result["within_radius"])
-        if result["within_radius"]
-        else "",
-        "<h2>Errors in metres</h2>" + _error_table(result) if result["located_error"] else "",
-        _coverage_table(result["coverage"]),
-        _plots(measured) if measured else "",
-        _protocols(result["protocols"]),
-        _queries(measured, pictures, count) if measured else "",
+        *(f'<p class="finding">{html.escape(sentence)}</p>' for sentence in result.findings),
     ]
+    for figures, one in zip(result.protocol.directions, assessed, strict=True):
+        own = measured if measured is not None and measured.assessed is one else None
+        sections += _direction(figures, one, own)
+        if one is assessed[0]:
+            sections += [_located(result), _by_kind(result.protocols)]
+            sections.append(Cases(one, own).section(pictures, count))
+    sections.append(_provenance(result))
     return page("geoloc evaluation", sections)
 
 
-def _summary(result: Mapping[str, Any]) -> str:
-    refused = f", {result['quarantined']:,} photos refused" if result["quarantined"] else ""
+def _summary(result: EvaluateResult) -> str:
+    refused = f", {result.quarantined:,} photos refused" if result.quarantined else ""
+    protocol = result.protocol
+    changed = ""
+    if protocol.changed:
+        changed = (
+            f"<p class=finding>Not as the protocol says: {html.escape('; '.join(protocol.changed))}.</p>"
+        )
     return (
-        f"<p>{result['queries']:,} queries{refused} against {result['gallery']:,} tiles with codes of "
-        f"{result['bits']} bits. Snapshot <code>{html.escape(result['snapshot_id'])}</code>, model "
-        f"<code>{html.escape(result['model_id'])}</code>.</p>"
+        f"<p>Protocol <b>{html.escape(protocol.id)}</b>. {html.escape(protocol.definition)}</p>{changed}"
+        f"<p>{result.queries:,} queries{refused} against {result.gallery:,} gallery items with codes of "
+        f"{result.bits} bits. Snapshot <code>{html.escape(result.snapshot_id)}</code>, model "
+        f"<code>{html.escape(result.model_id)}</code>.</p>"
     )
 
 
-def _recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0]["recall"])
-    head = ["", *names, f"{names[0]} if ties favour the truth"]
-    cells = [
-        [
-            row["method"],
-            *(f"{row['recall'][name]:.2f}" for name in names),
-            f"{next(iter(row['optimistic'].values())):.2f}",
-        ]
-        for row in rows
+def _direction(figures: DirectionResult, one: Assessed, measured: Measured | None) -> list[str]:
+    ties = (
+        "<p class=muted>Recall in percent, ties at their expected rank; where ties matter, also with every tie lost "
+        "and every tie won.</p>"
+    )
+    sections = [
+        f"<h2>{html.escape(figures.direction.capitalize())}</h2>",
+        f"<p>{_sizes(figures)}</p>",
+        _text_table(tie_table(figures.table)),
+        ties,
     ]
-    return table(head, cells)
+    if figures.multi_query:
+        places = f"<h3>{figures.multi_query_queries:,} places, the photos of each as one query</h3>"
+        sections += [places, _text_table(tie_table(figures.multi_query))]
+    sections.append(_plots(one, measured))
+    sections.append(_top_percent(figures.top_percent))
+    sections.append(_within(figures.within))
+    if figures.best_error:
+        sections.append(
+            "<h3>Distance of the best answer</h3>" + _summary_table({"best answer": figures.best_error})
+        )
+    return sections
 
 
-def _number(value: float | int | None) -> str:
-    return "not located" if value is None else f"{value:,.1f}"
+def _sizes(figures: DirectionResult) -> str:
+    junk = f", {figures.junk:,} of them junk" if figures.junk else ""
+    missing = f"; {figures.without_match:,} queries have no right item" if figures.without_match else ""
+    return f"{figures.queries:,} queries, {figures.gallery:,} gallery items{junk}{missing}."
 
 
-def _error_table(result: Mapping[str, Any]) -> str:
-    rows = {"best match": result["top1_error"], "located": result["located_error"]}
-    names = ["median_m", "p90_m", "within_5m", "within_10m", "within_25m", "within_50m"]
-    head = ["", "median", "90 %", "% within 5 m", "10 m", "25 m", "50 m"]
-    return table(head, ([name, *(_number(errors[key]) for key in names)] for name, errors in rows.items()))
+def _text_table(lines: Sequence[Sequence[str]]) -> str:
+    return table(lines[0], lines[1:])
+
+
+def _top_percent(rows: Sequence[TopPercentRow]) -> str:
+    methods = list(rows[0].recall)
+    cells = ([row.rule, f"{row.k:,}", *(f"{row.recall[name]:.2f}" for name in methods)] for row in rows)
+    return "<h3>Top 1 %, by each published rule</h3>" + table(["rule", "K", *methods], cells)
+
+
+def _within(rows: Sequence[WithinRow]) -> str:
+    if not rows:
+        return ""
+    names = list(rows[0].table[0].recall)
+    cells = [
+        [f"{row.radius_m:g} m, {one.method}", *(f"{one.recall[name]:.2f}" for name in names)]
+        for row in rows
+        for one in row.table
+        if one.method != CHANCE
+    ]
+    return "<h3>Recall of any item within r metres</h3>" + table(["r, method", *names], cells)
+
+
+def _plots(one: Assessed, measured: Measured | None) -> str:
+    most = min(KEPT_ANSWERS, one.retrieval.gallery)
+    curves = {method: recall_curve(one, method, most) for method in one.retrieval.counts}
+    curves[CHANCE] = _chance_curve(one, most)
+    pictures = [plots.recall_curves(curves, dotted=(CHANCE,))]
+    if one.within and np.isfinite(one.error_m).any():
+        known = np.isfinite(one.asking.lat)
+        pictures.append(
+            plots.within_curves(one.error_m[known], [k for k in _KS if k <= one.error_m.shape[1]])
+        )
+        errors = {"best answer by floats": one.error_m[known, 0]}
+        if measured is not None:
+            errors = {"best match": measured.top1_error_m[known], "located": measured.error_m[known]}
+        pictures.append(plots.error_curve(errors))
+        placed = _placed(one, measured)
+        if np.isfinite(placed.error_m).any():
+            pictures.append(plots.error_map(placed))
+    return '<p class="plots">' + "".join(plot(picture) for picture in pictures) + "</p>"
+
+
+def _chance_curve(one: Assessed, most: int) -> Any:
+    retrieval = one.retrieval
+    positives = retrieval.truth.counts(retrieval.queries)
+    level = RankCounts(
+        np.zeros_like(positives), np.maximum(retrieval.gallery - positives, 0), positives, retrieval.gallery
+    )
+    ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))
+    return ks, [100.0 * recall(level, int(k)) for k in ks]
+
+
+def _placed(one: Assessed, measured: Measured | None) -> plots.Placed:
+    asking, gallery = one.asking, one.gallery
+    if measured is not None:
+        lat, lon, error_m = measured.lat, measured.lon, measured.error_m
+    else:
+        best = np.maximum(one.retrieved.rows[:, 0], 0)
+        lat, lon, error_m = gallery.lat[best], gallery.lon[best], one.error_m[:, 0]
+    return plots.Placed(asking.lat, asking.lon, lat, lon, gallery.lat, gallery.lon, error_m)
+
+
+def _located(result: EvaluateResult) -> str:
+    if not result.located_error:
+        return ""
+    rows = {"best match": result.top1_error, "located": result.located_error}
+    return (
+        "<h2>Errors of located photos in metres</h2>"
+        + _summary_table(rows)
+        + _coverage_table([one.model_dump() for one in result.coverage])
+    )
+
+
+def _summary_table(rows: Mapping[str, Summary]) -> str:
+    names = list(next(iter(rows.values())))
+    cells = ([name, *(_number(errors[key], key) for key in names)] for name, errors in rows.items())
+    return table(["", *(_heading(name) for name in names)], cells)
+
+
+def _heading(name: str) -> str:
+    """A figure's name in words: `q75_m` is the 75 % quantile, `within_5m` a share in percent."""
+    if name.startswith("within_"):
+        return f"% within {name.removeprefix('within_').removesuffix('m')} m"
+    if name in ("median_m", "q50_m"):
+        return "median m"
+    if name.endswith("_m"):
+        return f"{name[1:-2]} % m"
+    return name
+
+
+def _number(value: float | int | None, name: str) -> str:
+    if value is None:
+        return "not located"
+    return f"{value:,}" if name in ("queries", "located") else f"{value:,.1f}"
 
 
 def _coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -125,67 +222,19 @@ def _coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "<h2>Radius and confidence</h2>" + table(head, cells)
 
 
-def _protocols(protocols: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    if len(protocols) < 2:
+def _by_kind(kinds: Mapping[str, Any]) -> str:
+    if len(kinds) < 2:
         return ""
-    tables = (f"<h3>{html.escape(name)}</h3>{_recall_table(rows)}" for name, rows in protocols.items())
+    tables = (f"<h3>{html.escape(name)}</h3>{_text_table(tie_table(rows))}" for name, rows in kinds.items())
     return "<h2>By kind of query</h2>" + "".join(tables)
 
 
-def _plots(measured: Measured) -> str:
-    if not np.isfinite(measured.error_m).any():
-        return ""
-    plots = (error_curve(measured.top1_error_m, measured.error_m), error_map(measured))
-    return '<h2>Where it errs</h2><p class="plots">' + "".join(plot(picture) for picture in plots) + "</p>"
+def _provenance(result: EvaluateResult) -> str:
+    blocks = {"Data": result.data, "Environment": result.environment, "Recipe": result.recipe}
+    return "<h2>Where these figures come from</h2>" + "".join(_details(blocks.items()))
 
 
-def _queries(measured: Measured, pictures: Pictures, count: int) -> str:
-    shown = _spread(measured.error_m, count)
-    if not len(shown):
-        return ""
-    matches = {
-        row: ids
-        for rows, group in measured.located
-        for row, ids in zip(rows, group.found.matches.tile_ids, strict=True)
-    }
-    ids = measured.encoded.query_ids
-    truth = _true_tiles(measured, shown)
-    wanted = {
-        tile for row in shown for tile in (*matches[row][:_MATCHES], *truth[row][:1]) if tile is not None
-    }
-    photos, tiles = pictures.load([ids[int(row)].as_py() for row in shown], sorted(wanted))
-    rows = []
-    for row in shown:
-        name = ids[int(row)].as_py()
-        error = measured.error_m[row]
-        said = "position unknown" if not np.isfinite(error) else f"{error:,.1f} m off"
-        figures = [figure(photos.get(name), f"{name}: {said}", _PANORAMA_PX, "photo")]
-        figures += [figure(tiles.get(tile), f"true tile {tile}", _TILE_PX, "true") for tile in truth[row][:1]]
-        for place, tile in enumerate(matches[row][:_MATCHES], start=1):
-            if tile is not None:
-                kind = "true" if tile in truth[row] else ""
-                figures.append(figure(tiles.get(tile), f"{place}. {tile}", _TILE_PX, kind))
-        rows.append(f'<div class="query">{"".join(figures)}</div>')
-    note = "<p>From the best to the worst position; true tiles have a green frame.</p>"
-    return "<h2>Photos and their matches</h2>" + note + "".join(rows)
-
-
-def _matches(measured: Measured) -> dict[int, list[str | None]]:
-    """Tile ids of each query's matches, best first."""
-    return {
-        int(row): list(ids)
-        for rows, group in measured.located
-        for row, ids in zip(rows, group.found.matches.tile_ids, strict=True)
-    }
-
-
-def _spread(error_m: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Positions of `count` queries, evenly from the smallest error to the largest."""
-    order = np.argsort(np.where(np.isfinite(error_m), error_m, np.inf), kind="stable")
-    picked = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64))
-    return order[picked] if len(order) else order
-
-
-def _true_tiles(measured: Measured, shown: npt.NDArray[np.int64]) -> dict[int, list[str]]:
-    truth, ids = measured.retrieval.truth, measured.assessed.gallery.ids
-    return {int(row): [ids[int(tile)].as_py() for tile in truth.tile[truth.query == row]] for row in shown}
+def _details(blocks: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterable[str]:
+    for name, content in blocks:
+        text = html.escape(json.dumps(content, indent=1, ensure_ascii=False))
+        yield f"<details><summary>{name}</summary><pre>{text}</pre></details>"

@@ -77,7 +77,7 @@ def run(
         say(f"evaluate: {sentence}")
     write_answers(storage.join(output, RESULTS), locator, measured, assessed, fingerprint)
     if config.report:
-        html = report.render(result.model_dump(), measured, _pictures(inputs), config.report_queries)
+        html = report.render(result, assessed, measured, _pictures(inputs), config.report_queries)
         storage.write_bytes(storage.join(output, REPORT_NAME), html.encode())
     storage.write_bytes(storage.join(output, METRICS_NAME), result.model_dump_json(indent=1).encode())
     return result
