@@ -65,6 +65,10 @@ class CityExportConfig(BaseModel):
         ge=0,
         description="tiles of University-160k without a place; the published number when left out",
     )
+    masked_gallery: bool = Field(
+        default=False,
+        description="University-160k: the gallery's own tiles lie masked among the distractors too",
+    )
     drone_views: int = Field(default=54, ge=1, le=99, description="drone photos of a building")
     photo_epoch: int = Field(default=0, ge=0, le=1, description="state of the city that photos show")
     imagery_epoch: int = Field(default=0, ge=0, le=1, description="state of the city that tiles show")

@@ -17,7 +17,8 @@ class Wishes:
 
     places: photos (VIGOR), pairs (CVUSA, CVACT), buildings (University-1652) or panoramas (2.5D) in all, split
     as published (with small numbers no 2.5D area holds less than a twelfth); None: the published number.
-    scale: of the published picture sizes; what they show is the same.
+    scale: of the published picture sizes; what they show is the same. masked_gallery: University-1652's own tiles
+    lie masked among the distractors too.
     """
 
     seed: int = 7
@@ -27,6 +28,7 @@ class Wishes:
     missing_share: float = 0.0
     distractors: int | None = None
     drone_views: int = university1652.DRONE_VIEWS
+    masked_gallery: bool = False
     photo_epoch: int = 0
     imagery_epoch: int = 0
 
@@ -73,7 +75,7 @@ def _university1652(wishes: Wishes) -> Export:
     distractors = university1652.PUBLISHED_DISTRACTORS if wishes.distractors is None else wishes.distractors
     return university1652.plan(university1652.UniversitySpec(
         wishes.seed, train, test, extra, distractors, wishes.drone_views, wishes.px(university1652.SIZE_PX),
-        wishes.photo_epoch, wishes.imagery_epoch,
+        wishes.masked_gallery, wishes.photo_epoch, wishes.imagery_epoch,
     ))  # fmt: skip
 
 

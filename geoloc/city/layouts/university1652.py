@@ -3,7 +3,7 @@
     train/{drone,satellite,street,google}/<id>/...      701 buildings
     test/{query_drone,query_satellite,query_street}/<id>/...          701 other buildings
     test/{gallery_drone,gallery_satellite,gallery_street}/<id>/...    those and 250 more
-    test/gallery_satellite_160k/<masked>.jpg            the gallery's tiles and distractors, names say nothing
+    test/gallery_satellite_160k/<masked>.jpg            distractors, names say nothing
     test/query_drone_160k/<masked>.jpeg                 the drone queries, names say nothing
 
 Drone photos are image-01.jpeg to image-54.jpeg, a tile is <id>.jpg, street photos are 1.jpg, 2.jpg, ...; all 512 x
@@ -50,7 +50,11 @@ _DISTRACTOR_SPACING_M = 14.0
 
 @dataclass(frozen=True)
 class UniversitySpec:
-    """Buildings of each part, distractor tiles, and the side of pictures in pixels."""
+    """Buildings of each part, distractor tiles, and the side of pictures in pixels.
+
+    masked_gallery: the distractors' folder also holds the gallery's own tiles under masked names, as a challenge
+    without labels needs it; readers that put both folders together would then have them twice.
+    """
 
     seed: int = 7
     train: int = PUBLISHED[0]
@@ -59,6 +63,7 @@ class UniversitySpec:
     distractors: int = 0
     drone_views: int = DRONE_VIEWS
     size_px: int = SIZE_PX
+    masked_gallery: bool = False
     photo_epoch: int = 0
     imagery_epoch: int = 0
 
@@ -224,13 +229,13 @@ def _streets(
 def _masked(
     spec: UniversitySpec, pictures: list[Picture], cities: list[CitySource], first: int
 ) -> list[Picture]:
-    """Masked copies of the test gallery's tiles and of the drone queries, and the distractors."""
+    """Masked copies of the drone queries (and of the test gallery's tiles where wanted), and the distractors."""
     if not spec.distractors:
         return []
     made = []
     for number, picture in enumerate(pictures):
         flat = ""
-        if picture.path.startswith("test/gallery_satellite/"):
+        if spec.masked_gallery and picture.path.startswith("test/gallery_satellite/"):
             flat = f"test/gallery_satellite_160k/{masked_name(15, spec.seed, 160, number)}.jpg"
         elif picture.path.startswith("test/query_drone/"):
             flat = f"test/query_drone_160k/{masked_name(15, spec.seed, 160, number)}.jpeg"
@@ -253,9 +258,9 @@ def _distractors(city: CitySource, count: int) -> NDArray[np.float64]:
     if count <= 0:
         return np.zeros((0, 2))
     network = Network(city.seed, city.style)
-    side = 1000.0 * (count / _DISTRACTORS_PER_KM2) ** 0.5
+    room = max(4000.0 * (count / _DISTRACTORS_PER_KM2) ** 0.5, 2000.0)
     _, places = grow(
-        0.0, -GAP_M - 4 * side, count / _DISTRACTORS_PER_KM2,
+        0.0, -GAP_M - room, count / _DISTRACTORS_PER_KM2,
         lambda b: _south_of(network, b, count),
     )  # fmt: skip
     return places

@@ -112,16 +112,23 @@ def test_the_160k_folders_hold_masked_names(university_plan: Export) -> None:
     rows = truth(university_plan)
     gallery = [row for path, row in rows.items() if path.startswith("test/gallery_satellite_160k/")]
     drones = [row for path, row in rows.items() if path.startswith("test/query_drone_160k/")]
-    assert (len(gallery), len(drones)) == (8 + 9, 5 * 3)
-    assert Counter(row["place"] == "" for row in gallery) == {True: 9, False: 8}
+    assert (len(gallery), len(drones)) == (9, 5 * 3)
     assert all(row["place"] for row in drones)
+    assert not any(row["place"] for row in gallery)
     for row in (*gallery, *drones):
-        assert row["place"] not in row["path"].split("/")[-1] or not row["place"]
+        assert not row["place"] or row["place"] not in row["path"].split("/")[-1]
         assert row["path"].count("/") == 2
-    known = [(float(r["x_m"]), float(r["y_m"])) for r in gallery if r["place"]]
+    known = [(float(r["x_m"]), float(r["y_m"])) for r in rows.values() if r["split"] == "gallery"]
     for row in gallery:
-        if not row["place"]:
-            assert min(np.hypot(float(row["x_m"]) - x, float(row["y_m"]) - y) for x, y in known) > 100
+        assert min(np.hypot(float(row["x_m"]) - x, float(row["y_m"]) - y) for x, y in known) > 100
+
+
+def test_a_challenge_has_the_gallery_among_the_distractors() -> None:
+    spec = university1652.UniversitySpec(
+        train=1, test=2, extra=1, distractors=4, drone_views=1, masked_gallery=True
+    )
+    rows = [row for path, row in truth(university1652.plan(spec)).items() if "gallery_satellite_160k" in path]
+    assert sorted(bool(row["place"]) for row in rows) == [False] * 4 + [True] * 3
 
 
 @pytest.mark.slow
