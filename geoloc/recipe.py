@@ -198,12 +198,15 @@ class Recipe(Section):
         """
         built_in = name_or_uri in built_in_recipes()
         where = f"built-in recipe {name_or_uri!r}" if built_in else repr(name_or_uri)
-        return cls.from_yaml(_text_of(name_or_uri), where=where)
+        return cls.from_yaml(_text_of(name_or_uri), where=where, beside=None if built_in else name_or_uri)
 
     @classmethod
-    def from_yaml(cls, text: str, *, where: str = "the recipe") -> Recipe:
-        """Read a recipe from YAML text; `where` names its origin in errors."""
-        data = _with_base(_keys_and_values(text, where), where)
+    def from_yaml(cls, text: str, *, where: str = "the recipe", beside: str | None = None) -> Recipe:
+        """Read a recipe from YAML text; `where` names its origin in errors.
+
+        A relative path in `base` is looked up beside the file that names it, `beside` for this text.
+        """
+        data = _with_base(_keys_and_values(text, where), where, beside)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -255,16 +258,19 @@ def _keys_and_values(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def _with_base(data: dict[str, Any], where: str) -> dict[str, Any]:
+def _with_base(data: dict[str, Any], where: str, beside: str | None) -> dict[str, Any]:
     """The keys and values of the recipes that this one starts from, with its own over them."""
     chain = [data]
     while "base" in chain[-1]:
-        name = chain[-1]["base"]
+        name = str(chain[-1]["base"])
         if len(chain) > _LONGEST_CHAIN:
             raise ConfigError(
                 f"{where} starts from {name!r} in a circle, or over more than {_LONGEST_CHAIN}."
             )
-        chain.append(_keys_and_values(_text_of(str(name)), f"base recipe {name!r} of {where}"))
+        if name.endswith((".yaml", ".yml")):
+            folder, slash, _ = (beside or "").rpartition("/")
+            name = beside = name if "://" in name or name.startswith("/") else f"{folder}{slash}{name}"
+        chain.append(_keys_and_values(_text_of(name), f"base recipe {name!r} of {where}"))
     merged: dict[str, Any] = {}
     for layer in reversed(chain):
         own = {key: value for key, value in layer.items() if key != "base"}

@@ -176,3 +176,33 @@ def test_parts_that_do_not_fit_are_one_sentence(text: str, sentence: str) -> Non
         Recipe.from_yaml(f"name: a\n{text}\n", where="'x.yaml'")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_base_is_looked_up_beside_the_recipe_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "below.yaml").write_text("base: geoloc\nname: below\nseed: 5\n", encoding="utf-8")
+    (tmp_path / "middle.yaml").write_text("base: below.yaml\nname: middle\n", encoding="utf-8")
+    (tmp_path / "inner" / "top.yaml").write_text("base: ../middle.yaml\nname: top\n", encoding="utf-8")
+    assert Recipe.load(str(tmp_path / "inner" / "top.yaml")).seed == 5
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.load("middle.yaml").seed == 5
+    assert Recipe.load("inner/top.yaml").seed == 5
+    with pytest.raises(ConfigError, match=r"no recipe 'geolok'"):
+        Recipe.from_yaml("base: geolok\nname: a\n", beside="inner/x.yaml")
+
+
+STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipes_of_the_studies_load_and_share_one_budget(path: Path) -> None:
+    recipe = Recipe.load(str(path))
+    assert recipe.name == f"{path.parent.name}-{path.stem}"
+    base = Recipe.load(str(path.parent / "base.yaml"))
+    assert (recipe.training.steps, recipe.training.batch_size) == (
+        base.training.steps,
+        base.training.batch_size,
+    )
+    assert recipe.fingerprint() != base.fingerprint() or path.stem == "base"
