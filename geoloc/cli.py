@@ -85,6 +85,9 @@ COMMANDS: dict[str, Command] = {
     "localize": Command("geoloc.pipelines.localize", "locate a batch of photos"),
     "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
     "submit": Command("geoloc.pipelines.submit", "run a sub-command as a job on a Ray cluster", "submit"),
+    "bench search": Command(
+        "geoloc.bench.search", "measure search on this machine, beside FAISS and usearch, against its bars"
+    ),
     "doctor": Command("geoloc.doctor", "check this machine and say what is missing"),
 }
 _FROM_IMAGERY = Command("geoloc.pipelines.imagery_index", "imagery to a searchable index in one call")

@@ -1,0 +1,1 @@
+"""Measurements of this machine, side by side in one process, with the bar that each should meet."""

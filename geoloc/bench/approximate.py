@@ -1,0 +1,87 @@
+"""Inverted lists on given codes: what they find, by distance, beside how fast they are."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.bench.measure import Spread
+from geoloc.errors import ConfigError
+from geoloc.index import ivf, topk
+from geoloc.index.kernels import Kernel
+
+Codes = npt.NDArray[np.uint8]
+
+_LEAST_CODES = 20
+
+
+class ListsResult(BaseModel):
+    """Search with lists against the exact scan, one thread, query by query.
+
+    A tile counts as found when it is no farther than the k-th true neighbour: equal distances are equal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    codes: str = Field(description="Which codes they are.")
+    tiles: int
+    bits: int
+    lists: int
+    probes: int
+    build_s: float
+    recall_at_1: float
+    recall_at_10: float
+    queries_per_s: float
+    faster: Spread = Field(description="Time of the exact scan over that of the lists.")
+
+
+def measure_lists(
+    codes: Codes, name: str, *, kernel: Kernel, threads: int, rounds: int, queries: int = 200
+) -> list[ListsResult]:
+    """Recall and speed for several numbers of probes.
+
+    Some of the codes are taken out of the gallery and asked for: queries as like the rest as codes get.
+    Raises `ConfigError` for fewer than 20 codes.
+    """
+    if len(codes) < _LEAST_CODES:
+        raise ConfigError(f"{name} holds {len(codes)} codes; lists are measured on {_LEAST_CODES} or more.")
+    held_out = np.zeros(len(codes), np.bool_)
+    held_out[np.random.default_rng(1).choice(len(codes), min(queries, len(codes) // 10), replace=False)] = (
+        True
+    )
+    asked, codes = np.ascontiguousarray(codes[held_out]), np.ascontiguousarray(codes[~held_out])
+    k = min(10, len(codes))
+    began = time.perf_counter()
+    lists = ivf.make_lists(codes, min(ivf.usual_lists(len(codes)), len(codes)), threads=threads)
+    build_s = time.perf_counter() - began
+    exact_s, truth = [], np.empty((0, k), np.int64)
+    for _ in range(rounds):
+        began = time.perf_counter()
+        truth = np.concatenate([kernel.nearest(codes, asked[q : q + 1], k)[0] for q in range(len(asked))])
+        exact_s.append(time.perf_counter() - began)
+    results = []
+    for probes in (4, 16, 64):
+        spent, keys = [], np.empty((0, k), np.int64)
+        for _ in range(rounds):
+            began = time.perf_counter()
+            keys = ivf.scan_lists(codes, lists, asked, k, probes, kernel, None)
+            spent.append(time.perf_counter() - began)
+        found, _ = topk.unpack(keys)
+        results.append(
+            ListsResult(
+                codes=name,
+                tiles=len(codes),
+                bits=codes.shape[1] * 8,
+                lists=len(lists),
+                probes=probes,
+                build_s=build_s,
+                recall_at_1=float((found[:, 0] <= truth[:, 0]).mean()),
+                recall_at_10=float((found <= truth[:, -1:]).mean()),
+                queries_per_s=len(asked) / float(np.median(spent)),
+                faster=Spread.of([a / b for a, b in zip(exact_s, spent, strict=True)]),
+            )
+        )
+    return results

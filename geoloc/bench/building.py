@@ -1,0 +1,89 @@
+"""Building an index in parallel: all shards at once against one shard's build times their number over the cores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from geoloc import geodesy, parts, tables
+from geoloc.bench.galleries import random_codes, tiles_of
+from geoloc.bench.measure import Bar, Spread
+from geoloc.index.runs import TablePart
+from geoloc.pipelines.cluster import cpu_count, ensure_ray
+from geoloc.pipelines.sharding import Build, build_shards
+
+_MODEL_ID = "bench"
+_LIMIT = 0.85
+
+
+class BuildResult(BaseModel):
+    """Seconds to build one shard alone and all of them together, on so many cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tiles_per_shard: int
+    bits: int
+    shards: int
+    cores: int
+    one_s: list[float]
+    all_s: list[float]
+
+    def bars(self) -> list[Bar]:
+        """How much of the ideal speed-up is reached."""
+        ideal = [one * self.shards / min(self.cores, self.shards) for one in self.one_s]
+        value = Spread.of([best / spent for best, spent in zip(ideal, self.all_s, strict=True)])
+        what = f"building {self.shards} shards of {self.tiles_per_shard:,}: one shard's time x shards / cores / time"
+        return [Bar(what=what, value=value, limit=_LIMIT, at_most=False, unit="")]
+
+
+def measure_build(directory: Path, *, tiles: int, bits: int, shards: int, rounds: int) -> BuildResult:
+    """Build `tiles` as `shards` shards on Ray, and a shard's share of them alone, in turn."""
+    ensure_ray()
+    codes_uri = str(directory / "codes")
+    each = tiles // shards
+    sources = [_write_part(codes_uri, number, each, bits) for number in range(shards)]
+    one_s, all_s = [], []
+    _build(directory / "warm", sources[:1], bits, 1)
+    for number in range(rounds):
+        one_s.append(_build(directory / f"one-{number}", sources[:1], bits, 1))
+        all_s.append(_build(directory / f"all-{number}", sources, bits, shards))
+    return BuildResult(
+        tiles_per_shard=each, bits=bits, shards=shards, cores=cpu_count(), one_s=one_s, all_s=all_s
+    )
+
+
+def _build(output: Path, sources: list[TablePart], bits: int, shards: int) -> float:
+    build = Build(
+        index_uri=str(output),
+        fingerprint=f"{len(sources)}-{bits}",
+        sources=tuple(sources),
+        bits=bits,
+        embedding_dim=None,
+        partition="space",
+        shards=shards,
+        memory_per_task_bytes=2**28,
+    )
+    began = time.perf_counter()
+    build_shards(build)
+    return time.perf_counter() - began
+
+
+def _write_part(codes_uri: str, number: int, count: int, bits: int) -> TablePart:
+    """A part of a codes table with generated codes, its ids above those of the parts before."""
+    rows, codes = tiles_of(count, number), random_codes(count, bits, number)
+    lat, lon = np.asarray(rows["lat"]), np.asarray(rows["lon"])
+    ids = pa.array([f"{number:04d}-{name}" for name in rows["tile_id"].to_pylist()], pa.string())
+    columns = [
+        ids,
+        pa.array(lat),
+        pa.array(lon),
+        pa.array(geodesy.cells(lat, lon)),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(bits // 8), count, [None, pa.py_buffer(codes)]),
+        pa.array([_MODEL_ID] * count, pa.string()),
+    ]
+    table = pa.table(columns, schema=tables.codes_schema(bits // 8, None))
+    return TablePart(codes_uri, parts.write_part(codes_uri, number, table), _MODEL_ID)
