@@ -85,7 +85,7 @@ def collect_garbage(
         index_uri=index_uri,
         dry_run=dry_run,
         kept_snapshots=sorted(kept),
-        removed_snapshots=[name for name in gone if not name.startswith("build-")],
+        removed_snapshots=[name for name in gone if is_snapshot_id(name)],
         removed_paths=sorted({file.path.rpartition("/")[0] or file.path for file in doomed}),
         files=len(doomed),
         bytes=sum(file.size for file in doomed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,11 @@ from geoloc.index.manifest import (
     MANIFEST_NAME,
     SNAPSHOTS,
     Bounds,
+    Change,
     Manifest,
     ShardEntry,
     is_snapshot_id,
+    manifest_uri,
     read_manifest,
 )
 from geoloc.index.snapshot import open_shard
@@ -32,12 +35,18 @@ class _Report(BaseModel):
 
 
 class SnapshotSummary(_Report):
-    """One snapshot of an index; `problem` says why its manifest cannot be read, then nothing else is known."""
+    """One snapshot of an index; `problem` says why its manifest cannot be read, then nothing else is known.
+
+    `change` is what made it out of its parent; `written_at` when its manifest was written.
+    """
 
     snapshot_id: str
     current: bool
     parent: str | None = None
+    change: Change | None = None
+    written_at: datetime | None = None
     tiles: int = 0
+    removed_rows: int = 0
     shards: int = 0
     bytes: int = 0
     problem: str | None = None
@@ -50,6 +59,7 @@ class IndexDescription(_Report):
     snapshot_id: str
     format_version: int
     tiles: int
+    removed_rows: int
     shards: int
     bits: int
     embedding_dim: int | None
@@ -104,6 +114,7 @@ def describe(index_uri: str) -> IndexDescription:
         snapshot_id=snapshot_id,
         format_version=manifest.format_version,
         tiles=manifest.count,
+        removed_rows=removed_rows(manifest),
         shards=len(manifest.shards),
         bits=manifest.bits,
         embedding_dim=manifest.embedding_dim,
@@ -112,7 +123,7 @@ def describe(index_uri: str) -> IndexDescription:
         located=manifest.located,
         bounds=manifest.bounds,
         bytes=manifest.total_bytes,
-        snapshots=_summaries(index_uri, snapshot_id),
+        snapshots=summaries(index_uri, snapshot_id),
     )
 
 
@@ -123,7 +134,12 @@ def snapshot_ids(index_uri: str) -> list[str]:
     return sorted(name for name in names if is_snapshot_id(name))
 
 
-def _summaries(index_uri: str, current: str) -> list[SnapshotSummary]:
+def removed_rows(manifest: Manifest) -> int:
+    """Rows that are stored but marked as removed: what compaction would free."""
+    return sum(shard.count - shard.live for shard in manifest.shards)
+
+
+def summaries(index_uri: str, current: str) -> list[SnapshotSummary]:
     """The line of the current snapshot from child to parent, then the others."""
     found = {name: _summary(index_uri, name, current) for name in snapshot_ids(index_uri)}
     line: list[SnapshotSummary] = []
@@ -143,7 +159,10 @@ def _summary(index_uri: str, snapshot_id: str, current: str) -> SnapshotSummary:
         snapshot_id=snapshot_id,
         current=snapshot_id == current,
         parent=manifest.parent,
+        change=manifest.change,
+        written_at=storage.file_info(manifest_uri(index_uri, snapshot_id)).mtime,
         tiles=manifest.count,
+        removed_rows=removed_rows(manifest),
         shards=len(manifest.shards),
         bytes=manifest.total_bytes,
     )

@@ -73,8 +73,10 @@ def partition_keys(hashes: KeyArray, lat: FloatArray, lon: FloatArray, partition
 
 
 def find_ids(ids: pa.LargeStringArray, wanted: pa.LargeStringArray) -> IntArray:
-    """The row of each wanted id among ids that ascend strictly by their bytes: int64[M], -1 where it is not."""
-    rows: IntArray = _find(*id_buffers(ids), *id_buffers(wanted))
+    """The row of each wanted id among ids, both ascending strictly by their bytes: int64[M], -1 where it is not."""
+    few = len(wanted) * max(1, len(ids)).bit_length() < len(ids) + len(wanted)
+    search = _find if few else _meet
+    rows: IntArray = search(*id_buffers(ids), *id_buffers(wanted))
     return rows
 
 
@@ -98,6 +100,24 @@ def _find(
                 low = middle + 1
             else:
                 high = middle
+    return rows
+
+
+@njit(cache=True, nogil=True)
+def _meet(
+    offsets: IntArray, data: npt.NDArray[np.uint8], wanted: IntArray, sought: npt.NDArray[np.uint8]
+) -> IntArray:
+    """The same by walking along both."""
+    rows = np.full(len(wanted) - 1, -1, np.int64)
+    row, number = 0, 0
+    while row < len(offsets) - 1 and number < len(rows):
+        order = _compare(data, offsets[row], offsets[row + 1], sought, wanted[number], wanted[number + 1])
+        if order == 0:
+            rows[number] = row
+        if order <= 0:
+            row += 1
+        if order >= 0:
+            number += 1
     return rows
 
 

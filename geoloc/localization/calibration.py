@@ -84,6 +84,9 @@ class Calibration(BaseModel):
     snapshot_id: str
     coverage: float = COVERAGE
     rerank: int = Field(description="Codes re-ranked by float embeddings when the fit was made.")
+    carried_from: str | None = Field(
+        None, description="The snapshot that it was fitted on, when tiles were added or removed since."
+    )
     protocols: dict[str, ProtocolCalibration]
 
 

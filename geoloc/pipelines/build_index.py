@@ -108,7 +108,7 @@ def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: boo
     `CommitConflict` (another builder was faster).
     """
     output = storage.absolute(output)
-    source = _inspect(config, inputs)
+    source = inspect_inputs(config, inputs)
     fingerprint = _fingerprint(config, source)
     head = read_head(output, repair=overwrite)
     parent = head.snapshot_id
@@ -123,7 +123,7 @@ def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: boo
             f"{output!r} already holds files that are not an index; choose an empty output or pass --overwrite."
         )
     ensure_ray()
-    build, told = _plan_build(config, source, output, fingerprint)
+    build, told = plan_build(config, source, output, fingerprint)
     say(f"index: {told.text()}")
     told.refuse_what_does_not_fit(output)
     shards = build_shards(build)
@@ -139,9 +139,9 @@ def estimate_build(config: IndexConfig, inputs: IndexInputs, output: str) -> Est
     Raises what `run` raises for inputs that cannot be used, `ConfigError` (memory) and `StorageError` (disk).
     """
     output = storage.absolute(output)
-    source = _inspect(config, inputs)
+    source = inspect_inputs(config, inputs)
     ensure_ray()
-    _, told = _plan_build(config, source, output, _fingerprint(config, source))
+    _, told = plan_build(config, source, output, _fingerprint(config, source))
     told.refuse_what_does_not_fit(output)
     return told
 
@@ -170,7 +170,7 @@ def _current(output: str, snapshot_id: str, fingerprint: str, *, overwrite: bool
     return manifest
 
 
-def _inspect(config: IndexConfig, inputs: IndexInputs) -> Source:
+def inspect_inputs(config: IndexConfig, inputs: IndexInputs) -> Source:
     """Read what the manifests of the inputs say and refuse what cannot be built."""
     codes_uri, model_uri = storage.absolute(inputs.codes), storage.absolute(inputs.model)
     card = read_card(model_uri)
@@ -225,7 +225,7 @@ def _fingerprint(config: IndexConfig, source: Source) -> str:
     return storage.sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
-def _plan_build(config: IndexConfig, source: Source, output: str, fingerprint: str) -> tuple[Build, Estimate]:
+def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: str) -> tuple[Build, Estimate]:
     """What is to be built and what it will take."""
     told = estimate(
         tiles=source.tiles,
