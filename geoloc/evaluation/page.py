@@ -16,7 +16,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: right }
 th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #888 }
-tr.chance { color: #777; border-top: 1px solid #bbb }
+tr.chance { color: #777; border-top: 1px solid #bbb } tr.ties { color: #777; font-size: 13px }
+tr.ties td:first-child { padding-left: 2rem }
 .finding { background: #fde8e0; border-left: 4px solid #c33; padding: .5rem 1rem; margin: .5rem 0 }
 .query { display: flex; gap: .6rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap }
 figure { margin: 0; font-size: 12px; max-width: 400px } figure img { display: block; border: 3px solid #ccc }
@@ -36,7 +37,7 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of text; the row named `chance` stands apart."""
+    """A table of text; rows named `chance`, and those about ties, stand apart."""
     first = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     rest = "".join(map(_row, rows))
     return f"<table><thead><tr>{first}</tr></thead><tbody>{rest}</tbody></table>"
@@ -44,7 +45,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _row(row: Iterable[str]) -> str:
     cells = list(row)
-    kind = ' class="chance"' if cells[:1] == ["chance"] else ""
+    apart = {"chance": "chance", "  ties lose": "ties", "  ties win": "ties"}.get(cells[0] if cells else "")
+    kind = f' class="{apart}"' if apart else ""
     return f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 

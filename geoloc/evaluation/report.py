@@ -48,8 +48,8 @@ def render(
         own = measured if measured is not None and measured.assessed is one else None
         sections += _direction(figures, one, own)
         if one is assessed[0]:
-            sections += [_located(result), _by_kind(result.protocols)]
-            sections.append(Cases(one, own).section(pictures, count))
+            sections += [_located(result), Cases(one, own).section(pictures, count)]
+            sections.append(_by_kind(result.protocols))
     sections.append(_provenance(result))
     return page("geoloc evaluation", sections)
 
@@ -113,14 +113,15 @@ def _top_percent(rows: Sequence[TopPercentRow]) -> str:
 def _within(rows: Sequence[WithinRow]) -> str:
     if not rows:
         return ""
-    names = list(rows[0].table[0].recall)
+    methods = [one.method for one in rows[0].table if one.method != CHANCE]
+    names = [name for name in rows[0].table[0].recall if name != "R@1%"]
     cells = [
-        [f"{row.radius_m:g} m, {one.method}", *(f"{one.recall[name]:.2f}" for name in names)]
-        for row in rows
-        for one in row.table
-        if one.method != CHANCE
+        [f"{name}, {method}", *(f"{one.table[place].recall[name]:.2f}" for one in rows)]
+        for name in names
+        for place, method in enumerate(methods)
     ]
-    return "<h3>Recall of any item within r metres</h3>" + table(["r, method", *names], cells)
+    head = ["", *(f"{one.radius_m:g} m" for one in rows)]
+    return "<h3>Recall of any item within r metres, percent</h3>" + table(head, cells)
 
 
 def _plots(one: Assessed, measured: Measured | None) -> str:
@@ -140,7 +141,7 @@ def _plots(one: Assessed, measured: Measured | None) -> str:
         placed = _placed(one, measured)
         if np.isfinite(placed.error_m).any():
             pictures.append(plots.error_map(placed))
-    return '<p class="plots">' + "".join(plot(picture) for picture in pictures) + "</p>"
+    return '<p class="plots">' + "".join(map(plot, pictures)) + "</p>"
 
 
 def _chance_curve(one: Assessed, most: int) -> Any:

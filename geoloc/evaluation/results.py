@@ -141,7 +141,11 @@ def evaluation_text(result: EvaluateResult) -> str:
             blocks.append(f"{one.multi_query_queries:,} places as one query each:")
             blocks.append(aligned(tie_table(one.multi_query)))
         if one.best_error:
-            shown = (f"{name} {value:.1f}" for name, value in one.best_error.items() if value is not None)
+            shown = (
+                f"{name} {value:.1f}"
+                for name, value in one.best_error.items()
+                if value is not None and name != "queries"
+            )
             blocks.append("Best answer's distance: " + ", ".join(shown) + ".")
     blocks += [f"Finding: {sentence}" for sentence in result.findings]
     blocks.append(f"Everything: {result.output}/metrics.json, {result.output}/report.html")
