@@ -28,6 +28,8 @@ Answer = tuple[IntArray, IntArray]
 FLOOR, OURS, DEFAULT, TUNED, USEARCH = "read floor", "ours", "faiss", "faiss tuned", "usearch"
 _DEFAULT_BATCHES = (65_536, 32)  # hamming_batch_size and query_batch_size as FAISS comes
 _TUNED_BATCHES = (4_096, 256)
+# usearch compares pairs one by one, some forty times as long: beyond this many it would be all one waits for.
+_USEARCH_PAIRS = 40_000_000
 _FLOOR_LIMIT, _ROW_LIMIT, _TRANSPOSED_LIMIT = 1.5, 2.2, 3.3
 
 
@@ -58,7 +60,9 @@ class ScanResult(BaseModel):
         if self.batch == 1:
             ratio = ratios(ours, self.seconds[FLOOR])
             return [
-                Bar(what=f"{where}: ours / reading the codes", value=ratio, limit=_FLOOR_LIMIT, at_most=True)
+                Bar(what=f"{where}: ours / reading the codes", value=ratio, limit=# usearch compares pairs one by one, some forty times as long: beyond this many it would be all one waits for.
+_USEARCH_PAIRS = 40_000_000
+_FLOOR_LIMIT, at_most=True)
             ]
         if self.batch < 256:
             return []
@@ -84,7 +88,7 @@ def compare_scans(
             DEFAULT: lambda: _faiss(flat, queries, k, threads, _DEFAULT_BATCHES),
             TUNED: lambda: _faiss(flat, queries, k, threads, _TUNED_BATCHES),
         }
-        if usearch:
+        if usearch and len(codes) * len(queries) <= _USEARCH_PAIRS:
             variants[USEARCH] = lambda: _usearch(codes, queries, k, threads)
         _check(codes, queries, {name: work() for name, work in variants.items() if name != FLOOR})
         seconds = interleave(variants, rounds)

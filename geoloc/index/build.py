@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoloc import storage
 from geoloc.index.host import difference
+from geoloc.index.ivf import make_lists, write_lists
 from geoloc.index.keys import IntArray
 from geoloc.index.manifest import CODES_NAME, EMBEDDINGS_NAME, SNAPSHOTS, TILES_NAME, ShardEntry
 from geoloc.index.publish import publish, working_directory
@@ -45,7 +46,8 @@ class ShardTask:
     """Everything that building one shard needs.
 
     `build` names the directory of the build below `snapshots`; its runs lie in `work_uri`. `digest` names what
-    the build was made from; `embedding_dim` is None when embeddings are left out.
+    the build was made from; `embedding_dim` is None when embeddings are left out; `lists` are those of ivf.py, 0 for
+    a shard without.
     """
 
     index_uri: str
@@ -56,6 +58,7 @@ class ShardTask:
     pieces: tuple[Piece, ...]
     bits: int
     embedding_dim: int | None
+    lists: int = 0
 
     @property
     def directory(self) -> str:
@@ -141,6 +144,9 @@ def _write(task: ShardTask, directory: Path) -> pa.Table:
                 task, directory / EMBEDDINGS_NAME, positions, np.float16, task.embedding_dim
             )
     write_shard(directory, tiles, codes, embeddings)
+    if task.lists and len(codes):
+        with explained(directory):
+            write_lists(directory, make_lists(codes, min(task.lists, len(codes))))
     return tiles
 
 

@@ -50,6 +50,12 @@ class IndexConfig(BaseModel):
         description="'space': neighbours share a shard, so a region touches few; 'even': deal tiles out.",
     )
     keep_embeddings: bool = Field(True, description="Keep float16 embeddings for re-ranking.")
+    lists: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="Inverted lists of a shard, for searches that ask for probes and accept to miss some; 0: none.",
+    )
 
 
 class IndexInputs(BaseModel):
@@ -246,6 +252,7 @@ def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: st
         partition=config.partition,
         shards=config.shards,
         memory_per_task_bytes=told.memory_per_task_bytes,
+        lists=config.lists,
     )
     return build, told
 

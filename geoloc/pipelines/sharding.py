@@ -61,6 +61,7 @@ class Build:
     partition: Partition
     shards: int
     memory_per_task_bytes: int
+    lists: int = 0
 
     @property
     def name(self) -> str:
@@ -175,6 +176,7 @@ def _task(build: Build, number: int, cuts: Sequence[Sequence[int]]) -> ShardTask
         pieces=pieces_of(cuts, number),
         bits=build.bits,
         embedding_dim=build.embedding_dim,
+        lists=build.lists,
     )
 
 

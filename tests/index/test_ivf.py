@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 from geoloc import storage
 from geoloc.errors import ConfigError, CorruptArtifact, QueryError
 from geoloc.index import ivf
+from geoloc.index.build import build_shard
 from geoloc.index.commit import commit, read_head
 from geoloc.index.region import box
 from geoloc.index.shard_files import file_entry
 from geoloc.index.snapshot import Snapshot
-from index.building import Tiles, manifest_of, nearest_by_hand, random_tiles
+
+from .building import Tiles, manifest_of, nearest_by_hand, random_tiles
+from .test_build import tasks_for
 
 
 def clustered(count: int, kinds: int, bits: int = 128, seed: int = 0) -> np.ndarray:
@@ -94,3 +98,12 @@ def test_probes_need_lists_and_lists_must_fit(index_uri: str, tmp_path: Path) ->
     (tmp_path / ivf.ROWS_NAME).write_bytes(b"nothing")
     with pytest.raises(CorruptArtifact, match="cannot be read"):
         ivf.open_lists(tmp_path, 50, 64)
+
+
+def test_a_shard_is_built_with_its_lists(tmp_path: Path, index_uri: str) -> None:
+    (task,) = tasks_for(str(tmp_path / "codes"), index_uri, random_tiles(90, bits=128, dim=8), 2, shards=1)
+    entry = build_shard(replace(task, lists=7))
+    lists = ivf.open_lists(storage.local_path(storage.join(index_uri, entry.directory)), 90, 128)
+    assert len(lists) == 7
+    assert {ivf.CENTRES_NAME, ivf.STARTS_NAME, ivf.ROWS_NAME} < {file.name for file in entry.files}
+    assert build_shard(replace(task, lists=7)) == entry

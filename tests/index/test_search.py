@@ -10,7 +10,8 @@ from geoloc.index.popcount import PopcountKernel
 from geoloc.index.region import box, circle, polygon
 from geoloc.index.shard_files import write_marks
 from geoloc.index.snapshot import Snapshot
-from index.building import Tiles, manifest_of, nearest_by_hand, random_tiles
+
+from .building import Tiles, manifest_of, nearest_by_hand, random_tiles
 
 REGIONS = {
     "nothing": None,
