@@ -60,9 +60,7 @@ class ScanResult(BaseModel):
         if self.batch == 1:
             ratio = ratios(ours, self.seconds[FLOOR])
             return [
-                Bar(what=f"{where}: ours / reading the codes", value=ratio, limit=# usearch compares pairs one by one, some forty times as long: beyond this many it would be all one waits for.
-_USEARCH_PAIRS = 40_000_000
-_FLOOR_LIMIT, at_most=True)
+                Bar(what=f"{where}: ours / reading the codes", value=ratio, limit=_FLOOR_LIMIT, at_most=True)
             ]
         if self.batch < 256:
             return []
