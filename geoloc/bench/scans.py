@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.bench.measure import Bar, Spread, interleave, ratios
+from geoloc.bench.measure import Bar, Spread, interleave, quickest, ratios
 from geoloc.errors import GeolocError
 from geoloc.index import search
 from geoloc.index.kernels import Kernel
@@ -57,18 +57,25 @@ class ScanResult(BaseModel):
         """The bars that this scan can be held against."""
         where = f"{self.tiles:,} x {self.bits} bits, batch {self.batch}"
         ours = self.seconds[OURS]
+        floor, tuned = self.seconds[FLOOR], self.seconds[TUNED]
         if self.batch == 1:
-            ratio = ratios(ours, self.seconds[FLOOR])
-            return [
-                Bar(what=f"{where}: ours / reading the codes", value=ratio, limit=_FLOOR_LIMIT, at_most=True)
+            limits = [("ours / reading the codes", ours, floor, _FLOOR_LIMIT, True)]
+        elif self.batch >= 256:
+            limits = [
+                ("tuned FAISS / ours, codes as they lie", tuned, ours, _ROW_LIMIT, False),
+                ("tuned FAISS / ours, transposed blocks", tuned, ours, _TRANSPOSED_LIMIT, False),
             ]
-        if self.batch < 256:
-            return []
-        faster = ratios(self.seconds[TUNED], ours)
-        kinds = (("codes as they lie on disk", _ROW_LIMIT), ("transposed blocks", _TRANSPOSED_LIMIT))
+        else:
+            limits = []
         return [
-            Bar(what=f"{where}: tuned FAISS / ours, {kind}", value=faster, limit=limit, at_most=False)
-            for kind, limit in kinds
+            Bar(
+                what=f"{where}: {what}",
+                value=ratios(above, below),
+                quickest=quickest(above, below),
+                limit=limit,
+                at_most=at_most,
+            )
+            for what, above, below, limit, at_most in limits
         ]
 
 
