@@ -53,8 +53,15 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command("geoloc.demo.run", "the whole way on a procedural city, from imagery to served fixes"),
     "city": Command("geoloc.pipelines.city", "render a procedural city: imagery sheets and street panoramas"),
-    "city tiles": Command("geoloc.pipelines.city_tiles", "distinct distractor tiles, as many as wanted, to a table"),
-    "city codes": Command("geoloc.pipelines.city_codes", "codes like those of a table, millions, to test indexes"),
+    "city tiles": Command(
+        "geoloc.pipelines.city_tiles", "distinct distractor tiles, as many as wanted, to a table"
+    ),
+    "city codes": Command(
+        "geoloc.pipelines.city_codes", "codes like those of a table, millions, to test indexes"
+    ),
+    "city ablations": Command(
+        "geoloc.pipelines.city_ablation", "what a model lives on: test photos without trees, ..."
+    ),
     "city export": Command(
         "geoloc.pipelines.city_export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
     ),
