@@ -60,7 +60,7 @@ COMMANDS: dict[str, Command] = {
         "geoloc.pipelines.city_codes", "codes like those of a table, millions, to test indexes"
     ),
     "city ablations": Command(
-        "geoloc.pipelines.city_ablation", "what a model lives on: test photos without trees, ..."
+        "geoloc.pipelines.city_ablation", "what a model lives on: photos without trees, ..."
     ),
     "city export": Command(
         "geoloc.pipelines.city_export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
