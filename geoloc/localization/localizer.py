@@ -74,6 +74,7 @@ class Localizer:
         extent_m: float | None = None,
         near: tuple[float, float] | None = None,
         within_m: float | None = None,
+        region: Region | None = None,
         k: int = 10,
         rerank: int = 100,
         min_confidence: float = MIN_CONFIDENCE,
@@ -83,12 +84,19 @@ class Localizer:
         `view` is panorama, street or drone (guessed from the picture when not given), `heading_deg` the heading
         of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
         its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo. `near`
-        (lat, lon) with `within_m` restricts the search to a circle. GPS tags in the file are never read.
+        (lat, lon) with `within_m` restricts the search to a circle, `region` (geoloc.index.region) to a circle, a
+        box or a polygon. GPS tags in the file are never read.
         Raises `QueryError` or `InputError` when the question makes no sense; "not found" is a `Fix`.
         """
         one = photo(pixels(image), view=view, heading_deg=heading_deg, fov_deg=fov_deg, extent_m=extent_m)
         return self.localize_batch(
-            [one], near=near, within_m=within_m, k=k, rerank=rerank, min_confidence=min_confidence
+            [one],
+            near=near,
+            within_m=within_m,
+            region=region,
+            k=k,
+            rerank=rerank,
+            min_confidence=min_confidence,
         )[0]
 
     def localize_batch(
@@ -97,12 +105,16 @@ class Localizer:
         *,
         near: tuple[float, float] | None = None,
         within_m: float | None = None,
+        region: Region | None = None,
         k: int = 10,
         rerank: int = 100,
         min_confidence: float = MIN_CONFIDENCE,
     ) -> list[Fix]:
         """A fix for each of several photos (`geoloc.localization.photos.photo` makes them), in their order."""
-        region = region_around(near, within_m)
+        around = region_around(near, within_m)
+        if around is not None and region is not None:
+            raise QueryError("Give either near and within_m or a region, not both.", reason="bad_region")
+        region = region or around
         fixes: dict[int, Fix] = {}
         for positions in groups(photos).values():
             queries = encode_photos(self.encoder, [photos[p] for p in positions], headings=self.headings)

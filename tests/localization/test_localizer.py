@@ -10,6 +10,7 @@ from small_index import ORIGIN, SPACING_M, build, encoded
 
 from geoloc import Localizer, geodesy, tables
 from geoloc.errors import ArtifactError, InputError, ModelMismatch, QueryError
+from geoloc.index.region import polygon
 from geoloc.localization import fix as reasons
 from geoloc.localization.calibration import Calibration, fit_calibration
 from geoloc.localization.cluster import FEATURES, ClusterSettings
@@ -81,6 +82,18 @@ def test_a_prior_restricts_the_search(localizer, small_index):
     )
     assert len(fix.matches) == 4
     assert small_index.tile_ids[59] not in {match.tile_id for match in fix.matches}
+
+
+def test_a_prior_may_be_a_polygon(localizer, small_index):
+    lat, lon = np.array(small_index.lat), np.array(small_index.lon)
+    south, west, north, east = lat.min() - 1e-5, lon.min() - 1e-5, lat.max() + 1e-5, lon.max() + 1e-5
+    half = polygon([(south, west), (south, east), (north, west)])  # the half that the last tile is not in
+    inside = {small_index.tile_ids[row] for row in np.flatnonzero(half.contains(lat, lon))}
+    assert 0 < len(inside) < len(lat)
+    fix = localizer.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, region=half, k=60)
+    assert {match.tile_id for match in fix.matches} == inside
+    with pytest.raises(QueryError, match="not both"):
+        localizer.localize(small_index.panoramas[0], near=(lat[0], lon[0]), within_m=5.0, region=half)
 
 
 def test_nothing_in_the_region_is_an_answer(localizer, small_index):
