@@ -36,7 +36,7 @@ from geoloc.index.manifest import (
 )
 from geoloc.index.publish import publish, working_directory
 from geoloc.index.shard import TILES_SCHEMA
-from geoloc.index.shard_files import degrees, explained, file_entry, repeated_id
+from geoloc.index.shard_files import degrees, explained, file_entry, repeated_id, save_array
 from geoloc.index.snapshot import open_shard
 
 KEYS_NAME = "keys.npy"
@@ -238,11 +238,11 @@ def _joined(pieces: list[Rows]) -> Rows:
 def _write(directory: Path, rows: Rows, keys: KeyArray, hashes: KeyArray) -> None:
     order = np.argsort(keys, kind="stable")
     with explained(directory):
-        np.save(directory / KEYS_NAME, keys[order], allow_pickle=False)
-        np.save(directory / HASHES_NAME, np.sort(hashes), allow_pickle=False)
-        np.save(directory / CODES_NAME, rows.codes[order], allow_pickle=False)
+        save_array(directory / KEYS_NAME, keys[order])
+        save_array(directory / HASHES_NAME, np.sort(hashes))
+        save_array(directory / CODES_NAME, rows.codes[order])
         if rows.embeddings is not None:
-            np.save(directory / EMBEDDINGS_NAME, rows.embeddings[order], allow_pickle=False)
+            save_array(directory / EMBEDDINGS_NAME, rows.embeddings[order])
         columns = [rows.tile_ids.take(pa.array(order)), pa.array(rows.lat[order]), pa.array(rows.lon[order])]
         batch = pa.record_batch(columns, schema=TILES_SCHEMA)
         with (

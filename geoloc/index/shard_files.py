@@ -55,7 +55,7 @@ def write_shard(
             if isinstance(array, np.memmap):
                 array.flush()
             elif array is not None:
-                np.save(directory / name, np.ascontiguousarray(array), allow_pickle=False)
+                save_array(directory / name, array)
         ids = tiles["tile_id"].cast(pa.large_string())
         ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
         _write_batch(directory / TILES_NAME, TILES_SCHEMA, [ids, pa.array(lat), pa.array(lon)])
@@ -64,6 +64,14 @@ def write_shard(
             order = np.argsort(cells, kind="stable")
             columns = [pa.array(cells[order]), pa.array(order.astype(np.uint32))]
             _write_batch(directory / SPACE_NAME, SPACE_SCHEMA, columns)
+
+
+def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Write a NumPy file; unlike `np.save` it says why the disk takes no more."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _write_batch(path: Path, schema: pa.Schema, columns: list[pa.Array]) -> None:
