@@ -86,8 +86,9 @@ def plan(spec: UniversitySpec) -> Export:
         for number, (split, name) in enumerate((s, n) for s in ("train", "test") for n in _CAMPUSES)
     ]
     half = len(_CAMPUSES)
-    train = _find_buildings(cities[:half], 0, spec.train)
-    test = _find_buildings(cities[half:], half, spec.test + spec.extra)
+    epochs = sorted({spec.photo_epoch, spec.imagery_epoch})
+    train = _find_buildings(cities[:half], 0, spec.train, epochs)
+    test = _find_buildings(cities[half:], half, spec.test + spec.extra, epochs)
     labels = _labels(spec.seed, spec.train + spec.test + spec.extra)
     pictures: list[Picture] = []
     for label, building in zip(labels, train, strict=False):
@@ -111,12 +112,15 @@ def _labels(seed: int, count: int) -> list[str]:
     return [f"{number:04d}" for number in order[:count]]
 
 
-def _find_buildings(cities: list[CitySource], first: int, count: int) -> list[Building]:
-    """Buildings of several universities, each a square of one of the cities, `GAP_M` apart."""
+def _find_buildings(cities: list[CitySource], first: int, count: int, epochs: list[int]) -> list[Building]:
+    """Buildings of several universities, each a square of one of the cities, `GAP_M` apart.
+
+    They stand in all the epochs that are pictured.
+    """
     found: list[Building] = []
     west = [0.0] * len(cities)
     university = 0
-    made = [City(city.seed, city.style) for city in cities]
+    made = [[City(city.seed, city.style, epoch) for epoch in epochs] for city in cities]
     while len(found) < count:
         k = university % len(cities)
         wanted = min(_PER_UNIVERSITY, count - len(found))
@@ -128,10 +132,14 @@ def _find_buildings(cities: list[CitySource], first: int, count: int) -> list[Bu
     return found
 
 
-def _buildings_in(city: City, number: int, bounds: Bounds, count: int) -> list[Building]:
+def _buildings_in(cities: list[City], number: int, bounds: Bounds, count: int) -> list[Building]:
     """Large buildings apart from each other with a street nearby; `ConfigError` when there are too few."""
-    network = city.network
-    rows = np.concatenate([city.block(i, j).buildings for i, j in network.blocks_in(bounds, 0.0)])
+    network = cities[0].network
+    names = network.blocks_in(bounds, 0.0)
+    standing = [np.concatenate([city.block(i, j).buildings for i, j in names]) for city in cities]
+    rows = standing[0]
+    for later in standing[1:]:
+        rows = rows[np.isin(rows["id"], later["id"])]
     west, south, east, north = bounds
     at_x, at_y = rows["x"], rows["y"]
     big = 4 * rows["half_u"] * rows["half_v"] >= _LEAST_AREA_M2

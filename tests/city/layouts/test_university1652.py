@@ -7,6 +7,7 @@ import pytest
 
 from geoloc.city.layouts import university1652
 from geoloc.city.layouts.pictures import Export
+from geoloc.city.raster import City
 
 from .conftest import picture, rendered, truth
 
@@ -129,6 +130,22 @@ def test_a_challenge_has_the_gallery_among_the_distractors() -> None:
     )
     rows = [row for path, row in truth(university1652.plan(spec)).items() if "gallery_satellite_160k" in path]
     assert sorted(bool(row["place"]) for row in rows) == [False] * 4 + [True] * 3
+
+
+def test_buildings_stand_in_both_epochs_that_are_pictured() -> None:
+    spec = university1652.UniversitySpec(train=30, test=2, extra=1, drone_views=1, photo_epoch=1)
+    export = university1652.plan(spec)
+    assert {(p.view, p.epoch) for p in export.pictures} == {("aerial", 0), ("drone", 1), ("street", 1)}
+    places = {(p.city, p.x, p.y) for p in export.pictures if p.path.startswith("train/satellite")}
+    for number, x, y in places:
+        source = export.cities[number]
+        for epoch in (0, 1):
+            city = City(source.seed, source.style, epoch)
+            rows = [city.block(i, j).buildings for i, j in city.network.blocks_in((x, y, x, y))]
+            assert ((np.concatenate(rows)["x"] == x) & (np.concatenate(rows)["y"] == y)).any()
+    alone = university1652.plan(university1652.UniversitySpec(train=30, test=2, extra=1, drone_views=1))
+    before = {(p.city, p.x, p.y) for p in alone.pictures if p.path.startswith("train/satellite")}
+    assert places != before  # some were pulled down in between
 
 
 @pytest.mark.slow
