@@ -28,7 +28,7 @@ from geoloc.evaluation.truth import (
 from geoloc.index.matches import Matches
 
 FloatArray = npt.NDArray[np.float64]
-KEPT_ANSWERS = 100  # of each query, for curves and pictures
+KEPT_ANSWERS = 10  # of each query, for distances and pictures
 
 
 @dataclass(frozen=True)

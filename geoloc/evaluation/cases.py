@@ -54,7 +54,7 @@ class Cases:
         self._assessed = assessed
         self._answers = {} if measured is None else _served(measured)
         self._error_m = assessed.error_m[:, 0] if measured is None else measured.error_m
-        counts = next(iter(assessed.retrieval.counts.values()))
+        self._method, counts = next(iter(assessed.retrieval.counts.items()))
         self._rank = np.where(
             counts.positives > 0, counts.better + 1.0 + counts.tied / (counts.positives + 1.0), np.inf
         )
@@ -133,7 +133,11 @@ class Cases:
         return f'<div class="query">{"".join(pieces)}</div>'
 
     def _said(self, row: int) -> str:
-        rank = "not among the gallery" if not np.isfinite(self._rank[row]) else f"rank {self._rank[row]:,.0f}"
+        rank = (
+            "not among the gallery"
+            if not np.isfinite(self._rank[row])
+            else f"rank {self._rank[row]:,.0f} by {self._method}"
+        )
         error = self._error_m[row]
         return f"{rank}, {error:,.1f} m off" if np.isfinite(error) else rank
 

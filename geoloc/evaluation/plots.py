@@ -44,7 +44,7 @@ def recall_curves(
         style = {"ls": ":", "color": "#888"} if name in dotted else {"marker": ".", "ms": 4.0}
         axes.plot(ks, values, label=name, **style)
     axes.set(xscale="log", xlabel="K", ylabel="Recall@K, %", ylim=(0, 101))
-    return _done(figure, axes)
+    return _done(figure, axes, place="best")
 
 
 def within_curves(error_m: FloatArray, ks: Sequence[int], most_m: float = 500.0) -> bytes:
@@ -109,7 +109,9 @@ def _axes(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _done(figure: Figure, axes: Axes, place: Literal["lower right", "upper right"] = "lower right") -> bytes:
+def _done(
+    figure: Figure, axes: Axes, place: Literal["lower right", "upper right", "best"] = "lower right"
+) -> bytes:
     axes.legend(loc=place, fontsize="small")
     sink = io.BytesIO()
     FigureCanvasAgg(figure)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from geoloc.evaluation import plots
-from geoloc.evaluation.assess import KEPT_ANSWERS, Assessed
+from geoloc.evaluation.assess import Assessed
 from geoloc.evaluation.cases import Cases, Pictures
 from geoloc.evaluation.measure import Measured
 from geoloc.evaluation.metrics import recall
@@ -30,6 +30,7 @@ from geoloc.evaluation.tables import CHANCE
 __all__ = ["Pictures", "render"]
 
 _KS = (1, 5, 10)
+_MOST_K = 100  # of the curve of recall
 
 
 def render(
@@ -125,7 +126,7 @@ def _within(rows: Sequence[WithinRow]) -> str:
 
 
 def _plots(one: Assessed, measured: Measured | None) -> str:
-    most = min(KEPT_ANSWERS, one.retrieval.gallery)
+    most = min(_MOST_K, one.retrieval.gallery)
     curves = {method: recall_curve(one, method, most) for method in one.retrieval.counts}
     curves[CHANCE] = _chance_curve(one, most)
     pictures = [plots.recall_curves(curves, dotted=(CHANCE,))]

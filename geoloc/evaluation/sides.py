@@ -16,6 +16,7 @@ from geoloc.evaluation.scan import Array, IntArray
 from geoloc.localization.locator import EncodedQueries
 
 FloatArray = npt.NDArray[np.float64]
+_ASKING_TILES = 32_768
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,16 @@ class Tiles(Side):
         return self.gallery.removed
 
     def asking(self) -> Iterator[Asking]:
-        """See `Side`: a group a shard."""
-        start, embeddings = 0, self.gallery.embeddings()
+        """See `Side`: groups of at most `_ASKING_TILES`, so that a large index is never in memory as queries."""
+        start, embeddings = 0, iter(self.gallery.embeddings())
         for codes in self.gallery.codes():
             block = next(embeddings, None)
-            rows = np.arange(start, start + len(codes), dtype=np.int64)
+            for first in range(0, len(codes), _ASKING_TILES):
+                part = slice(first, min(first + _ASKING_TILES, len(codes)))
+                rows = np.arange(start + part.start, start + part.stop, dtype=np.int64)
+                own = None if block is None else block[part][:, None]
+                yield Asking(rows, own, _bytes(codes[part])[:, None])
             start += len(codes)
-            yield Asking(rows, None if block is None else block[:, None], _bytes(codes)[:, None])
 
     def embeddings(self) -> Iterable[Array]:
         """See `Side`."""

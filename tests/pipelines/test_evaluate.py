@@ -97,7 +97,9 @@ def test_results_are_geoparquet_and_agree_with_the_summary(evaluated):
 def test_the_report_shows_pictures_and_refers_to_nothing_elsewhere(evaluated):
     html = storage.read_text(storage.join(evaluated.output, "report.html"))
     assert html.count("data:image/jpeg;base64,") >= 4 * 3
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("data:image/png;base64,") == 4  # recall, metres, errors, the map
+    assert "Best and worst cases" in html
+    assert "ties lose" in html
     assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
     assert "codes 128 + re-rank 20" in html
     assert "not calibrated" in html
