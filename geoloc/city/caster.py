@@ -189,12 +189,12 @@ def _in_cell(
     best, kind, index, face = math.inf, SKY, -1, (0.0, 0.0, 0.0)
     if close >= 0:
         met, side = prism_entry(prisms, close, o, d)
-        if met < best and _belongs(met, i, j, o, d):
+        if met <= end and met < best and _belongs(met, i, j, o, d):
             best, index, face = met, close, prism_normal(prisms, close, side)
             kind = ROOF if side > 4 else WALL
     if vehicle >= 0:
         met, turned = car_entry(boxes, vehicle, o, d)
-        if met < best and _belongs(met, i, j, o, d):
+        if met <= end and met < best and _belongs(met, i, j, o, d):
             best, kind, index, face = met, CAR, vehicle, turned
     if height_cm > 0:
         own = building[r, c]
@@ -226,9 +226,7 @@ def _standing(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _belongs(t: float, i: int, j: int, o: Vector, d: Vector) -> bool:
-    """Whether a point of a ray lies in a pixel or right beside it."""
-    if not t < math.inf:
-        return False
+    """Whether a point of a ray lies in a pixel or right beside it, where outlines reach out of their pixels."""
     east, north = o[0] + d[0] * t - (i + 0.5) * 0.4, o[1] + d[1] * t - (j + 0.5) * 0.4
     return abs(east) < 0.6 and abs(north) < 0.6
 

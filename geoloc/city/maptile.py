@@ -57,6 +57,7 @@ _ROADS: dict[int, tuple[Ink, Ink]] = {  # fill and casing, the least important f
 }
 _SYMBOLS: tuple[Ink, ...] = ((172, 57, 172), (199, 116, 0), (191, 0, 0), (0, 146, 218), (115, 74, 8))
 _MARGIN_M = 24.0
+_LARGE_PX_PER_M = 0.8  # from this scale on trees and shops are drawn
 
 
 def render_map(
@@ -83,10 +84,10 @@ def render_map(
     for block in blocks:
         _draw_paths(sheet, block)
     _draw_roads(sheet, edges, city.style.pavement_m)
-    for block in blocks:
-        _draw_buildings(sheet, block)
-    for block in blocks:
-        _draw_trees_and_symbols(sheet, block, size_px / side_m)
+    large = size_px / side_m >= _LARGE_PX_PER_M
+    for draw in (_draw_trees, _draw_buildings, _draw_symbols) if large else (_draw_buildings,):
+        for block in blocks:
+            draw(sheet, block)
     return sheet.reduced()
 
 
@@ -213,13 +214,15 @@ def _draw_buildings(sheet: _Sheet, block: Block) -> None:
         sheet.fill(outline, _HOUSE, _HOUSE_LINE)
 
 
-def _draw_trees_and_symbols(sheet: _Sheet, block: Block, px_per_m: float) -> None:
-    """Trees as pale discs; a coloured dot for some of the shops, as large on every scale that shows them."""
-    if px_per_m < 0.8:
-        return
+def _draw_trees(sheet: _Sheet, block: Block) -> None:
+    """Trees outside parks as pale discs."""
     if block.kind != PARK:
         for x, y, radius, _, _ in block.trees.tolist():
             sheet.disc(np.array([[x, y]]), 0.5 * radius, _LEAF)
+
+
+def _draw_symbols(sheet: _Sheet, block: Block) -> None:
+    """A coloured dot for some of the shops, of one size on every scale."""
     table = block.buildings
     draw = hash_array(31, table["id"])
     shop = np.isin(table["kind"], (TERRACE, TOWER)) & (draw % 3 == 0)
