@@ -148,6 +148,17 @@ def not_comparable(
     return [f"Not comparable with published figures of {name}: {' and '.join(wanted)}."]
 
 
+def turned_photos(turned: int, queries: int, headings: int, name: str) -> list[str]:
+    """A sentence when photos were compared at the best of several headings, which published figures do not do."""
+    if not turned:
+        return []
+    return [
+        f"{turned} of {queries} photos have no heading and were compared at the best of {headings} headings: published "
+        f"figures of {name} take one embedding a photo; pass --headings 1 for theirs (the photos of a place are one "
+        "query only then)."
+    ]
+
+
 def constant_codes(blocks: Iterable[npt.NDArray[np.uint8]], what: str) -> list[str]:
     """A sentence when all codes, blocks of uint8[n, B], are the same: then every answer is a tie."""
     first, count = None, 0

@@ -348,9 +348,21 @@ class _Result:
             said += gates.without_match(missing, retrieval.queries)
             if one.asked.direction in protocol.single_match and "AP" in table[0].recall and not missing:
                 gates.check_precision(table[0].recall["AP"], table[0].recall["R@1"], table[0].method)
+        if protocol.published_queries is not None:
+            said += self._turned()
         first_one = self._assessed[0].retrieval
         published = protocol.published_queries, protocol.published_gallery
         return said + gates.not_comparable(first_one.queries, first_one.gallery, published, protocol.name)
+
+    def _turned(self) -> list[str]:
+        """What photos of unknown heading mean for a published protocol."""
+        sides = (side for one in self._assessed[:1] for side in (one.asking, one.gallery))
+        photos = next(side for side in sides if isinstance(side, Photos))
+        heads = [(len(rows), queries.embedding.shape[1]) for rows, queries in photos.groups]
+        turned = sum(count for count, heads_each in heads if heads_each > 1)
+        return gates.turned_photos(
+            turned, len(photos), max(heads_each for _, heads_each in heads), self._way.protocol.name
+        )
 
 
 def _errors(

@@ -106,3 +106,11 @@ def test_codes_that_are_all_alike_are_said():
     assert gates.constant_codes([same, other], "tiles") == []
     assert gates.constant_codes([same[:1]], "tiles") == []
     assert "All 6 hash codes of tiles are the same" in gates.constant_codes([same, same], "tiles")[0]
+
+
+def test_photos_at_the_best_of_many_headings_are_said():
+    assert gates.turned_photos(0, 9, 1, "cvusa") == []
+    (sentence,) = gates.turned_photos(4, 9, 32, "cvusa")
+    assert sentence.startswith(
+        "4 of 9 photos have no heading and were compared at the best of 32 headings: published"
+    )
