@@ -28,7 +28,7 @@ def light_of_weather(look: Look, weather: Weather) -> Double:
     low = math.cos(elevation)
     sun = np.array([math.sin(azimuth) * low, math.cos(azimuth) * low, math.sin(elevation)])
     power = min(0.62 / sun[2], 1.5) * (1 - weather.overcast) ** 1.5
-    cool = np.array([0.96, 1.0, 1.07]) * (0.44 + 0.42 * weather.overcast)
+    cool = np.array([0.96, 1.0, 1.07]) * (0.48 + 0.4 * weather.overcast)
     rest = np.array([weather.cover, weather.overcast, weather.visibility_m])
     return np.concatenate([sun, weather.sunlight * power, cool, weather.horizon, weather.zenith, rest])
 

@@ -54,8 +54,9 @@ def street_look(seed: int, *keys: int) -> Look:
     look = photo_look(seed + 20, *keys)
     rng = generator(seed + 420, *keys)
     return replace(
-        look, sun_azimuth_deg=float(rng.uniform(60, 300)), sun_elevation_deg=float(rng.uniform(9, 60))
-    )
+        look, sun_azimuth_deg=float(rng.uniform(60, 300)), sun_elevation_deg=float(rng.uniform(9, 60)),
+        exposure=float(rng.uniform(0.9, 1.25)), tint=_cast(rng),
+    )  # fmt: skip
 
 
 def drone_look(seed: int, *keys: int) -> Look:
@@ -64,8 +65,14 @@ def drone_look(seed: int, *keys: int) -> Look:
     rng = generator(seed + 440, *keys)
     return replace(
         look, sun_azimuth_deg=float(rng.uniform(90, 270)), sun_elevation_deg=float(rng.uniform(22, 60)),
-        exposure=float(rng.uniform(0.88, 1.15)),
+        exposure=float(rng.uniform(0.92, 1.2)), tint=_cast(rng),
     )  # fmt: skip
+
+
+def _cast(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A mild cast of colour: gains of red, green and blue."""
+    red, green, blue = 1 + rng.normal(0, 0.03, 3)
+    return float(red), float(green), float(blue)
 
 
 def weather_of(look: Look) -> Weather:
@@ -73,7 +80,7 @@ def weather_of(look: Look) -> Weather:
     rng = generator(look.seed, 11)
     overcast = float(rng.uniform(0.55, 1)) if rng.random() < 0.26 else float(rng.uniform(0, 0.3))
     hazy = rng.random() < 0.17
-    visibility = float(rng.uniform(140, 320) if hazy else rng.uniform(500, 2200))
+    visibility = float(rng.uniform(220, 420) if hazy else rng.uniform(500, 2200))
     low = float(np.clip((24 - look.sun_elevation_deg) / 18, 0, 1)) * (1 - overcast)
     horizon = _HORIZON * (1 - overcast) + _GREY * overcast * 1.04 + low * np.array([26, 4, -26])
     zenith = _ZENITH + rng.normal(0, 7, 3)
@@ -89,7 +96,7 @@ def lens_of(look: Look) -> Lens:
     """The camera of a look, from sharp and clean to soft, noisy and hard pressed."""
     rng = generator(look.seed, 12)
     return Lens(
-        blur_px=float(max(0.0, rng.uniform(-0.7, 0.9))), gamma=float(rng.uniform(0.84, 1.2)),
+        blur_px=float(max(0.0, rng.uniform(-0.7, 0.9))), gamma=float(rng.uniform(0.76, 1.08)),
         saturation=float(rng.uniform(0.7, 1.25)), vignette=float(rng.uniform(0, 0.32)),
         noise=float(rng.uniform(0.5, 4.5)), quality=int(rng.integers(55, 94)),
     )  # fmt: skip
