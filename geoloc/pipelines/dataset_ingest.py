@@ -8,6 +8,7 @@ are in quarantine, pairs that lost a side are left out and counted.
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ class _Work:
         mark = blocks.fingerprint(*self.source, settings, storage.sha256_bytes(text.encode()))
         if done := parts.begin(uri, mark, overwrite=self.overwrite):
             return counted(kind, uri, done, self.made, reused=True)
+        storage.delete(storage.join(self.output, NOTE_NAME))  # what it says of the old tables is over
         limit = config.rows_per_part
         groups = blocks.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
         units = [
@@ -107,7 +109,14 @@ class _Work:
         ]
         maker: Callable[[Any], Made] = make_tiles if kind == "tiles" else make_queries
         written, totals = blocks.make_parts(uri, units, maker, what=f"reading {kind} of {self.plan.name}")
-        details = {"dataset": self.plan.name, "split": self.plan.split}
+        details: dict[str, Any] = {"dataset": self.plan.name, "split": self.plan.split}
+        sides = [
+            row.metres_per_pixel * row.at_width_px
+            for row in kept
+            if isinstance(row, Tile) and row.at_width_px
+        ]
+        if sides:
+            details["tile_m"] = statistics.median(sides)
         manifest = publish(kind, uri, mark, written, totals, details, config.max_bad_share)
         return counted(kind, uri, manifest, self.made, reused=False)
 

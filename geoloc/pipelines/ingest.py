@@ -34,7 +34,7 @@ from geoloc.sources.sheets import Floats, Sheet, find_sheets
 
 __all__ = ["IngestConfig", "IngestInputs", "IngestResult", "TableCounts", "make_queries", "make_tiles", "run"]
 
-_VERSION = 1  # of what the stage makes of the same inputs
+_VERSION = 2  # of what the stage makes of the same inputs
 _PHOTO_PART_BYTES = 64 * 2**20
 _TILE_PART_PIXELS = 64 * 2**20  # about 25 MB as JPEG
 
@@ -49,16 +49,22 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
     """
     start = time.monotonic()
     output = storage.absolute(output)
-    if inputs.dataset:
-        return ingest_dataset(config, inputs, output, overwrite=overwrite)
     made: list[bool] = []
     tiles = queries = pairs = None
+    tile_m = config.tile_m
+    if inputs.dataset:
+        result = ingest_dataset(config, inputs, output, overwrite=overwrite)
+        if not inputs.photos or not result.tiles:
+            return result
+        made.append(not result.reused)
+        tiles = result.tiles
+        tile_m = float(parts.read_manifest(tiles.uri).details["tile_m"])
     if inputs.imagery:
         tiles = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, made)
     if inputs.photos:
         queries = _queries(config, inputs.photos, storage.join(output, "queries"), overwrite, made)
     if tiles and queries:
-        pairs = _pairs(config, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, made)
+        pairs = _pairs(config, tile_m, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, made)
     return IngestResult(
         output=output,
         reused=not any(made),
@@ -193,14 +199,20 @@ def make_queries(unit: dict[str, Any]) -> Made:
 
 
 def _pairs(
-    config: IngestConfig, tiles_uri: str, queries_uri: str, uri: str, overwrite: bool, made: list[bool]
+    config: IngestConfig,
+    tile_m: float,
+    tiles_uri: str,
+    queries_uri: str,
+    uri: str,
+    overwrite: bool,
+    made: list[bool],
 ) -> TableCounts:
     tiles, queries = parts.read_manifest(tiles_uri), parts.read_manifest(queries_uri)
     mark = blocks.fingerprint(
         "pairs",
         _VERSION,
         config.positive_radius_m,
-        config.tile_m,
+        tile_m,
         [part.sha256 for part in [*tiles.parts, *queries.parts]],
     )
     if done := parts.begin(uri, mark, overwrite=overwrite):
@@ -212,7 +224,7 @@ def _pairs(
     pairer = Pairer(
         centres["tile_id"].to_pylist(),
         *_degrees(centres),
-        tile_m=config.tile_m,
+        tile_m=tile_m,
         positive_radius_m=config.positive_radius_m,
     )
     written = []

@@ -98,7 +98,8 @@ class IngestInputs(BaseModel):
         default=None, description="CSV or GeoJSON of photo, lat, lon, ..., or a folder with photos.csv"
     )
     dataset: str | None = Field(
-        default=None, description="published data set instead of imagery and photos: cvusa, vigor, ..."
+        default=None,
+        description="published data set instead of imagery and photos: cvusa, vigor, ...; xyz instead of imagery",
     )
     root: str | None = Field(default=None, description="where the data set lies, as downloaded")
     split: str | None = Field(default=None, description="split of the data set")
@@ -110,9 +111,10 @@ class IngestInputs(BaseModel):
     @model_validator(mode="after")
     def _something(self) -> IngestInputs:
         if self.dataset:
-            if self.imagery or self.photos or self.centres:
+            if self.imagery or self.centres or (self.photos and self.dataset != "xyz"):
                 raise ConfigError(
-                    "dataset brings its own pictures; leave imagery, photos and centres out, or the dataset."
+                    "dataset brings its own pictures; leave imagery, photos and centres out, or the dataset (xyz alone "
+                    "takes photos)."
                 )
             if not self.root:
                 raise ConfigError(f"Say where the data set {self.dataset} lies: give root.")

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from geoloc import cli, parts, storage, tables
 from geoloc.errors import ArtifactError, ConfigError, InputError, TooManyBadRows
+from geoloc.geodesy import map_tile_bounds
 from geoloc.pipelines import ingest, shard_export
 from geoloc.pipelines.ingest import IngestConfig, IngestInputs
 from geoloc.pipelines.shard_export import ShardExportConfig, ShardExportInputs
@@ -161,6 +162,24 @@ def test_map_folders_give_tiles_alone(tmp_path: Path) -> None:
     assert result.pairs is None
     assert parts.read(str(tmp_path / "out" / "tiles"))["tile_id"].to_pylist()[0] == "18/239626/159500"
     assert note(tmp_path / "out")["counts"] == {"tiles": 6, "listed_tiles": 6}
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_map_folders_take_photos_and_pair_them(tmp_path: Path) -> None:
+    root = miniatures.make_xyz(tmp_path / "data")
+    (x, y), zoom = (239_626, 159_501), 18
+    south, west, north, east = map_tile_bounds(x, y, zoom)
+    miniatures.picture(tmp_path / "p.jpg", 128, 64, 1)
+    lat, lon = (south + north) / 2 + 0.00005, (west + east) / 2 - 0.0001
+    (tmp_path / "photos.csv").write_text(f"id,photo,lat,lon\nq,p.jpg,{lat},{lon}\n")
+    chosen = IngestInputs(dataset="xyz", root=str(root), photos=str(tmp_path / "photos.csv"))
+    result = ingest.run(SMALL, chosen, str(tmp_path / "out"))
+    assert not result.reused
+    (pair,) = parts.read(str(tmp_path / "out" / "pairs")).to_pylist()
+    assert (pair["tile_id"], pair["relation"]) == (f"{zoom}/{x}/{y}", "positive")
+    assert pair["north_m"] == pytest.approx(5.5, abs=0.1)
+    assert pair["east_m"] == pytest.approx(-0.0001 * 111_320 * np.cos(np.radians(lat)), abs=0.1)
+    assert ingest.run(SMALL, chosen, str(tmp_path / "out")).reused
 
 
 @pytest.mark.usefixtures("ray_local")

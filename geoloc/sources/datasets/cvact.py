@@ -88,13 +88,13 @@ def _load(uri: str) -> dict[str, Any]:
     data = storage.read_bytes(uri)
     if not data:
         raise _broken(uri, "it is empty (0 bytes)")
+    if data.startswith(b"MATLAB 7.3"):
+        raise InputError(
+            f"{uri!r} is a MATLAB 7.3 file; save it again with `save(..., '-v7')`.", reason="bad_annotation"
+        )
     stream: Any = io.BytesIO(data)  # scipy takes a stream, its annotation only a path
     try:
         content: dict[str, Any] = loadmat(stream)
-    except NotImplementedError as error:
-        raise InputError(
-            f"{uri!r} is a MATLAB 7.3 file; save it again with `save(..., '-v7')`.", reason="bad_annotation"
-        ) from error
     except (MatReadError, ValueError, TypeError, IndexError, OSError, zlib.error, struct.error) as error:
         detail = " ".join(str(error).split())[:120]
         raise _broken(uri, f"it is cut off or no MATLAB file ({detail})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -76,8 +77,8 @@ def number(uri: str, line: Line, cell: str, what: str, wanted: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        value = float("nan")
-    if value - value != 0.0:
+        value = math.nan
+    if not math.isfinite(value):
         raise bad_line(uri, line, f"{what} is {cell!r}, not a number", wanted)
     return value
 

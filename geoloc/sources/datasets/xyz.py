@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from pyarrow.fs import FileSelector, FileType
+
 from geoloc import storage
 from geoloc.errors import ConfigError
 from geoloc.geodesy import map_metres_per_pixel, map_tile_bounds
@@ -63,8 +65,6 @@ def _zoom(request: Request) -> int:
 
 def _folders(root: str) -> list[str]:
     fs, path = storage.filesystem(root)
-    from pyarrow.fs import FileSelector, FileType
-
     infos = fs.get_file_info(FileSelector(path, recursive=False, allow_not_found=True))
     return [info.base_name for info in infos if info.type == FileType.Directory]
 
