@@ -17,8 +17,8 @@ _TABLES = (("queries", "query_id"), ("tiles", "tile_id"))
 def check_leaks(evaluated: str, trained: str, *, radius_m: float, shared_area: bool = False) -> list[str]:
     """Compare two ingest outputs; returns sentences about what is only suspicious.
 
-    Refuses with `InputError` ids and pictures that are in both. Photos within `radius_m` of one of the training
-    are said. With `shared_area` (a protocol whose training and test share their tiles) only photos are compared,
+    Refuses with `InputError` ids and photos that are in both. Tiles with the same picture are said: two pieces of
+    open water may honestly be alike. Photos within `radius_m` of one of the training are said. With `shared_area` (a protocol whose training and test share their tiles) only photos are compared,
     and nearness is by design.
     """
     found = []
@@ -28,7 +28,7 @@ def check_leaks(evaluated: str, trained: str, *, radius_m: float, shared_area: b
             continue
         known = _ids(theirs, column)
         check_overlap(known, _ids(ours, column), kind)
-        _check_pictures(ours, theirs, column, kind)
+        found += _check_pictures(ours, theirs, column, kind)
         if kind == "queries" and not shared_area:
             found += _near(_degrees(ours), _degrees(theirs), radius_m)
     return found
@@ -48,15 +48,19 @@ def _ids(uri: str, column: str) -> set[str]:
     return set(parts.read(uri, columns=[column])[column].to_pylist())
 
 
-def _check_pictures(ours: str, theirs: str, column: str, kind: str) -> None:
+def _check_pictures(ours: str, theirs: str, column: str, kind: str) -> list[str]:
     trained = set(_pictures(theirs, column))
     evaluated = _pictures(ours, column)
-    if shared := sorted(evaluated[digest] for digest in evaluated.keys() & trained):
-        raise InputError(
-            f"{len(shared)} pictures of the evaluation's {kind} are, byte for byte, in the training (such as that of "
-            f"{shared[0]!r}); evaluate on pictures that the model has not seen.",
-            reason="train_test_pictures",
-        )
+    shared = sorted(evaluated[digest] for digest in evaluated.keys() & trained)
+    if not shared:
+        return []
+    sentence = (
+        f"{len(shared)} pictures of the evaluation's {kind} are, byte for byte, in the training (such as that of "
+        f"{shared[0]!r}); evaluate on pictures that the model has not seen."
+    )
+    if kind == "queries":
+        raise InputError(sentence, reason="train_test_pictures")
+    return [sentence]
 
 
 def _pictures(uri: str, column: str) -> dict[bytes, str]:
