@@ -320,3 +320,23 @@ def test_lonlat_of_a_sheet_agrees_with_pyproj(tmp_path: Path) -> None:
     back = ~transform
     assert np.allclose(back.a * x + back.b * y + back.c, [10, 150], atol=1e-5)
     assert Block(59.0, 24.0, (TilePlace("a", -3, 4),)).window(10) == (-3, 4, 10, 10)
+
+
+@pytest.mark.parametrize("window", [(0, 0, 301, 299), (2, 4, 131, 77), (100, 50, 64, 33), (300, 298, 1, 1)])
+def test_a_reduced_window_comes_from_the_overview_even_when_its_size_is_odd(
+    tmp_path: Path, window: tuple[int, int, int, int]
+) -> None:
+    transform, _ = sheet_around(59.0, 24.0, "EPSG:3301", 60.0, 0.2)
+    path = write_sheet(
+        tmp_path / "a.tif", np.full((3, 299, 301), 200, np.uint8), transform, "EPSG:3301", tiled=True,
+        blockxsize=64, blockysize=64,
+    )  # fmt: skip
+    with rasterio.open(path, "r+") as sheet:
+        sheet.build_overviews([2], rasterio.enums.Resampling.average)
+    with rasterio.open(path, "r+") as sheet:
+        sheet.write(np.zeros((3, 299, 301), np.uint8))  # the overview keeps what it had
+    (found,) = find_sheets([path])
+    shown, _ = read_window(found, *window, 2)
+    assert shown.shape == (max(1, window[3] // 2), max(1, window[2] // 2), 3)
+    # Of a single pixel there is no half: it is read as it is.
+    assert (shown == (0 if window[2:] == (1, 1) else 200)).all()
