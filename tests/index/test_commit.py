@@ -97,6 +97,12 @@ def test_of_two_committers_on_s3_one_wins(s3_uri: str) -> None:
     race(s3_uri, 10)
 
 
+@pytest.mark.slow
+def test_of_two_committers_one_wins_a_hundred_times(index_uri: str, s3_uri: str) -> None:
+    race(index_uri, 100)
+    race(s3_uri, 100)
+
+
 KILLED = """
     import os, signal, sys
     from pathlib import Path
