@@ -132,7 +132,8 @@ def _trace(
     t, last = _span(o[2], d[2], min(floor, reach_m / flat))
     over_x = 1 / d[0] if abs(d[0]) > 1e-15 else 1e15
     over_y = 1 / d[1] if abs(d[1]) > 1e-15 else 1e15
-    ahead_x, ahead_y = (1 if d[0] > 0 else 0), (1 if d[1] > 0 else 0)
+    # Along an axis the far border of a square is never reached; the near one would stop the ray for good.
+    ahead_x, ahead_y = (1 if d[0] >= -1e-15 else 0), (1 if d[1] >= -1e-15 else 0)
     level, nudge = 3, _NUDGE_M / max(flat, 1e-3)
     old_i = old_j = 1 << 40
     while t < last:
