@@ -88,6 +88,9 @@ COMMANDS: dict[str, Command] = {
     "index inspect": Command("geoloc.index.inspect", "what an index holds", "describe"),
     "index verify": Command("geoloc.index.inspect", "check every byte of a snapshot", "verify"),
     "index diff": Command("geoloc.index.inspect", "what changed between two snapshots", "diff"),
+    "index prune": Command(
+        "geoloc.index.host", "remove unused copies of remote indexes from this host", "prune_cache"
+    ),
     "index gc": Command("geoloc.index.garbage", "remove what no snapshot needs", "collect_garbage"),
     "evaluate": Command("geoloc.pipelines.evaluate", "recall and metres on held-out photos"),
     "localize": Command("geoloc.pipelines.localize", "locate a batch of photos"),

@@ -3,18 +3,24 @@
 `ensure_local` gives the local directory of a bundle (the files of a shard or of a model) after every file's size
 and SHA-256 were found right. Local bundles stay where they are; others are copied into the cache directory once,
 under a name made of their checksums. The verdict is an empty file in the cache whose name hashes each file's
-path, size, times, inode and checksum: change any of them and the file is read again.
+path, size, times, inode and checksum: change any of them and the file is read again. Each use renews the time of
+the copy and of the verdict; `prune_cache` removes what was not used for long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from geoloc import storage
-from geoloc.errors import CorruptArtifact, StorageError
+from geoloc.errors import ConfigError, CorruptArtifact, StorageError
 from geoloc.index.manifest import FileEntry
 
 
@@ -44,7 +50,55 @@ def ensure_local(directory_uri: str, files: Sequence[FileEntry], cache: Path) ->
             elif problem:
                 raise CorruptArtifact(_sentence(str(directory / file.name), problem))
         _keep(cache / "verdicts" / _verdict_id(directory, files))
+    for used in (verdict, directory) if remote else (verdict,):
+        with contextlib.suppress(OSError):  # a cache that others fill: its age is theirs to keep
+            os.utime(used)
     return directory
+
+
+class PruneReport(BaseModel):
+    """What was removed from a host's cache, or would be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cache: str
+    dry_run: bool
+    copies: int
+    verdicts: int
+    bytes: int
+
+
+def prune_cache(
+    *, min_age_s: float = 30 * 86_400.0, dry_run: bool = False, cache_dir: str | None = None
+) -> PruneReport:
+    """Remove copies of remote indexes and verdicts that nobody on this host used for `min_age_s` seconds.
+
+    Who has a copy open keeps it (it is mapped); who opens it later copies it again. Raises `ConfigError` for a
+    negative age, `StorageError` for a cache that cannot be changed.
+    """
+    if not min_age_s >= 0:
+        raise ConfigError(f"min_age_s is {min_age_s}; give 0 or more seconds.")
+    cache, limit_s = cache_directory(cache_dir), time.time() - min_age_s
+    copies = [path for path in _entries(cache / "bundles") if path.stat().st_mtime < limit_s]
+    verdicts = [path for path in _entries(cache / "verdicts") if path.stat().st_mtime < limit_s]
+    size = sum(file.stat().st_size for path in copies for file in path.rglob("*") if file.is_file())
+    if not dry_run:
+        try:
+            for path in copies:
+                shutil.rmtree(path)
+            for path in verdicts:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot remove {error.filename!r} from the cache: {error.strerror}."
+            ) from error
+    return PruneReport(
+        cache=str(cache), dry_run=dry_run, copies=len(copies), verdicts=len(verdicts), bytes=size
+    )
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
 
 
 def difference(uri: str, file: FileEntry) -> str | None:

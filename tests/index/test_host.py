@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from geoloc import storage
-from geoloc.errors import CorruptArtifact, StorageError
+from geoloc.errors import ConfigError, CorruptArtifact, StorageError
 from geoloc.index import host
 from geoloc.index.commit import commit, read_head
-from geoloc.index.host import ensure_local
+from geoloc.index.host import ensure_local, prune_cache
 from geoloc.index.manifest import FileEntry, read_manifest
 from geoloc.index.shard_files import write_marks
 from geoloc.index.snapshot import Snapshot
@@ -179,6 +179,32 @@ def test_an_index_on_s3_is_copied_once_and_verified(
     storage.delete(uri)
     with pytest.raises(CorruptArtifact, match=r"embeddings\.npy' is missing"):
         Snapshot.open(s3_uri)
+
+
+def test_copies_that_nobody_uses_are_pruned(s3_uri: str, cache: Path) -> None:
+    tiles = random_tiles(30, bits=64, dim=4)
+    build(s3_uri, tiles, 2)
+    held = Snapshot.open(s3_uri)
+    _ = held.model_uri
+
+    def age() -> None:
+        for path in [*(cache / "bundles").iterdir(), *(cache / "verdicts").iterdir()]:
+            os.utime(path, (1e9, 1e9))
+
+    age()
+    Snapshot.open(s3_uri)  # uses the shards again, not the model
+    planned = prune_cache(dry_run=True)
+    assert (planned.copies, planned.verdicts, planned.bytes) == (1, 1, 24)
+    assert prune_cache().model_copy(update={"dry_run": True}) == planned
+    assert prune_cache().copies == 0
+    age()
+    assert prune_cache(min_age_s=3600).copies == 2
+    assert list((cache / "bundles").iterdir()) == []
+    # Who has it open keeps it; who opens it anew copies it again.
+    assert held.search(tiles.codes, k=1).tile_ids[:, 0].tolist() == tiles.ids
+    assert Snapshot.open(s3_uri).search(tiles.codes, k=1).tile_ids[:, 0].tolist() == tiles.ids
+    with pytest.raises(ConfigError, match="give 0 or more seconds"):
+        prune_cache(min_age_s=-1)
 
 
 def test_the_cache_directory_comes_from_the_environment(

@@ -270,7 +270,9 @@ def test_what_does_not_fit_is_refused_with_the_figures(
     output = str(tmp_path / "index")
     with monkeypatch.context() as patch:
         patch.setattr(build_index, "_free_bytes", lambda _: 1000)
-        with pytest.raises(StorageError, match=r"needs about .* of disk while it is built, .* has 1.0 kB free"):
+        with pytest.raises(
+            StorageError, match=r"needs about .* of disk while it is built, .* has 1.0 kB free"
+        ):
             run(IndexConfig(), inputs, output)
     with monkeypatch.context() as patch:
         patch.setattr(build_index, "_nodes", lambda: [{"Alive": True, "Resources": {"memory": 1000}}])
