@@ -346,7 +346,11 @@ class _Result:
                 table[0].recall[first], table[-1].recall[first], retrieval.queries, what
             )
             said += gates.without_match(missing, retrieval.queries)
-            if one.asked.direction in protocol.single_match and "AP" in table[0].recall and not missing:
+            if (
+                one.asked.direction in protocol.single_match
+                and {"AP", "R@1"} <= table[0].recall.keys()
+                and not missing
+            ):
                 gates.check_precision(table[0].recall["AP"], table[0].recall["R@1"], table[0].method)
         if protocol.published_queries is not None:
             said += self._turned()
