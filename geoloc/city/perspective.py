@@ -17,9 +17,9 @@ from geoloc.city.raster import Window
 from geoloc.city.shading import Paint, mix_paint, shade
 from geoloc.city.solids import Field, build_field
 
-_EDGE_LEVELS = 18.0
-_SUBPIXELS = ((-0.3, -0.18), (0.31, -0.17), (0.0, 0.35))
-"""Three around the centre: no two of the four share a row or a column."""
+_EDGE_LEVELS = 24.0
+_SUBPIXELS = ((-0.34, 0.17), (0.34, -0.17))
+"""Two around the centre: no two of the three share a row or a column."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def render_view(
 ) -> Float:
     """What reaches a pinhole camera, before its own look: float32[height_px, width_px, 3] in 0..255.
 
-    One ray a pixel, and four where neighbours differ. `bounds` is the area that can be seen; the picture depends
+    One ray a pixel, and three where neighbours differ. `bounds` is the area that can be seen; the picture depends
     on it but not on the rest of the window. Nothing farther than `reach_m` over the ground is drawn.
 
     Convention: as `View`; row 0 is the top.
