@@ -123,7 +123,8 @@ def _kept(
     for name in (young & there) - set(kept):
         kept[name] = _needed_manifest(index_uri, name)
     # What a young snapshot replaced was current until then.
-    for parent in {manifest.parent for name, manifest in kept.items() if name in young} & there - set(kept):
+    replaced = {str(manifest.parent) for name, manifest in kept.items() if name in young}
+    for parent in (replaced & there) - set(kept):
         kept[parent] = _needed_manifest(index_uri, parent)
     return set(kept), list(kept.values())
 
