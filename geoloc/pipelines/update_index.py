@@ -19,6 +19,7 @@ from geoloc import parts, storage
 from geoloc.errors import CommitConflict, InputError
 from geoloc.index.commit import commit, current_snapshot, read_head
 from geoloc.index.estimate import estimate
+from geoloc.index.ivf import CENTRES_NAME
 from geoloc.index.manifest import Change, Manifest, Operation, ShardEntry, encode, read_manifest
 from geoloc.index.plan import run_rows, slices_of, tile_bytes
 from geoloc.index.update import (
@@ -39,6 +40,7 @@ from geoloc.pipelines.sharding import Build, build_shards, gather, remove_runs
 from geoloc.progress import say
 
 _COMPACT_BYTES_PER_S = 100e6
+_NPY_HEADER_BYTES = 128
 _NO_IDS = pa.array([], pa.large_string())
 
 
@@ -86,6 +88,12 @@ class CompactConfig(UpdateConfig):
     )
     dead_share: float = Field(
         0.25, gt=0, le=1, description="Share of removed rows from which a shard is written anew."
+    )
+    lists: int | None = Field(
+        None,
+        ge=0,
+        le=65_536,
+        description="Inverted lists of a new shard (default: as many as the index has).",
     )
     everything: bool = Field(False, description="Write all shards anew, as a fresh build would.")
 
@@ -183,7 +191,8 @@ def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
     if not old:
         return _result(index_uri, snapshot_id, base, Change(operation="compact"), [], reused=True)
     ensure_ray()
-    build = _compaction(index_uri, base, old, size)
+    lists = lists_of(base) if config.lists is None else config.lists
+    build = _compaction(index_uri, base, old, size, lists)
     made = build_shards(build)
 
     def prepare(parent: str, base: Manifest) -> Manifest | None:
@@ -197,7 +206,13 @@ def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
     return result
 
 
-def _compaction(index_uri: str, base: Manifest, old: Sequence[ShardEntry], size: int) -> Build:
+def lists_of(manifest: Manifest) -> int:
+    """Inverted lists of a shard of a snapshot: the most that one has, 0 without any."""
+    centres = [file.bytes for shard in manifest.shards if (file := shard.file(CENTRES_NAME))]
+    return max(0, max(centres, default=0) - _NPY_HEADER_BYTES) // (manifest.bits // 8)
+
+
+def _compaction(index_uri: str, base: Manifest, old: Sequence[ShardEntry], size: int, lists: int) -> Build:
     """The build that makes new shards of old ones; says what it takes and refuses what does not fit."""
     tiles, per_tile = sum(entry.live for entry in old), tile_bytes(base.bits, base.embedding_dim)
     told = estimate(
@@ -218,13 +233,14 @@ def _compaction(index_uri: str, base: Manifest, old: Sequence[ShardEntry], size:
     ]
     return Build(
         index_uri=index_uri,
-        fingerprint=_fingerprint("compact", contents, size),
+        fingerprint=_fingerprint("compact", contents, size, lists),
         sources=tuple(slices_of(index_uri, old, run_rows(tiles, per_tile, cpu_count()))),
         bits=base.bits,
         embedding_dim=base.embedding_dim,
         partition="space",
         shards=told.shards,
         memory_per_task_bytes=told.memory_per_task_bytes,
+        lists=lists,
     )
 
 

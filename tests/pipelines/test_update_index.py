@@ -223,6 +223,23 @@ def test_compaction_equals_a_fresh_build(tmp_path: Path) -> None:
     assert [shard.files for shard in got.shards] == [shard.files for shard in wanted.shards]
 
 
+def test_compaction_keeps_the_lists_of_an_approximate_search(tmp_path: Path) -> None:
+    life = new_life(tmp_path)
+    inputs = IndexInputs(codes=life.codes(life.tiles), model=str(tmp_path / "model"))
+    listed = run(IndexConfig(shards=2, lists=4), inputs, life.index, overwrite=True)
+    assert update_index.lists_of(read_manifest(life.index, listed.snapshot_id)) == 4
+    life.add(some_tiles(["a", "b"], 2))
+    life.compact(everything=True, tiles_per_shard=31)
+    manifest = read_manifest(life.index, Snapshot.open(life.index).snapshot_id)
+    assert update_index.lists_of(manifest) == 4
+    assert all(shard.file("ivf-centres.npy") for shard in manifest.shards)
+    exact = Snapshot.open(life.index).search(QUERIES, k=9)
+    assert (
+        Snapshot.open(life.index).search(QUERIES, k=9, probes=4).tile_ids.tolist() == exact.tile_ids.tolist()
+    )
+    check(life)
+
+
 def test_all_tiles_can_go_and_others_come(tmp_path: Path) -> None:
     life = new_life(tmp_path, 12)
     life.remove(list(life.tiles))
