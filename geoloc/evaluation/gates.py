@@ -134,6 +134,16 @@ def without_match(missing: int, queries: int) -> list[str]:
     ]
 
 
+def several_matches(several: int, queries: int, name: str) -> list[str]:
+    """A sentence about queries with more than one right item where the protocol knows one."""
+    if not several:
+        return []
+    return [
+        f"{several} of {queries} queries have more than one right item, and {name} knows one a query: the data are not "
+        "that data set's."
+    ]
+
+
 def not_comparable(
     queries: int, gallery: int, published: tuple[int | None, int | None], name: str
 ) -> list[str]:

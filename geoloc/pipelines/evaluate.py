@@ -346,6 +346,9 @@ class _Result:
                 table[0].recall[first], table[-1].recall[first], retrieval.queries, what
             )
             said += gates.without_match(missing, retrieval.queries)
+            if one.asked.direction in protocol.single_match:
+                several = int((retrieval.truth.counts(retrieval.queries) > 1).sum())
+                said += gates.several_matches(several, retrieval.queries, protocol.name)
             if (
                 one.asked.direction in protocol.single_match
                 and {"AP", "R@1"} <= table[0].recall.keys()

@@ -114,3 +114,9 @@ def test_photos_at_the_best_of_many_headings_are_said():
     assert sentence.startswith(
         "4 of 9 photos have no heading and were compared at the best of 32 headings: published"
     )
+
+
+def test_several_right_items_where_there_should_be_one_are_said():
+    assert gates.several_matches(0, 9, "cvusa") == []
+    (sentence,) = gates.several_matches(2, 9, "cvusa")
+    assert sentence.startswith("2 of 9 queries have more than one right item, and cvusa knows one a query")
