@@ -47,7 +47,7 @@ def measure_build(directory: Path, *, tiles: int, bits: int, shards: int, rounds
     each = tiles // shards
     sources = [_write_part(codes_uri, number, each, bits) for number in range(shards)]
     one_s, all_s = [], []
-    _build(directory / "warm", sources[:1], bits, 1)
+    _build(directory / "warm", sources, bits, shards)  # starts all workers
     for number in range(rounds):
         one_s.append(_build(directory / f"one-{number}", sources[:1], bits, 1))
         all_s.append(_build(directory / f"all-{number}", sources, bits, shards))
