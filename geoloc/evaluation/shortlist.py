@@ -30,7 +30,9 @@ def similarities(queries: npt.NDArray[np.float32], rows: IntArray, gather: Gathe
         there = own >= 0
         if there.any():
             items = measure.prepare(candidates(gather(own[there])), query=False)
-            out[query, there] = measure.scores(heads[query], items.reshape(-1, items.shape[-1])).max(axis=0)
+            scores = measure.scores(heads[query], items.reshape(-1, items.shape[-1]))
+            # Candidates of the query and of each item: the best pair of them counts.
+            out[query, there] = scores.max(axis=0).reshape(len(items), -1).max(axis=1)
     return out
 
 

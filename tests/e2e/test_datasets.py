@@ -168,7 +168,7 @@ def test_tables_hold_what_was_exported(way: Way, case: Case) -> None:
     truth_tiles, truth_photos = way.truth(case)
     tiles, queries, pairs = (read(uri, kind) for kind in ("tiles", "queries", "pairs"))
     assert (len(tiles), len(queries)) == (len(truth_tiles), len(truth_photos))
-    assert len(queries) >= 5
+    assert len(queries) >= 4
     tile_truth = dict(zip([t["tile_id"] for t in tiles], matched(tiles, truth_tiles), strict=True))
     photo_truth = dict(zip([q["query_id"] for q in queries], matched(queries, truth_photos), strict=True))
     note = json.loads(Path(uri, "dataset.json").read_text())
@@ -249,7 +249,7 @@ def oracle(case: Case, tiles: Rows, photos: Rows, kind: str) -> tuple[list[np.nd
         keys = [tile["path"] for tile in tiles]
         wanted = [nearest_tiles(tiles, photo) for photo in photos]
         if kind == "beside":
-            both = [0.9 * vector(near[1]) + 0.44 * vector(near[0]) for near in wanted]
+            both = [0.78 * vector(near[1]) + 0.62 * vector(near[0]) for near in wanted]
             return [vector(key) for key in keys], [v / np.linalg.norm(v) for v in both]
         photo_keys = [near[0] for near in wanted]
     else:
@@ -414,6 +414,8 @@ def test_the_points_of_a_map_tile_are_those_around_its_panorama(way: Way) -> Non
 @pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES])
 def test_an_untrained_model_goes_the_whole_way(way: Way, case: Case) -> None:
     result = evaluated(way, case, "untrained")
-    assert (result["queries"], result["gallery"]) == tuple(len(rows) for rows in reversed(way.truth(case)))
+    tiles, photos = (len(rows) for rows in way.truth(case))
+    asked = (tiles, photos) if "satellite-to" in case.protocol else (photos, tiles)
+    assert (result["queries"], result["gallery"]) == asked
     assert first_recall(result)["R@1"] < 100
     assert any("Not comparable with published figures" in finding for finding in result["findings"])

@@ -128,6 +128,23 @@ def test_a_shortlist_of_everything_ranks_like_the_floats(seed):
     np.testing.assert_array_equal(found.positives, floats.positives)
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+def test_the_best_pair_of_candidates_of_query_and_item_counts(turns):
+    rng = np.random.default_rng(turns)
+    queries = rng.normal(size=(4, 2, 5)).astype(np.float32)
+    gallery = rng.normal(size=(6, turns, 5)).astype(np.float32)
+    rows = np.array([[3, 1, -1], [0, 5, 2], [2, 2, 4], [-1, -1, 0]])
+    found = similarities(queries, rows, lambda own: gallery[own])
+    for query, own in enumerate(rows):
+        for place, row in enumerate(own):
+            best = max(float(q @ item) for q in queries[query] for item in gallery[row])
+            assert (
+                np.isnan(found[query, place])
+                if row < 0
+                else found[query, place] == pytest.approx(best, abs=1e-5)
+            )
+
+
 def test_a_truth_outside_the_shortlist_stays_behind_it():
     codes = np.array([[0]], dtype=np.uint8)
     stored = np.array([[0], [1], [3], [7]], dtype=np.uint8)
