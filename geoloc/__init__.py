@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from geoloc.compiled import find_place
 
 if TYPE_CHECKING:
     from geoloc.localization.localizer import Localizer
 
 __all__ = ["Localizer"]
+
+find_place(os.environ, Path(__file__).parent, Path(os.path.expanduser("~")))
 
 
 def __getattr__(name: str) -> Any:
