@@ -23,7 +23,9 @@ def test_buildings_are_drawn_within_a_pixel_and_a_half_of_their_corners(city: Ci
     """Points 1.5 pixels inside each corner are house, those as far outside a free-standing corner are not."""
     side, size = 120.0, 512
     picture = render_map(city, *CENTRE, side_m=side, size_px=size)
-    house = is_ink(picture, _HOUSE, _HOUSE_LINE, (204, 191, 182), *_SYMBOLS, (255, 255, 255))  # and half a line
+    house = is_ink(
+        picture, _HOUSE, _HOUSE_LINE, (204, 191, 182), *_SYMBOLS, (255, 255, 255)
+    )  # and half a line
     table = window.table
     step = 1.5 * side / size
     inner = table.copy()
