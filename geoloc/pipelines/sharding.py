@@ -156,10 +156,10 @@ def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
     """Refuse an id that two tiles have, wherever they lie; hashes find the suspects, the ids decide."""
     tasks = max(1, min(_HASH_SLICES, build.tiles // _HASHES_PER_TASK))
     edges = np.linspace(0, _HASH_SLICES, tasks + 1).astype(int).tolist()
-    remote = ray.remote(repeated_hashes)
-    shared = ray.put(list(runs))
-    refs = [remote.remote(build.work_uri, shared, first, last) for first, last in itertools.pairwise(edges)]
-    hashes = np.concatenate(gather(refs, "index: comparing ids", "slices"))[:1000]
+    compare = ray.remote(repeated_hashes)
+    shared: Any = ray.put(list(runs))  # Ray hands a task the value of a reference
+    slices = [compare.remote(build.work_uri, shared, first, last) for first, last in itertools.pairwise(edges)]
+    hashes = np.concatenate(gather(slices, "index: comparing ids", "slices"))[:1000]
     if len(hashes):
         find = ray.remote(ids_with_hashes)
         refs = [find.remote(build.work_uri, run, hashes) for run in runs]
