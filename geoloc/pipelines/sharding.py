@@ -158,7 +158,9 @@ def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
     edges = np.linspace(0, _HASH_SLICES, tasks + 1).astype(int).tolist()
     compare = ray.remote(repeated_hashes)
     shared: Any = ray.put(list(runs))  # Ray hands a task the value of a reference
-    slices = [compare.remote(build.work_uri, shared, first, last) for first, last in itertools.pairwise(edges)]
+    slices = [
+        compare.remote(build.work_uri, shared, first, last) for first, last in itertools.pairwise(edges)
+    ]
     hashes = np.concatenate(gather(slices, "index: comparing ids", "slices"))[:1000]
     if len(hashes):
         find = ray.remote(ids_with_hashes)
