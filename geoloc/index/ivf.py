@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.errors import ConfigError, CorruptArtifact
-from geoloc.index import topk
+from geoloc.index import gpu, topk
 from geoloc.index.kernels import Codes, Kernel, default_kernel
 
 IntArray = npt.NDArray[np.int64]
@@ -64,16 +64,18 @@ def usual_lists(count: int) -> int:
 
 
 def make_lists(codes: Codes, lists: int, *, threads: int = 1, seed: int = 0) -> Lists:
-    """Deal codes uint8[N, B] out to lists; the same codes and seed give the same lists.
+    """Deal codes uint8[N, B] out to lists; the same codes and seed give the same lists, with a GPU or without.
 
     Raises `ConfigError` unless 1 <= lists <= N.
     """
     if not 1 <= lists <= len(codes):
         raise ConfigError(f"lists is {lists}, it must lie between 1 and the number of codes ({len(codes)}).")
-    kernel = default_kernel()
+    kernel, on_device = default_kernel(), gpu.has_device()
     with ThreadPoolExecutor(threads) as pool:
 
         def nearest_centre(some: Codes, centres: Codes) -> IntArray:
+            if on_device:
+                return gpu.nearest_centres(some, centres)
             parts = [some[start : start + _BLOCK_ROWS] for start in range(0, len(some), _BLOCK_ROWS)]
             return np.concatenate(
                 list(pool.map(lambda part: kernel.nearest(centres, part, 1)[1][:, 0], parts))

@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 
 from geoloc import storage
 from geoloc.errors import GeolocError
+from geoloc.index import gpu
 from geoloc.index.build import (
     ShardTask,
     build_name,
@@ -42,7 +43,7 @@ from geoloc.index.runs import (
     repeated_hashes,
     write_run,
 )
-from geoloc.pipelines.cluster import cpu_count
+from geoloc.pipelines.cluster import cpu_count, gpu_count
 from geoloc.progress import track
 
 _HASH_SLICES = 256
@@ -102,7 +103,7 @@ def build_shards(build: Build) -> list[ShardEntry]:
         "runs",
     )
     tasks = [_task(build, number, cuts) for number in range(len(plan.counts))]
-    remote = ray.remote(build_shard).options(memory=build.memory_per_task_bytes)
+    remote = ray.remote(build_shard).options(memory=build.memory_per_task_bytes, num_gpus=_gpus(build))
     return gather([remote.remote(task) for task in tasks], "index: building", "shards")
 
 
@@ -166,6 +167,11 @@ def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
         find = ray.remote(ids_with_hashes)
         refs = [find.remote(build.work_uri, run, hashes) for run in runs]
         check_repeats([name for names in gather(refs, "index: naming ids", "runs") for name in names])
+
+
+def _gpus(build: Build) -> int:
+    """GPUs of a task: one where lists are made, the cluster has GPUs and FAISS can use them."""
+    return int(bool(build.lists) and gpu.built_for_gpu() and gpu_count() > 0)
 
 
 def _task(build: Build, number: int, cuts: Sequence[Sequence[int]]) -> ShardTask:
