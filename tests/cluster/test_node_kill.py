@@ -47,7 +47,10 @@ DRIVER = """
     finished = time.monotonic()
     thread.join()
     other = run(config, inputs, calm)
-    alive = sum(node["Alive"] for node in ray.nodes())
+    # Ray declares a node dead a quarter of a minute after it fell silent, which may be later than all this.
+    patience = time.monotonic() + 60
+    while (alive := sum(node["Alive"] for node in ray.nodes())) > 2 and time.monotonic() < patience:
+        time.sleep(0.5)
     print(json.dumps({
         "same": result.snapshot_id == other.snapshot_id,
         "shards": [shard.count for shard in read_manifest(hit, result.snapshot_id).shards],
@@ -88,7 +91,8 @@ def test_a_node_that_is_killed_while_shards_are_built(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    told = json.loads(done.stdout.splitlines()[-1])
+    # Ray may print of the machine that died after our line.
+    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"same"')))
     assert told["same"], "the bytes depend on who built them"
     assert sum(told["shards"]) == 60_000
     assert len(told["shards"]) == 16

@@ -55,12 +55,18 @@ def perform(index_uri: str, codes_uri: str, step: int, state: State) -> str:
     return act(index_uri, codes, batch(step, state))
 
 
-@cache
 def state_before(step: int) -> State:
     """What the index holds when all steps before this one are done; not to be changed."""
+    for earlier in range(0, step, 100):  # long lives would recurse too deeply at once
+        _state_before(earlier)
+    return _state_before(step)
+
+
+@cache
+def _state_before(step: int) -> State:
     if step <= 0:
         return dict.fromkeys(batch(FIRST, {}).ids, FIRST)
-    return after(step - 1, state_before(step - 1))
+    return after(step - 1, _state_before(step - 1))
 
 
 def _live(index_uri: str, codes_uri: str, first: int, log: str) -> None:
