@@ -82,7 +82,8 @@ def read_labels(root: str, city: str, split: str, labels: str = "auto") -> Label
     if endings is None:
         raise ConfigError(f"labels is {labels!r}; give auto, original or corrected.")
     wanted = [files.below(folder, f"{kind}{ending}.txt") for ending in endings for folder in folders]
-    uri = files.first_there(f"the {labels} label list of VIGOR's {city}", wanted, LAYOUT)
+    which = "label list" if labels == "auto" else f"{labels} label list"
+    uri = files.first_there(f"the {which} of VIGOR's {city}", wanted, LAYOUT)
     lists = [files.below(folder, "satellite_list.txt") for folder in [uri.rpartition("/")[0], *folders]]
     gallery = files.first_there(f"the satellite list of VIGOR's {city}", list(dict.fromkeys(lists)), LAYOUT)
     return Labels(
