@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(900)
 DIM, BITS, HEADINGS = 128, 64, 2
 EXPORTS = {
     "cvusa": ["--places", "40", "--scale", "0.16"],
-    "cvact": ["--places", "60", "--scale", "0.05", "--missing-share", "0.04"],
+    "cvact": ["--places", "100", "--scale", "0.05", "--missing-share", "0.04"],
     "vigor": ["--places", "64", "--scale", "0.08"],
     "map25d": ["--places", "180", "--scale", "0.2"],
     "university1652": ["--places", "22", "--scale", "0.07", "--drone-views", "3", "--distractors", "12"],
@@ -168,7 +168,7 @@ def test_tables_hold_what_was_exported(way: Way, case: Case) -> None:
     truth_tiles, truth_photos = way.truth(case)
     tiles, queries, pairs = (read(uri, kind) for kind in ("tiles", "queries", "pairs"))
     assert (len(tiles), len(queries)) == (len(truth_tiles), len(truth_photos))
-    assert len(queries) >= 4
+    assert len(queries) >= 5
     tile_truth = dict(zip([t["tile_id"] for t in tiles], matched(tiles, truth_tiles), strict=True))
     photo_truth = dict(zip([q["query_id"] for q in queries], matched(queries, truth_photos), strict=True))
     note = json.loads(Path(uri, "dataset.json").read_text())
