@@ -81,6 +81,9 @@ class AugmentationRecipe(Section):
     fov_deg: tuple[PositiveFloat, PositiveFloat] | None = Field(
         None, description="panoramas keep a field of view between these two, at a random place"
     )
+    whole: Share | None = Field(
+        None, description="share of the panoramas that keep their whole circle all the same"
+    )
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> AugmentationRecipe:
@@ -88,6 +91,8 @@ class AugmentationRecipe(Section):
             raise ValueError(
                 f"fov_deg is {list(self.fov_deg)}; give smallest before largest, within 1 to 360"
             )
+        if self.whole is not None and self.fov_deg is None:
+            raise ValueError("whole is the share that fov_deg leaves alone; give fov_deg too")
         if self.centre_crop is not None and self.centre_crop[0] == 0:
             raise ValueError("centre_crop keeps nothing of the tile; give a share above 0")
         return self

@@ -169,6 +169,7 @@ SQUARE = "view: {kind: none}, aggregation: {kind: gap}"
         (f"model: {{{SQUARE}}}\nloss: {{heading: unknown}}", "needs an aggregation that keeps"),
         ("training: {augmentation: {fov_deg: [90, 70]}}", "give smallest before largest"),
         ("training: {augmentation: {centre_crop: [0, 1]}}", "give a share above 0"),
+        ("training: {augmentation: {whole: 0.5}}", "give fov_deg too"),
     ],
 )
 def test_parts_that_do_not_fit_are_one_sentence(text: str, sentence: str) -> None:

@@ -112,9 +112,12 @@ def _draw_further(
         draw = replace(draw, scale=torch.where(cropped, share, 1.0))
     if recipe.fov_deg is not None:
         fov = uniform((count,), *recipe.fov_deg, generator)
+        first = torch.randint(0, width_px, (count,), generator=generator)
+        if recipe.whole is not None:
+            fov = torch.where(torch.rand(count, generator=generator) < recipe.whole, 360.0, fov)
         draw = replace(
             draw,
-            first=torch.randint(0, width_px, (count,), generator=generator),
+            first=first,
             kept=(fov / 360 * width_px).long().clamp(min=1),
         )
     return draw

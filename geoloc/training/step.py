@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from geoloc.losses.circular import best_turn_similarity
+from geoloc.losses.circular import best_turn_similarity, part_similarity
 from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
 from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
 from geoloc.losses.triplet import guidance_loss, triplet_of_similarity
@@ -17,7 +17,7 @@ from geoloc.models.preprocessing import to_unit
 from geoloc.recipe import Recipe
 from geoloc.training.augment import PairDraw, change_light
 from geoloc.training.gather import gather_rows
-from geoloc.views.panorama import limit_view, turn_panorama
+from geoloc.views.panorama import limit_view, turn_panorama, visible_columns
 
 _LARGEST_LOG_SCALE = 4.6  # a temperature of 0.01: beyond, InfoNCE only sharpens what it already separates
 
@@ -48,11 +48,15 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """Unit embeddings of one worker's pairs; `coded` are the queries with their heading known, for the codes."""
+    """Unit embeddings of one worker's pairs; `coded` are the queries with their heading known, for the codes.
+
+    `visible` bool[B, columns]: which columns a query of limited view shows; None where all do.
+    """
 
     queries: torch.Tensor
     references: torch.Tensor
     coded: torch.Tensor
+    visible: torch.Tensor | None
     drones: torch.Tensor | None
     guidance: torch.Tensor | None
 
@@ -76,10 +80,9 @@ class PairStep(nn.Module):
         """Loss over the pairs of all workers; `drone` is the pose of a second aerial look, for its own term."""
         own = self._embed(batch, draw, drone, generator)
         ignored = self._ignored(batch)
-        unknown = self.recipe.loss.heading == "unknown"
         queries, references = gather_rows(own.queries), gather_rows(own.references)
-        coded = gather_rows(own.coded) if unknown else queries
-        similarity = self._similarity(queries, references) if unknown else queries @ references.T
+        coded = gather_rows(own.coded) if self.recipe.loss.heading == "unknown" else queries
+        similarity = self._similarity(queries, references, own.visible)
         loss = self._match(similarity, ignored) + self._hashing(coded, references, ignored)
         if own.drones is not None:
             drones = gather_rows(own.drones)
@@ -93,8 +96,21 @@ class PairStep(nn.Module):
             spread = references.std(0).norm()
         return StepResult(loss, first.float().mean(), spread)
 
-    def _similarity(self, queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        return best_turn_similarity(queries, references, self.recipe.model.columns)
+    def _similarity(
+        self, queries: torch.Tensor, references: torch.Tensor, visible: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Cosines float[N, N] as photos will be searched: at the best turn, over the columns they show."""
+        columns = self.recipe.model.columns
+        if visible is not None:
+            with torch.no_grad():
+                visible = gather_rows(visible.float()) > 0
+        if self.recipe.loss.heading == "unknown":
+            return best_turn_similarity(queries, references, columns, visible)
+        return (
+            queries @ references.T
+            if visible is None
+            else part_similarity(queries, references, columns, visible)
+        )
 
     def _match(self, similarity: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
         """The recipe's loss of a matrix of cosines float[N, N]."""
@@ -119,8 +135,11 @@ class PairStep(nn.Module):
     ) -> _Embedded:
         light = self.recipe.training.augmentation.photometric
         turned = turn_panorama(batch.panoramas, draw.columns, draw.mirrored)
+        visible = None
         if draw.first is not None and draw.kept is not None:
             turned = limit_view(turned, draw.first, draw.kept)
+            if self.recipe.model.columns > 1:
+                visible = visible_columns(draw.first, draw.kept, turned.shape[2], self.recipe.model.columns)
         tiles = to_unit(batch.tiles)
         seen = self.model.convert_view(tiles, draw.aerial)
         guidance = None
@@ -142,9 +161,8 @@ class PairStep(nn.Module):
         coded = embedded[0]
         if self.recipe.loss.heading == "unknown":
             coded = flatten(_turned_back(columns[0], draw.relative_turn(width)))
-        return _Embedded(
-            embedded[0], embedded[1], coded, embedded[2] if drone is not None else None, guidance
-        )
+        drones = embedded[2] if drone is not None else None
+        return _Embedded(embedded[0], embedded[1], coded, visible, drones, guidance)
 
     def _ignored(self, batch: PairBatch) -> torch.Tensor:
         """bool[N, N] over all workers: pairs of different photos that show one place, so no negatives."""

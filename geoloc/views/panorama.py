@@ -45,6 +45,16 @@ def limit_view(images: torch.Tensor, first: torch.Tensor, columns: torch.Tensor)
     return images * (index < columns[:, None])[:, None, :, None].to(images.dtype)
 
 
+def visible_columns(first: torch.Tensor, kept: torch.Tensor, width_px: int, columns: int) -> torch.Tensor:
+    """bool[B, columns]: which of `columns` equal parts of the width show something in at least half of their pixels.
+
+    For panoramas that keep `kept` int64[B] pixel columns from `first` int64[B] on, as `limit_view` leaves them.
+    """
+    index = (torch.arange(width_px, device=first.device)[None] - first[:, None]) % width_px
+    lit = (index < kept[:, None]).float()
+    return lit.view(len(first), columns, -1).mean(-1) >= 0.5
+
+
 def columns_of_view(fov_deg: float, width_px: int) -> int:
     """How many of `width_px` columns a field of view keeps: int(fov / 360 * W), at least 1, as published."""
     return max(1, int(fov_deg / 360 * width_px))

@@ -78,3 +78,14 @@ def test_light_is_the_same_as_one_change_after_the_other() -> None:
     expected = (saturated(pixels) - saturated(middle)) * contrast + saturated(middle)
     np.testing.assert_allclose(got, expected * gain + shift, atol=1e-5)
     torch.testing.assert_close(change_light(images, 0.0, seeded()), images)
+
+
+def test_some_panoramas_stay_whole() -> None:
+    recipe = AugmentationRecipe(fov_deg=(90, 180), whole=0.25)
+    zeros = torch.zeros(4000)
+    draw = draw_pairs(zeros, zeros, recipe, width_px=360, reach_m=0.0, generator=seeded(5))
+    assert draw.kept is not None
+    whole = draw.kept == 360
+    assert whole.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert draw.kept[~whole].min() >= 90
+    assert draw.kept[~whole].max() <= 180

@@ -18,7 +18,7 @@ from geoloc.training.augment import PairDraw, draw_pairs
 from geoloc.training.pairs import PairIndex, PairStore
 from geoloc.training.step import _turned_back
 from geoloc.training.trainer import Trainer
-from geoloc.views.panorama import turn_panorama
+from geoloc.views.panorama import limit_view, turn_panorama
 from geoloc.views.polar import aerial_to_polar
 
 COUNT = 12
@@ -190,6 +190,50 @@ def test_unknown_headings_are_compared_at_their_best_turn() -> None:
         logits = best_turn_similarity(queries, references, 32) / recipe.loss.temperature
         expected = symmetric_info_nce(masked(logits, None))
     torch.testing.assert_close(result.loss, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("heading", ["unknown", None])
+def test_of_a_limited_view_only_the_columns_it_shows_are_compared(heading: str | None) -> None:
+    augmentation = {"offset_m": 0, "photometric": 0, "turn": heading and "any", "fov_deg": (70, 200)}
+    recipe = changed(
+        unknown(),
+        loss={"hashing_weight": 0.0, "label_smoothing": 0.0, "heading": heading},
+        training={"augmentation": augmentation},
+    )
+    trainer = Trainer(noise(recipe), recipe)
+    batch = trainer._batch(np.arange(8))
+    zeros, generator = torch.zeros(8), torch.Generator().manual_seed(4)
+    draw = draw_pairs(
+        zeros, zeros, recipe.training.augmentation, width_px=256, reach_m=0.0, generator=generator
+    )
+    assert draw.first is not None
+    assert draw.kept is not None
+    trainer._pair_step.train()
+    with torch.no_grad():
+        result = trainer._pair_step(batch, draw, None, torch.Generator())
+        model = trainer.model
+        turned = turn_panorama(batch.panoramas, draw.columns, draw.mirrored)
+        shown = to_unit(limit_view(turned, draw.first, draw.kept))
+        polar = model.to_polar(to_unit(batch.tiles), draw.aerial)
+        queries, references = model.columns_of([shown, polar], ["panorama", "aerial"])
+    best = torch.full((8, 8), -1.0)
+    for row in range(8):
+        columns = {int(draw.first[row] + pixel) % 256 // 8 for pixel in range(int(draw.kept[row]))}
+        seen = [c for c in columns if _pixels_shown(draw, row, c) >= 4]
+        for turn in range(32) if heading else [0]:
+            part = queries[row][:, seen].flatten()
+            there = references[:, :, [(c + turn) % 32 for c in seen]].flatten(1)
+            similar = torch.nn.functional.cosine_similarity(part[None], there)
+            best[row] = torch.maximum(best[row], similar)
+    expected = symmetric_info_nce(best / recipe.loss.temperature)
+    torch.testing.assert_close(result.loss, expected, rtol=1e-3, atol=1e-3)
+
+
+def _pixels_shown(draw: PairDraw, row: int, column: int) -> int:
+    assert draw.first is not None
+    assert draw.kept is not None
+    pixels = range(8 * column, 8 * column + 8)
+    return sum((pixel - int(draw.first[row])) % 256 < int(draw.kept[row]) for pixel in pixels)
 
 
 def test_a_query_is_turned_back_before_it_is_coded() -> None:

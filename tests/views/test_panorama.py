@@ -7,7 +7,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from geoloc.views.panorama import columns_of_view, limit_view, resample_panorama, turn_panorama
+from geoloc.views.panorama import (
+    columns_of_view,
+    limit_view,
+    resample_panorama,
+    turn_panorama,
+    visible_columns,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -134,3 +140,13 @@ def test_a_limited_view_keeps_columns_where_they_are() -> None:
 def test_columns_of_a_view_are_the_published_number() -> None:
     assert [columns_of_view(fov, 616) for fov in (360, 180, 90, 70)] == [616, 308, 154, 119]
     assert columns_of_view(0.1, 64) == 1
+
+
+def test_visible_columns_are_those_of_which_half_is_left() -> None:
+    first, kept = torch.tensor([0, 6, 13, 2, 0]), torch.tensor([6, 8, 7, 1, 16])
+    white = torch.ones(5, 1, 16, 1)
+    left = limit_view(white, first, kept)[:, 0, :, 0].view(5, 4, 4).sum(-1)
+    got = visible_columns(first, kept, 16, 4)
+    assert got.tolist() == (left >= 2).tolist()
+    assert got[0].tolist() == [True, True, False, False]
+    assert got[4].all()
