@@ -54,7 +54,8 @@ def _by_column(values: torch.Tensor, columns: int) -> torch.Tensor:
 def _correlate(queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Products [N, M, W] of [N, C, W] rolled to the right by every number of columns with [M, C, W]."""
     product = torch.einsum("ncf,mcf->nmf", torch.fft.rfft(queries).conj(), torch.fft.rfft(references))
-    return torch.fft.irfft(product, n=queries.shape[-1])
+    turns: torch.Tensor = torch.fft.irfft(product, n=queries.shape[-1])
+    return turns
 
 
 def _length_of(query: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
