@@ -97,10 +97,14 @@ class ModelRecipe(Section):
         return self.view.height_px, self.view.width_px
 
     @property
+    def map_turns_by_rolling(self) -> bool:
+        """Whether a picture rolled by whole strides gives a feature map rolled by whole columns, exactly."""
+        return isinstance(self.backbone, PlainCnn) and self.orientation is None
+
+    @property
     def turns_by_rolling(self) -> bool:
         """Whether a picture rolled by whole columns gives an embedding rolled by whole columns, exactly."""
-        wrapped = isinstance(self.backbone, PlainCnn) and self.orientation is None
-        return wrapped and isinstance(self.aggregation, HeightMean | ColumnAttention)
+        return self.map_turns_by_rolling and isinstance(self.aggregation, HeightMean | ColumnAttention)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelRecipe:

@@ -110,8 +110,8 @@ class Encoder:
         """Prepared pictures of unknown heading to `headings` candidates each: [N, R, D] and [N, R, bits // 8].
 
         Candidate r assumes that the middle of the picture (for a drone picture: its top) looks along
-        r * 360 / R degrees. Where the model turns with its picture (`ModelRecipe.turns_by_rolling`), candidates
-        that are whole columns of the feature map apart share one pass; else each has a pass of its own.
+        r * 360 / R degrees. Where the feature map turns with the picture (`ModelRecipe.map_turns_by_rolling`),
+        candidates that are whole columns of it apart share one pass; else each has a pass of its own.
         Raises `ConfigError` unless R divides the width of the input.
         """
         self._check(batch, view)
@@ -135,7 +135,7 @@ class Encoder:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         recipe = self.recipe.model
-        if recipe.turns_by_rolling and (view not in AERIAL_VIEWS or isinstance(recipe.view, PolarView)):
+        if recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or isinstance(recipe.view, PolarView)):
             features = self._rolled_features(images, view, headings)
         else:
             features = [self._features_at(images, view, turn / headings) for turn in range(headings)]
@@ -144,18 +144,24 @@ class Encoder:
         return embedding.cpu().numpy(), logits.cpu().numpy()
 
     def _rolled_features(self, images: torch.Tensor, view: View, headings: int) -> list[torch.Tensor]:
-        """Features of every candidate from as few passes as there are places between two columns."""
+        """Features of every candidate from as few passes as there are places between two columns.
+
+        Columns of the embedding where it keeps them, else of the feature map, which is then aggregated anew.
+        """
+        recipe = self.recipe.model
         if view in AERIAL_VIEWS:
             images = self._model.convert_view(images)
         step_px = images.shape[-1] // headings
-        column_px = images.shape[-1] // self.recipe.model.columns
+        keeps = recipe.turns_by_rolling
+        column_px = images.shape[-1] // recipe.columns if keeps else recipe.backbone.stride
         passes = column_px // math.gcd(step_px, column_px)
         rolled: list[torch.Tensor] = [torch.empty(0)] * headings
         for first in range(passes):
-            features = self._model.columns(torch.roll(images, first * step_px, dims=-1), view)
+            turned = torch.roll(images, first * step_px, dims=-1)
+            features = self._model.columns(turned, view) if keeps else self._model.feature_map(turned, view)
             for candidate in range(first, headings, passes):
-                shift = (candidate - first) * step_px // column_px
-                rolled[candidate] = torch.roll(features, shift, dims=-1)
+                moved = torch.roll(features, (candidate - first) * step_px // column_px, dims=-1)
+                rolled[candidate] = moved if keeps else self._model.aggregate(moved, view)
         return rolled
 
     def _features_at(self, images: torch.Tensor, view: View, turn: float) -> torch.Tensor:

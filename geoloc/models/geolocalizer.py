@@ -158,6 +158,14 @@ class GeoLocalizer(nn.Module):
             ]
         return [self._aggregate(part, branch) for part, branch in zip(parts, branches, strict=True)]
 
+    def feature_map(self, images: torch.Tensor, view: str) -> torch.Tensor:
+        """Pictures as in `columns`, of models without orientation maps, to the backbone's float[B, C, h, w]."""
+        return self._features(images, self.branch_of(view), None)
+
+    def aggregate(self, features: torch.Tensor, view: str) -> torch.Tensor:
+        """A backbone's float[B, C, h, w] to float32[B, channels, columns]: the rest of `columns`."""
+        return self._aggregate(features, self.branch_of(view))
+
     def _features(self, images: torch.Tensor, branch: str, maps: torch.Tensor | None) -> torch.Tensor:
         inputs = normalise(images, self.recipe.pixels).contiguous(memory_format=torch.channels_last)
         features: torch.Tensor = self.backbones[branch](inputs, maps)

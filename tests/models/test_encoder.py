@@ -123,6 +123,37 @@ def test_a_heading_candidate_is_the_picture_turned_to_north(encoder: Encoder, he
         np.testing.assert_allclose(unknown.embedding[0, candidate], expected.embedding[0], atol=1e-5)
 
 
+@pytest.mark.parametrize(("headings", "passes"), [(8, 1), (32, 2)])  # the stride is 4 of 64 columns
+@pytest.mark.parametrize("aggregation", [{"kind": "gem"}, {"kind": "safa", "heads": 3}], ids=["gem", "safa"])
+def test_candidates_of_whole_map_heads_share_passes_and_equal_passes_of_their_own(
+    aggregation: dict[str, object], headings: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    data = Recipe.from_yaml(TEXT).model_dump()
+    data["model"]["aggregation"] = aggregation
+    recipe = Recipe.model_validate(data)
+    model = GeoLocalizer(recipe.model)
+    for parameter in model.heads.parameters():
+        torch.nn.init.normal_(parameter)  # as they start, SAFA's weights are all but equal at all positions
+    encoder = Encoder(model, recipe, "m")
+    seen: list[int] = []
+    model.backbones["panorama"].register_forward_hook(lambda *_: seen.append(1))
+    for view, size in (("panorama", (16, 64)), ("drone", (32, 32))):
+        picture = noise(*size, 3)
+        picture[:, : size[1] // 3] = 255  # unlike its turned self
+        batch = encoder.prepare([picture, picture[:, ::-1]], view)  # type: ignore[arg-type]
+        seen.clear()
+        shared = encoder.encode_headings(batch, view, headings)  # type: ignore[arg-type]
+        assert len(seen) == passes
+        with monkeypatch.context() as patched:
+            patched.setattr(type(recipe.model), "map_turns_by_rolling", False)
+            alone = encoder.encode_headings(batch, view, headings)  # type: ignore[arg-type]
+        assert len(seen) == passes + headings
+        np.testing.assert_allclose(shared.embedding, alone.embedding, atol=1e-5)
+        turned = np.abs(shared.embedding[:, 0] - shared.embedding[:, headings // 2]).max()
+        assert (turned > 0.01) == (aggregation["kind"] == "safa")  # a pool over all positions sees no roll
+
+
 def test_a_turned_drone_picture_is_found_at_its_heading(encoder: Encoder) -> None:
     tile = noise(32, 32, 3)
     reference = encoder.encode(encoder.prepare([tile], "aerial"), "aerial").embedding[0]
