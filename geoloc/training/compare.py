@@ -1,34 +1,31 @@
-"""The stage `compare`: several recipes trained with one budget, measured side by side, one table.
+"""The stage `compare`: several recipes trained with one budget, measured side by side, one table and one page.
 
-Each (recipe, seed) is a model directory of its own under the output, trained by the stage `train` and kept: run
-again, only what is missing is made.
+Each (recipe, seed) is a model directory of its own under the output, trained by the stage `train` and kept, and each
+of its measurements is a file of its own: run again, only what is missing is made. Commands for different recipes can
+work into one output at once; a last command with all recipes finds what they made.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc import parts, storage
+from geoloc import storage
 from geoloc.errors import ConfigError
-from geoloc.models.encoder import Encoder
-from geoloc.models.store import read_card
 from geoloc.progress import say
 from geoloc.recipe import Recipe
-from geoloc.training.conditions import CONDITIONS, PROTOCOL, PROTOCOL_SEED, measure
-from geoloc.training.pairs import load_pairs, read_index
+from geoloc.training.comparison.described import Described, describe
+from geoloc.training.comparison.measured import Measured, Measuring, Model, TestTable
+from geoloc.training.comparison.tables import to_markdown
+from geoloc.training.conditions import CONDITIONS
 from geoloc.training.stage import TrainConfig, TrainInputs
 from geoloc.training.stage import run as train
 
 TABLE_NAME = "table.json"
-PAGE_NAME = "table.md"
-_MEASURED = "conditions.json"
-_ANYWHERE_M = 1e6
+MARKDOWN_NAME = "table.md"
+_ALIGNED = tuple(condition for condition in CONDITIONS if condition.name == "aligned")
 
 
 class CompareConfig(BaseModel):
@@ -46,47 +43,38 @@ class CompareConfig(BaseModel):
     batch_size: int | None = Field(None, ge=2, description="pairs a step, the same for all")
     max_minutes: float | None = Field(None, gt=0, description="time for each training at the most")
     num_workers: int = Field(2, ge=1, description="data-parallel workers of a training")
+    photos: int | None = Field(
+        None, ge=1, description="photos measured of each table, taken evenly, for a quick look; else all"
+    )
 
 
 class CompareInputs(BaseModel):
-    """URIs of ingest outputs: pairs to learn from, and one or more tables of held-out pairs."""
+    """URIs of ingest outputs: pairs to learn from, and tables of held-out pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: str
-    tests: tuple[str, ...] = Field(description="each gives columns of its own, named by its last path part")
-
-
-class Measured(BaseModel):
-    """One recipe with one seed under one condition on one test table; percent and degrees, NaN written as null."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recipe: str
-    seed: int
-    test: str
-    condition: str
-    photos: int
-    tiles: int
-    recall_1: float
-    recall_5: float
-    recall_10: float
-    heading_error_deg: float | None
-    within_10_deg: float | None
+    tests: tuple[str, ...] = Field(
+        (), description="measured under all conditions; named by the last path part"
+    )
+    aligned: tuple[str, ...] = Field(
+        (), description="measured with known north only, such as photos anywhere on their tile"
+    )
 
 
 class CompareResult(BaseModel):
-    """Everything measured, and where the table lies."""
+    """Everything measured, what was compared, and where the tables lie."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: str
-    page: str
+    markdown: str
     rows: tuple[Measured, ...]
+    models: tuple[Described, ...]
 
     def text(self) -> str:
-        """The table as text."""
-        return make_page(self.rows)
+        """The tables as text."""
+        return to_markdown(self.rows, self.models)
 
 
 def run(
@@ -98,22 +86,31 @@ def run(
     the stage `train` raises.
     """
     output = storage.absolute(output)
-    tests = _named(
-        [storage.absolute(uri) for uri in inputs.tests], [_last(uri) for uri in inputs.tests], "test"
-    )
+    tables = _tables(inputs)
     recipes = [Recipe.load(name) for name in config.recipes]
     named = _named(list(config.recipes), [recipe.name for recipe in recipes], "recipe")
+    wanted = [(name, seed) for name in named for seed in config.seeds]
+    conditions = sum(len(table.conditions) for table in tables)
+    measuring = Measuring(output, config.photos, conditions * len(wanted))
     rows: list[Measured] = []
-    for name in named:
-        for seed in config.seeds:
-            model = _train(config, inputs, named[name], name, seed, output, overwrite=overwrite)
-            for test, uri in tests.items():
-                rows += _measure(model, uri, name, seed, test)
-    table, page = storage.join(output, TABLE_NAME), storage.join(output, PAGE_NAME)
-    content = [row.model_dump() for row in rows]
-    storage.write_bytes(table, (json.dumps(content, indent=1) + "\n").encode())
-    storage.write_bytes(page, make_page(rows).encode())
-    return CompareResult(table=table, page=page, rows=tuple(rows))
+    models: list[Described] = []
+    for number, (name, seed) in enumerate(wanted, start=1):
+        say(f"compare: model {number} of {len(wanted)}, {name}, seed {seed}")
+        seeded, uri = _train(config, inputs, named[name], name, seed, output, overwrite=overwrite)
+        model = Model(name, seed, uri)
+        models.append(describe(uri, seeded, name, seed, config.num_workers))
+        for table in tables:
+            rows += measuring.run(model, table)
+    return _write(output, rows, models)
+
+
+def _tables(inputs: CompareInputs) -> list[TestTable]:
+    uris = [storage.absolute(uri) for uri in (*inputs.tests, *inputs.aligned)]
+    named = _named(uris, [_last(uri) for uri in uris], "test")
+    return [
+        TestTable(name, uri, CONDITIONS if number < len(inputs.tests) else _ALIGNED)
+        for number, (name, uri) in enumerate(named.items())
+    ]
 
 
 def _named(values: Sequence[str], names: Sequence[str], what: str) -> dict[str, str]:
@@ -139,13 +136,12 @@ def _train(
     output: str,
     *,
     overwrite: bool,
-) -> str:
-    """The model directory of a recipe with a seed, trained if it is not there."""
+) -> tuple[Recipe, str]:
+    """The recipe with a seed as it is trained, and its model directory, trained if it is not there."""
     place = storage.join(output, "models", f"{name}-seed{seed}")
     seeded = Recipe.load(recipe).model_copy(update={"seed": seed})
     written = storage.join(output, "recipes", f"{name}-seed{seed}.yaml")
     storage.write_bytes(written, seeded.to_yaml().encode())
-    say(f"compare: {name}, seed {seed}")
     train(
         TrainConfig(
             recipe=written,
@@ -158,86 +154,14 @@ def _train(
         place,
         overwrite=overwrite,
     )
-    return place
+    return seeded.with_overrides(steps=config.steps, batch_size=config.batch_size), place
 
 
-def _measure(model: str, uri: str, name: str, seed: int, test: str) -> list[Measured]:
-    """Measurements of a model on a test table; kept beside the model, made again when either changed."""
-    kept = f"{model}.{test}.{_MEASURED}"
-    tables = [
-        parts.read_manifest(storage.join(uri, kind), kind=kind).fingerprint
-        for kind in ("tiles", "queries", "pairs")
-    ]
-    identity = [read_card(model).weights_sha256, *tables, PROTOCOL_SEED]
-    if storage.exists(kept):
-        content = json.loads(storage.read_bytes(kept))
-        if content["identity"] == identity:
-            return [Measured.model_validate(row) for row in content["rows"]]
-    encoder = Encoder.open(model)
-    store = load_pairs(uri, read_index(uri), _any_camera(encoder.recipe))
-    rows = [
-        Measured(recipe=name, seed=seed, test=test, **_without_nan(vars(result)))
-        for result in measure(encoder, store, CONDITIONS)
-    ]
-    content = {"identity": identity, "rows": [row.model_dump() for row in rows]}
-    storage.write_bytes(kept, (json.dumps(content, indent=1) + "\n").encode())
-    return rows
-
-
-def _any_camera(recipe: Recipe) -> Recipe:
-    """The recipe for reading test pairs: photos count wherever on their tile they were taken."""
-    augmentation = recipe.training.augmentation.model_copy(update={"offset_m": _ANYWHERE_M})
-    training = recipe.training.model_copy(update={"augmentation": augmentation})
-    return recipe.model_copy(update={"training": training})
-
-
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in values.items()
-    }
-
-
-def make_page(rows: Sequence[Measured]) -> str:
-    """A Markdown table per test: R@1 of every recipe under every condition, mean and spread over its seeds.
-
-    The column `mean` is that of the published protocol's five conditions; the last columns are the heading's
-    median error over correctly found photos and the share of them within 10 degrees, of condition 360.
-    """
-    lines: list[str] = []
-    for test in dict.fromkeys(row.test for row in rows):
-        here = [row for row in rows if row.test == test]
-        names = [condition.name for condition in CONDITIONS]
-        head = ["R@1, %", *names, "mean", "heading error, degrees", "within 10 degrees, %"]
-        lines += [
-            f"## {test}: {here[0].photos:,} photos, {here[0].tiles:,} tiles",
-            "",
-            "| " + " | ".join(head) + " |",
-            "|" + "---|" * len(head),
-        ]
-        for recipe in dict.fromkeys(row.recipe for row in here):
-            lines.append("| " + " | ".join([recipe, *_cells(here, recipe, names)]) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cells(rows: Sequence[Measured], recipe: str, names: Sequence[str]) -> list[str]:
-    own = [row for row in rows if row.recipe == recipe]
-    by_name = {name: [row.recall_1 for row in own if row.condition == name] for name in names}
-    seeds = list(dict.fromkeys(row.seed for row in own))
-    means = [
-        float(np.mean([row.recall_1 for row in own if row.seed == seed and row.condition in PROTOCOL]))
-        for seed in seeds
-    ]
-    full = [row for row in own if row.condition == "360"]
-    errors = [row.heading_error_deg for row in full if row.heading_error_deg is not None]
-    within = [row.within_10_deg for row in full if row.within_10_deg is not None]
-    return [*(_spread(by_name[name]) for name in names), _spread(means), _spread(errors), _spread(within)]
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean of values, with the standard deviation where there are several."""
-    if not values:
-        return "-"
-    mean = f"{np.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1f}"
+def _write(output: str, rows: Sequence[Measured], models: Sequence[Described]) -> CompareResult:
+    """The table with every measurement and the facts of its model, and the tables for people."""
+    table, markdown = storage.join(output, TABLE_NAME), storage.join(output, MARKDOWN_NAME)
+    facts: Mapping[tuple[str, int], Described] = {(each.recipe, each.seed): each for each in models}
+    content = [facts[row.recipe, row.seed].model_dump() | row.model_dump() for row in rows]
+    storage.write_bytes(table, (json.dumps(content, indent=1) + "\n").encode())
+    storage.write_bytes(markdown, to_markdown(rows, models).encode())
+    return CompareResult(table=table, markdown=markdown, rows=tuple(rows), models=tuple(models))

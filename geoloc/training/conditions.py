@@ -6,7 +6,7 @@ random number of columns and keeps its first int(fov / 360 * W) ones, tiles stay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,11 +112,21 @@ def measure(
     A tile exactly as similar as the right one counts as half before it. Where the embedding has azimuth columns
     only those are compared that a photo shows something in.
     """
+    return list(measure_each(encoder, store, conditions, seed=seed))
+
+
+def measure_each(
+    encoder: Encoder,
+    store: PairStore,
+    conditions: Sequence[Condition] = CONDITIONS,
+    *,
+    seed: int = PROTOCOL_SEED,
+) -> Iterator[ConditionResult]:
+    """The results of `measure` one by one, so that each can be kept before the next is made."""
     extent_m = store.tiles.shape[1] * encoder.recipe.model.metres_per_pixel
     tiles = encoder.encode(
         encoder.prepare(list(store.tiles), "aerial", extent_m=extent_m), "aerial"
     ).embedding
-    results = []
     for condition in conditions:
         shown = show(
             store.panoramas,
@@ -125,8 +135,7 @@ def measure(
             rng=np.random.default_rng(seed),
         )
         ranks, found = _search(encoder, shown, condition, tiles, store.tile_of)
-        results.append(_result(condition, ranks, found, shown.heading_deg, len(tiles)))
-    return results
+        yield _result(condition, ranks, found, shown.heading_deg, len(tiles))
 
 
 def _search(

@@ -14,9 +14,15 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
 from geoloc.recipe import Recipe
 from geoloc.training import compare
-from geoloc.training.compare import CompareConfig, CompareInputs, Measured, make_page, run
+from geoloc.training.compare import CompareConfig, CompareInputs, run
+from geoloc.training.comparison import measured
 from geoloc.training.conditions import CONDITIONS
 from geoloc.training.stage import TrainConfig, TrainInputs
+
+LOG = [
+    {"step": 2, "loss": 3.0, "batch_accuracy": 0.25, "pairs_per_s": 90.0, "seconds": 1.0},
+    {"step": 5, "loss": 2.0, "batch_accuracy": 0.5, "pairs_per_s": 100.0, "seconds": 4.0},
+]
 
 
 @pytest.fixture
@@ -30,10 +36,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | None]
             return
         asked.append((recipe.name, recipe.seed, config.steps))
         torch.manual_seed(recipe.seed)
-        save_model(GeoLocalizer(recipe.model), recipe, output)
+        save_model(GeoLocalizer(recipe.model), recipe, output, metrics=LOG)
 
     monkeypatch.setattr(compare, "train", train)
     return asked
+
+
+def another(path: Path, base: str) -> str:
+    path.write_text(f"base: {base}\nname: {path.stem}\nmodel: {{aggregation: {{channels: 2}}}}\n")
+    return str(path)
 
 
 def test_every_recipe_and_seed_is_trained_and_measured_once(
@@ -43,40 +54,50 @@ def test_every_recipe_and_seed_is_trained_and_measured_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text(f"base: {tiny_path}\nname: other\nmodel: {{aggregation: {{channels: 2}}}}\n")
+    other = another(tmp_path / "other.yaml", tiny_path)
     for name, seed in (("near", 1), ("far", 2)):
         ingest(str(tmp_path / name), 12, seed=seed)
-    config = CompareConfig(recipes=(tiny_path, str(other)), seeds=(0, 7), steps=5)
-    inputs = CompareInputs(train="x", tests=(str(tmp_path / "near"), str(tmp_path / "far")))
+    config = CompareConfig(recipes=(tiny_path, other), seeds=(0, 7), steps=5)
+    inputs = CompareInputs(train="x", tests=(str(tmp_path / "near"),), aligned=(str(tmp_path / "far"),))
     output = str(tmp_path / "out")
-    result = run(config, inputs, output)
+    # Two commands for one recipe each, into one output, then one for both.
+    for recipe in config.recipes:
+        run(config.model_copy(update={"recipes": (recipe,)}), inputs, output)
     assert trained == [("tiny", 0, 5), ("tiny", 7, 5), ("other", 0, 5), ("other", 7, 5)]
-    assert len(result.rows) == 2 * 2 * 2 * len(CONDITIONS)
-    assert {row.test for row in result.rows} == {"near", "far"}
+    with monkeypatch.context() as patched:
+        patched.setattr(measured, "measure_each", lambda *args: pytest.fail("measured again"))
+        result = run(config, inputs, output)
+        assert run(config, inputs, output) == result
+    assert len(trained) == 4
+    assert [(row.recipe, row.seed, row.test) for row in result.rows if row.condition == "aligned"] == [
+        (name, seed, test) for name in ("tiny", "other") for seed in (0, 7) for test in ("near", "far")
+    ]
+    assert len(result.rows) == 2 * 2 * (len(CONDITIONS) + 1)
     assert all(row.photos == row.tiles == 12 for row in result.rows)
     assert result.rows[0].heading_error_deg is None  # aligned
-    page = storage.read_text(result.page)
-    assert page == result.text()
-    assert page.count("| tiny |") == page.count("| other |") == 2
-    assert "±" in page
-    assert json.loads(storage.read_text(result.table))[0]["recipe"] == "tiny"
-    # Again: nothing is trained, nothing is measured.
-    monkeypatch.setattr(compare, "measure", lambda *args: pytest.fail("measured again"))
-    again = run(config, inputs, output)
-    assert again == result
-    assert len(trained) == 4
-    # Another test table under the same name is measured anew.
-    monkeypatch.undo()
-    monkeypatch.setattr(compare, "train", lambda *args, **options: None)
+    text = storage.read_text(result.markdown)
+    assert text == result.text()
+    assert text.count("| tiny | polar image, 16 columns of 4, one backbone |") == 3
+    assert "±" in text
+    first = json.loads(storage.read_text(result.table))[0]
+    assert (first["recipe"], first["condition"], first["steps"], first["step_core_s"]) == (
+        "tiny",
+        "aligned",
+        5,
+        1.6,  # 4 s of two workers for 5 steps
+    )
+    # Another test table under the same name is measured anew, the other one is not.
     shutil.rmtree(tmp_path / "near")
     ingest(str(tmp_path / "near"), 14, seed=3)
     fresh = run(config, inputs, output)
     assert {row.photos for row in fresh.rows if row.test == "near"} == {14}
+    assert [row for row in fresh.rows if row.test == "far"] == [
+        row for row in result.rows if row.test == "far"
+    ]
 
 
 def test_photos_anywhere_on_their_tile_are_measured(
-    trained: list[tuple[str, int, int | None]], ingested: str, tiny: Recipe, tiny_path: str, tmp_path: Path
+    trained: list[tuple[str, int, int | None]], ingested: str, tiny_path: str, tmp_path: Path
 ) -> None:
     strict = tmp_path / "strict.yaml"
     strict.write_text(
@@ -85,43 +106,10 @@ def test_photos_anywhere_on_their_tile_are_measured(
     )
     result = run(
         CompareConfig(recipes=(str(strict),)),
-        CompareInputs(train="x", tests=(ingested,)),
+        CompareInputs(train="x", aligned=(ingested,)),
         str(tmp_path / "out"),
     )
     assert result.rows[0].photos == 80  # training would leave out all that were taken off the centre
-
-
-def measured(recipe: str, seed: int, condition: str, recall: float, error: float | None = None) -> Measured:
-    return Measured(
-        recipe=recipe,
-        seed=seed,
-        test="t",
-        condition=condition,
-        photos=1000,
-        tiles=1000,
-        recall_1=recall,
-        recall_5=recall,
-        recall_10=recall,
-        heading_error_deg=error,
-        within_10_deg=None if error is None else 90.0,
-    )
-
-
-def test_the_page_has_means_spreads_and_the_protocols_mean() -> None:
-    rows = [
-        measured("a", seed, condition.name, 50.0 + 10 * seed, 2.0 + seed if condition.name == "360" else None)
-        for seed in (0, 1)
-        for condition in CONDITIONS
-    ]
-    rows += [measured("b", 0, "aligned", 80.0)]
-    page = make_page(rows)
-    assert "## t: 1,000 photos, 1,000 tiles" in page
-    (line,) = [line for line in page.splitlines() if line.startswith("| a |")]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1:8] == ["55.0 ± 7.1"] * 7
-    assert cells[8:] == ["55.0 ± 7.1", "2.5 ± 0.7", "90.0 ± 0.0"]
-    (line,) = [line for line in page.splitlines() if line.startswith("| b |")]
-    assert [cell.strip() for cell in line.strip("|").split("|")][1:3] == ["80.0", "-"]
 
 
 def test_names_must_differ(tiny_path: str, tmp_path: Path) -> None:
@@ -129,6 +117,6 @@ def test_names_must_differ(tiny_path: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Two recipes are named 'tiny'"):
         run(config, CompareInputs(train="x", tests=("a/t",)), str(tmp_path))
     with pytest.raises(ConfigError, match="Two tests are named 't'"):
-        run(CompareConfig(), CompareInputs(train="x", tests=("a/t", "b/t")), str(tmp_path))
+        run(CompareConfig(), CompareInputs(train="x", tests=("a/t",), aligned=("b/t",)), str(tmp_path))
     with pytest.raises(ConfigError, match="There is no test to compare"):
-        run(CompareConfig(), CompareInputs(train="x", tests=()), str(tmp_path))
+        run(CompareConfig(), CompareInputs(train="x"), str(tmp_path))
