@@ -22,6 +22,8 @@ ENCODED = pa.schema(
         pa.field("candidates", pa.int32(), nullable=False),
         pa.field("embedding", pa.binary(), nullable=False),  # float16[R, D], little-endian
         pa.field("code", pa.binary(), nullable=False),  # uint8[R, bits // 8]
+        pa.field("columns", pa.int32(), nullable=False),  # azimuth columns that roll as the photo turns
+        pa.field("lit", pa.binary()),  # bool[columns], those that show something; null: all
     ]
 )
 
@@ -66,10 +68,21 @@ class EncodedTable:
         # Rounding to float16 moved them off the unit sphere by up to a thousandth.
         embedding /= np.maximum(np.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
         code = np.frombuffer(b"".join(chosen["code"].to_pylist()), dtype=np.uint8)
+        columns = chosen["columns"][0].as_py()
         return EncodedQueries(
             embedding,
             code.reshape(len(rows), candidates, -1),
             self.degrees("heading_deg")[rows],
             view,
             self.model_id,
+            columns,
+            _lit(chosen["lit"].to_pylist(), columns),
         )
+
+
+def _lit(stored: list[bytes | None], columns: int) -> npt.NDArray[np.bool_] | None:
+    """Columns that show something, bool[Q, columns]; None where all do."""
+    if all(one is None for one in stored):
+        return None
+    whole = b"\x01" * columns
+    return np.frombuffer(b"".join(one or whole for one in stored), dtype=np.bool_).reshape(-1, columns)

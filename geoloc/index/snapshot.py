@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from geoloc import storage
 from geoloc.errors import ArtifactError, QueryError
 from geoloc.index import search as scanning
-from geoloc.index import topk
+from geoloc.index import several, topk
 from geoloc.index.commit import current_snapshot
 from geoloc.index.host import cache_directory, ensure_local
 from geoloc.index.ivf import CENTRES_NAME, Lists, open_lists
@@ -173,6 +173,54 @@ class Snapshot:
             parts.append(self._search_block(selections, codes[block], k, floats, rerank, probes))
         return self._matches(parts, k)
 
+    def search_scored(
+        self, codes: Codes, score: several.Score, *, k: int, shortlist: int, region: Region | None = None
+    ) -> Matches:
+        """The k best tiles of each query by a score of the caller's own, of the nearest max(shortlist, k) by codes.
+
+        codes: uint8[Q, R, bits // 8], R of each query: a tile is as far as the nearest of them. `score` gets the
+        number of a query and stored embeddings float16[M, D], and gives float32[M]: they are the similarities of
+        the answer, which has the order (-score, tile_id). Exact and of bounded memory as `search`; raises as it does.
+        """
+        count, several_codes = codes.shape[:2]
+        flat = self._checked_codes(np.ascontiguousarray(codes).reshape(count * several_codes, -1))
+        self._check_counts(k, shortlist)
+        if self.embedding_dim is None:
+            raise _without_embeddings()
+        selections, wanted = self._select(region), max(k, shortlist)
+        step = max(1, scanning.QUERY_BLOCK // max(1, several_codes))
+        parts: list[Found] = []
+        for start in range(0, count, step):
+            block = slice(start * several_codes, (start + step) * several_codes)
+            rows, distances = self._nearest_of_several(selections, flat[block], several_codes, wanted)
+            own = partial(_shifted, score, start)
+            similarity = several.scores_of(self._shards, rows, own)
+            order = self._best(rows, topk.descending(np.nan_to_num(similarity)), len(selections), k)
+            parts.append(
+                (_take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan))
+            )
+        return self._matches(parts, k)
+
+    def _nearest_of_several(
+        self, selections: list[scanning.Selection], codes: Codes, each: int, k: int
+    ) -> tuple[IntArray, IntArray]:
+        """(rows, distances) [Q, k] of queries that have `each` codes, one after another."""
+        found, distances, _ = self._search_block(selections, codes, k, None, 0, None)
+        queries = len(codes) // each
+        rows, distances = several.once_each(found.reshape(queries, -1), distances.reshape(queries, -1))
+        order = self._best(rows, distances, len(selections), k)
+        return _take(rows, order, -1), _take(distances, order, -1)
+
+    def _best(self, rows: IntArray, scores: npt.NDArray[np.integer], shards: int, k: int) -> IntArray:
+        candidates = scanning.Candidates(scores.astype(np.int64), rows, shards)
+        return scanning.best_columns(self._shards, candidates, k)
+
+    def embeddings_of(self, rows: IntArray) -> several.Half:
+        """Stored embeddings float16[M, D] of rows [M]; `QueryError` for an index without."""
+        if self.embedding_dim is None:
+            raise _without_embeddings()
+        return several.embeddings_of(self._shards, rows)
+
     def _search_block(
         self,
         selections: list[scanning.Selection],
@@ -259,10 +307,7 @@ class Snapshot:
 
     def _checked_embeddings(self, embeddings: Embeddings | None, queries: int | None) -> Embeddings:
         if self.embedding_dim is None:
-            raise QueryError(
-                "This index keeps no embeddings, so it cannot re-rank; search without, or build it with them.",
-                reason="no_embeddings",
-            )
+            raise _without_embeddings()
         if embeddings is None:
             raise QueryError(
                 "Re-ranking needs the float embeddings of the queries; pass them.", reason="wrong_embedding"
@@ -306,6 +351,17 @@ def open_shard(index_uri: str, entry: ShardEntry, bits: int, cache: Path) -> Sha
     """One shard of a snapshot, its rows numbered from 0."""
     directory, marks = local_files(index_uri, entry, cache)
     return Shard(entry, directory, bits, 0, marks)
+
+
+def _without_embeddings() -> QueryError:
+    return QueryError(
+        "This index keeps no embeddings, so it cannot re-rank; search without, or build it with them.",
+        reason="no_embeddings",
+    )
+
+
+def _shifted(score: several.Score, first: int, query: int, embeddings: several.Half) -> Embeddings:
+    return score(first + query, embeddings)
 
 
 def _take(values: npt.NDArray[Scalar], columns: IntArray, padding: float) -> npt.NDArray[Scalar]:

@@ -17,10 +17,12 @@ from geoloc.localization.calibration import Calibration, load_calibration, proto
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
 from geoloc.localization.fix import Fix, Match
 from geoloc.localization.headings import candidate_heading_deg, merge_candidates, scores_of
+from geoloc.localization.turning import TurnedPhoto
 
 FloatArray = npt.NDArray[np.float64]
 
 MAX_K = 1000
+TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
 _MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what one search holds
 
 
@@ -29,7 +31,9 @@ class EncodedQueries:
     """Photos as a model sees them, all of one view and one kind of heading.
 
     embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
-    heading candidates. heading_deg: float64[Q], the known heading or NaN.
+    heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
+    that roll as the photo turns, 1 where turning is no rolling; lit: bool[Q, columns], those that show something of
+    a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -37,6 +41,8 @@ class EncodedQueries:
     heading_deg: FloatArray
     view: str
     model_id: str
+    columns: int = 1
+    lit: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -46,14 +52,27 @@ class EncodedQueries:
         """Whether the heading was given rather than searched for."""
         return bool(self.code.shape[1] == 1)
 
-    def rows(self, part: slice) -> EncodedQueries:
+    @property
+    def limited(self) -> npt.NDArray[np.bool_]:
+        """Which photos show part of the circle, bool[Q]."""
+        if self.lit is None or self.columns == 1:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(~self.lit.all(axis=1))
+
+    def rows(self, part: slice | npt.NDArray[np.int64]) -> EncodedQueries:
         """Some of the queries."""
         return replace(
             self,
             embedding=self.embedding[part],
             code=self.code[part],
             heading_deg=self.heading_deg[part],
+            lit=None if self.lit is None else self.lit[part],
         )
+
+    def turned(self, query: int) -> TurnedPhoto:
+        """One photo at all its turns, to compare with stored embeddings."""
+        lit = None if self.lit is None else self.lit[query]
+        return TurnedPhoto(self.embedding[query], self.columns, lit)
 
 
 @dataclass(frozen=True)
@@ -95,8 +114,10 @@ class Locator:
     ) -> Found:
         """The best k tiles of each query; heading candidates are all searched and the best of each tile kept.
 
-        `rerank` nearest codes are ordered by float embeddings (0: codes only). Raises `QueryError` for k or
-        rerank out of range and `ModelMismatch` when another model made the index.
+        `rerank` nearest codes are ordered by float embeddings (0: codes only). Where the embedding rolls with its
+        photo and the heading is unknown or the view limited, those of the `rerank` * `TURNED_SHORTLIST` tiles with the
+        nearest codes are compared at every turn and where the photo shows something (turning.py). Raises
+        `QueryError` for k or rerank out of range and `ModelMismatch` when another model made the index.
         """
         _check_k(k)
         if rerank < 0 or rerank > 100 * MAX_K:
@@ -110,20 +131,26 @@ class Locator:
             )
         if self.snapshot.embedding_dim is None:
             rerank = 0
+        turned = np.zeros(len(queries), dtype=np.bool_)
+        if rerank and queries.columns > 1:
+            turned = queries.limited | (not queries.heading_known)
         step = max(1, _MAX_SEARCH_ROWS // queries.code.shape[1])
-        found = [
-            self._search(queries.rows(slice(start, start + step)), k, region, rerank)
-            for start in range(0, max(len(queries), 1), step)
-        ]
-        return found[0] if len(found) == 1 else _concatenate(found)
+        found, order = [], []
+        for way, rows in (
+            (self._search_turned, np.flatnonzero(turned)),
+            (self._search, np.flatnonzero(~turned)),
+        ):
+            for start in range(0, len(rows), step):
+                order.append(rows[start : start + step])
+                found.append(way(queries.rows(order[-1]), k, region, rerank))
+        if not found:
+            return self._search(queries, k, region, rerank)
+        return found[0] if len(found) == 1 else _in_order(found, np.concatenate(order))
 
     def _search(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> Found:
         count, candidates = queries.code.shape[:2]
         matches = self.snapshot.search(
-            # An index may keep fewer bits than the model gives: the first ones are a code of their own.
-            np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8]).reshape(
-                count * candidates, -1
-            ),
+            self._codes(queries).reshape(count * candidates, -1),
             k=k,
             region=region,
             embeddings=queries.embedding.reshape(count * candidates, -1) if rerank else None,
@@ -134,6 +161,27 @@ class Locator:
         merged, chosen = merge_candidates(matches, candidates, k, self.snapshot.bits)
         headings = candidate_heading_deg(1, candidates) * chosen.astype(np.float64)
         return Found(merged, np.where(merged.rows >= 0, headings, np.nan))
+
+    def _search_turned(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> Found:
+        """Codes of all heading candidates give a shortlist of tiles, whose embeddings are compared at every turn."""
+        photos = [queries.turned(number) for number in range(len(queries))]
+        matches = self.snapshot.search_scored(
+            self._codes(queries),
+            lambda query, embeddings: photos[query].best(embeddings),
+            k=k,
+            shortlist=rerank * TURNED_SHORTLIST,
+            region=region,
+        )
+        headings = np.repeat(queries.heading_deg[:, None], matches.rows.shape[1], axis=1)
+        for query, own in enumerate(matches.rows) if not queries.heading_known else ():
+            there = own >= 0
+            if there.any():
+                headings[query, there] = photos[query].heading_deg(self.snapshot.embeddings_of(own[there]))
+        return Found(matches, headings)
+
+    def _codes(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
+        """Codes uint8[Q, R, bytes] of the index's length: the first bits of the model's are a code of their own."""
+        return np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8])
 
     def cluster(self, found: Found, settings: ClusterSettings) -> Cluster:
         """Positions of the queries from their matches."""
@@ -238,8 +286,8 @@ def _shown(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Matc
     )
 
 
-def _concatenate(found: Sequence[Found]) -> Found:
-    """Lists of equal kind one below the other, padded to the widest."""
+def _in_order(found: Sequence[Found], places: npt.NDArray[np.int64]) -> Found:
+    """Lists of equal kind put together and padded to the widest; row i of them goes to places[i]."""
     width = max(part.matches.rows.shape[1] for part in found)
 
     def stack(name: str, empty: object) -> npt.NDArray[np.generic]:
@@ -248,7 +296,7 @@ def _concatenate(found: Sequence[Found]) -> Found:
             values = part.heading_deg if name == "heading_deg" else getattr(part.matches, name)
             padding = ((0, 0), (0, width - values.shape[1]))
             blocks.append(np.pad(values, padding, constant_values=empty))  # type: ignore[call-overload]
-        return np.concatenate(blocks)
+        return np.concatenate(blocks)[np.argsort(places)]
 
     names = {
         "rows": -1,

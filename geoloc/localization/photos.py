@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from geoloc.errors import QueryError
 from geoloc.localization.locator import EncodedQueries
+from geoloc.localization.turning import lit_columns, only_lit, turning_columns
 from geoloc.tables import VIEWS
 
 if TYPE_CHECKING:
@@ -109,8 +110,9 @@ def encode_photos(encoder: Encoder, photos: Sequence[Photo], *, headings: int = 
         fov_deg=[one.fov_deg for one in photos],
         heading_deg=[one.heading_deg for one in photos],
     )
+    heading_deg = [one.heading_deg for one in photos] if known else None
     return encode_prepared(
-        encoder, batch, view, [one.heading_deg for one in photos] if known else None, headings
+        encoder, batch, view, heading_deg, headings, fov_deg=[one.fov_deg for one in photos]
     )
 
 
@@ -120,11 +122,13 @@ def encode_prepared(
     view: str,
     heading_deg: Sequence[float | None] | None,
     headings: int = HEADINGS,
+    *,
+    fov_deg: Sequence[float] | None = None,
 ) -> EncodedQueries:
     """Encode what `Encoder.prepare` gave; `heading_deg` is None where all headings are unknown.
 
     Preparing turns panoramas to north; a drone picture of known heading is turned by taking the nearest of
-    `headings` candidates.
+    `headings` candidates. `fov_deg` of ground photos says which columns show something (None: all of them).
     """
     known = heading_deg is not None
     given = np.array([np.nan if value is None else value for value in heading_deg or [None] * len(batch)])
@@ -139,4 +143,12 @@ def encode_prepared(
         nearest = np.rint(given / 360.0 * headings).astype(np.int64) % headings
         rows = np.arange(len(batch))
         embedding, code = embedding[rows, nearest][:, None], code[rows, nearest][:, None]
-    return EncodedQueries(embedding, code, given, view, encoder.model_id)
+    recipe = encoder.recipe.model
+    columns, lit = turning_columns(recipe, view), None
+    if columns > 1 and view != "drone" and fov_deg is not None:
+        known_deg = [None] * len(batch) if heading_deg is None else heading_deg
+        lit = lit_columns(fov_deg, known_deg, recipe.panorama_px[1], columns)
+    if lit is not None and not lit.all():
+        embedding = only_lit(embedding, lit)
+        code = encoder.codes_of(embedding)
+    return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, lit)

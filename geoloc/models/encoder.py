@@ -130,6 +130,12 @@ class Encoder:
         return Encoded(embeddings, codes)
 
     @torch.inference_mode()
+    def codes_of(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Codes uint8[..., bits // 8] of embeddings float32[..., D], such as those of which a part was left out."""
+        logits = self._model.hash(torch.from_numpy(np.ascontiguousarray(embeddings)).to(self.device))
+        return pack_codes(logits.cpu().numpy())
+
+    @torch.inference_mode()
     def _candidates(
         self, batch: Pixels, view: View, headings: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -20,7 +20,7 @@ from geoloc.pipelines.blocks import Made, Workers
 from geoloc.pipelines.cluster import cpu_count, ensure_ray
 from geoloc.sources.refused import Refused
 
-_VERSION = 1
+_VERSION = 2
 UNIT_ROWS = 128
 _COLUMNS = ("query_id", "view", "image", "heading_deg", "fov_deg", "lat", "lon")
 
@@ -96,7 +96,7 @@ class QueryEncoder:
         return Made(self._encoded(rows, photos), refused)
 
     def _encoded(self, rows: pa.Table, photos: list[Photo]) -> pa.Table:
-        names = ("candidates", "embedding", "code")
+        names = ("candidates", "embedding", "code", "columns", "lit")
         columns: dict[str, list[object]] = {name: [None] * len(photos) for name in names}
         for positions in groups(photos).values():
             chosen = [photos[position] for position in positions]
@@ -105,6 +105,10 @@ class QueryEncoder:
                 columns["candidates"][position] = queries.code.shape[1]
                 columns["embedding"][position] = queries.embedding[row].astype("<f2").tobytes()
                 columns["code"][position] = np.ascontiguousarray(queries.code[row]).tobytes()
+                columns["columns"][position] = queries.columns
+                columns["lit"][position] = (
+                    queries.lit[row].tobytes() if queries.limited[row] and queries.lit is not None else None
+                )
         for name, values in {"featureless": [one.featureless for one in photos], **columns}.items():
             rows = rows.append_column(name, pa.array(values, ENCODED.field(name).type))
         return tables.conform(rows, ENCODED)

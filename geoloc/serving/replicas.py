@@ -24,7 +24,7 @@ from geoloc.localization.photos import Photo, encode_prepared
 from geoloc.serving.answers import Answer
 from geoloc.serving.schema import Health
 
-Prepared = tuple[npt.NDArray[np.uint8], str, float | None]
+Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float]  # picture, view, heading, field of view
 
 
 class EncoderReplica:
@@ -73,7 +73,7 @@ class EncoderReplica:
             fov_deg=[one.fov_deg],
             heading_deg=[one.heading_deg],
         )
-        encoded: EncodedQueries = await self.encode_batch((batch[0], one.view, one.heading_deg))
+        encoded: EncodedQueries = await self.encode_batch((batch[0], one.view, one.heading_deg, one.fov_deg))
         return encoded
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
@@ -83,13 +83,14 @@ class EncoderReplica:
 
     def _encode(self, encoder: Any, batch: list[Prepared]) -> list[EncodedQueries]:
         groups: dict[tuple[str, bool], list[int]] = {}
-        for position, (_, view, heading) in enumerate(batch):
+        for position, (_, view, heading, _) in enumerate(batch):
             groups.setdefault((view, heading is not None), []).append(position)
         answers: dict[int, EncodedQueries] = {}
         for (view, known), positions in groups.items():
             pictures = np.stack([batch[position][0] for position in positions])
             headings = [batch[position][2] for position in positions] if known else None
-            encoded = encode_prepared(encoder, pictures, view, headings, self._headings)
+            fovs = [batch[position][3] for position in positions]
+            encoded = encode_prepared(encoder, pictures, view, headings, self._headings, fov_deg=fovs)
             for row, position in enumerate(positions):
                 answers[position] = encoded.rows(slice(row, row + 1))
         return [answers[position] for position in range(len(batch))]

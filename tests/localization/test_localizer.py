@@ -43,7 +43,7 @@ def test_an_unknown_heading_is_found(localizer, small_index, turn_deg):
     image = np.roll(small_index.panoramas[11], -round(turn_deg / 360 * 64), axis=1)
     fix = localizer.localize(image, view="panorama")
     assert fix.matches[0].tile_id == small_index.tile_ids[11]
-    assert fix.heading_deg == pytest.approx(turn_deg, abs=360 / localizer.headings)
+    assert abs((fix.heading_deg - turn_deg + 180) % 360 - 180) < 180 / localizer.headings
 
 
 def test_a_known_heading_turns_the_panorama(localizer, small_index):
@@ -61,7 +61,7 @@ def test_drone_photos_of_known_and_unknown_heading(localizer, small_index, quart
     for heading in (90.0 * quarter_turns, None):
         fix = localizer.localize(image, view="drone", heading_deg=heading)
         assert fix.matches[0].tile_id == small_index.tile_ids[5]
-        assert fix.heading_deg == pytest.approx(90.0 * quarter_turns, abs=12.0)
+        assert abs((fix.heading_deg - 90.0 * quarter_turns + 180) % 360 - 180) < 6.0
 
 
 def test_paths_bytes_and_pixels_answer_alike(localizer, small_index, tmp_path):
