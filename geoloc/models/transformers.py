@@ -64,10 +64,18 @@ class AffineTransformer(nn.Module):
         start = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
         self.localise = LocalisationNet(channels, side_px, 64, start)
 
+    def matrices(self, images: torch.Tensor) -> torch.Tensor:
+        """The maps of pictures float[B, C, S, S], float[B, 2, 3]: input place = A (output place, 1)."""
+        numbers: torch.Tensor = self.localise(images)
+        return numbers.view(-1, 2, 3)
+
+    def grid(self, images: torch.Tensor) -> torch.Tensor:
+        """Where the output of float[B, C, S, S] is taken from: places [B, height_px, width_px, 2]."""
+        return affine_grid(self.matrices(images), *self.size)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float[B, C, S, S] to float[B, C, height_px, width_px]."""
-        matrices = self.localise(images).view(-1, 2, 3)
-        return sample(images, affine_grid(matrices, *self.size))
+        return sample(images, self.grid(images))
 
 
 class ResidualBlock(nn.Module):
@@ -110,6 +118,21 @@ class ComposedTransformer(nn.Module):
             AffineTransformer(recipe.height_px, recipe.width_px, side_px),
         )
 
+    def grid(self, images: torch.Tensor) -> torch.Tensor:
+        """Where the output of float[B, 3, S, S] is taken from: places [B, height_px, width_px, 2].
+
+        The three maps one after the other; what the blocks between them do to the colours moves nothing.
+        """
+        whole = torch.eye(3, device=images.device).expand(len(images), -1, -1)
+        size = images.shape[-2:]
+        for step in self.steps:
+            if isinstance(step, AffineTransformer):
+                last = whole.new_tensor([[[0.0, 0.0, 1.0]]]).expand(len(images), -1, -1)
+                whole = whole @ torch.cat([step.matrices(images), last], dim=1)
+                size = step.size
+            images = step(images)
+        return affine_grid(whole[:, :2], *size)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
         moved: torch.Tensor = self.steps(images)
@@ -130,10 +153,18 @@ class SplineTransformer(nn.Module):
         self.register_buffer("operator", operator, persistent=False)
         self.localise = LocalisationNet(3, side_px, 512, start.float())
 
+    def places(self, images: torch.Tensor) -> torch.Tensor:
+        """Where the control points of float[B, 3, S, S] lie in the input, float[B, rows * columns, 2]."""
+        numbers: torch.Tensor = self.localise(images)
+        return numbers.view(len(images), -1, 2)
+
+    def grid(self, images: torch.Tensor) -> torch.Tensor:
+        """Where the output of float[B, 3, S, S] is taken from: places [B, height_px, width_px, 2]."""
+        return spline_grid(self.operator, self.places(images), *self.size)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
-        places = self.localise(images).view(len(images), -1, 2)
-        return sample(images, spline_grid(self.operator, places, *self.size))
+        return sample(images, self.grid(images))
 
 
 def make_transformer(recipe: AffineView | ComposedView | SplineView, side_px: int) -> nn.Module:

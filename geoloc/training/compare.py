@@ -16,8 +16,10 @@ from geoloc import storage
 from geoloc.errors import ConfigError
 from geoloc.progress import say
 from geoloc.recipe import Recipe
-from geoloc.training.comparison.described import Described, describe
+from geoloc.training.comparison.described import Described, describe, read_curve
+from geoloc.training.comparison.examples import show_examples
 from geoloc.training.comparison.measured import Measured, Measuring, Model, TestTable
+from geoloc.training.comparison.page import render
 from geoloc.training.comparison.tables import to_markdown
 from geoloc.training.conditions import CONDITIONS
 from geoloc.training.stage import TrainConfig, TrainInputs
@@ -25,6 +27,7 @@ from geoloc.training.stage import run as train
 
 TABLE_NAME = "table.json"
 MARKDOWN_NAME = "table.md"
+PAGE_NAME = "compare.html"
 _ALIGNED = tuple(condition for condition in CONDITIONS if condition.name == "aligned")
 
 
@@ -69,6 +72,7 @@ class CompareResult(BaseModel):
 
     table: str
     markdown: str
+    page: str
     rows: tuple[Measured, ...]
     models: tuple[Described, ...]
 
@@ -93,15 +97,19 @@ def run(
     conditions = sum(len(table.conditions) for table in tables)
     measuring = Measuring(output, config.photos, conditions * len(wanted))
     rows: list[Measured] = []
-    models: list[Described] = []
+    models: list[Model] = []
+    described: list[Described] = []
     for number, (name, seed) in enumerate(wanted, start=1):
         say(f"compare: model {number} of {len(wanted)}, {name}, seed {seed}")
         seeded, uri = _train(config, inputs, named[name], name, seed, output, overwrite=overwrite)
-        model = Model(name, seed, uri)
-        models.append(describe(uri, seeded, name, seed, config.num_workers))
+        models.append(Model(name, seed, uri))
+        described.append(describe(uri, seeded, name, seed, config.num_workers))
         for table in tables:
-            rows += measuring.run(model, table)
-    return _write(output, rows, models)
+            rows += measuring.run(models[-1], table)
+    say("compare: drawing the page")
+    curves = {(model.recipe, model.seed): read_curve(model.uri) for model in models}
+    html = render(rows, described, curves, show_examples(models, described, tables[0], measuring))
+    return _write(output, rows, described, html)
 
 
 def _tables(inputs: CompareInputs) -> list[TestTable]:
@@ -157,11 +165,12 @@ def _train(
     return seeded.with_overrides(steps=config.steps, batch_size=config.batch_size), place
 
 
-def _write(output: str, rows: Sequence[Measured], models: Sequence[Described]) -> CompareResult:
-    """The table with every measurement and the facts of its model, and the tables for people."""
-    table, markdown = storage.join(output, TABLE_NAME), storage.join(output, MARKDOWN_NAME)
+def _write(output: str, rows: Sequence[Measured], models: Sequence[Described], html: str) -> CompareResult:
+    """The table with every measurement and the facts of its model, then the tables and the page for people."""
+    table, markdown, page = (storage.join(output, name) for name in (TABLE_NAME, MARKDOWN_NAME, PAGE_NAME))
     facts: Mapping[tuple[str, int], Described] = {(each.recipe, each.seed): each for each in models}
     content = [facts[row.recipe, row.seed].model_dump() | row.model_dump() for row in rows]
     storage.write_bytes(table, (json.dumps(content, indent=1) + "\n").encode())
     storage.write_bytes(markdown, to_markdown(rows, models).encode())
-    return CompareResult(table=table, markdown=markdown, rows=tuple(rows), models=tuple(models))
+    storage.write_bytes(page, html.encode())
+    return CompareResult(table=table, markdown=markdown, page=page, rows=tuple(rows), models=tuple(models))

@@ -6,7 +6,7 @@ import torch
 from geoloc.model_parts import AffineView, ComposedView, SplineView
 from geoloc.models.transformers import make_transformer
 from geoloc.views.polar import aerial_to_polar
-from geoloc.views.warp import affine_grid, control_points, sample
+from geoloc.views.warp import affine_grid, control_points, pixel_grid, sample
 
 SIDE = 64
 VIEWS = [
@@ -53,6 +53,27 @@ def test_an_affine_map_given_to_the_last_layer_is_done_exactly(kind: type[Affine
         got = transformer(squares())
     expected = sample(squares(), affine_grid(matrix.expand(2, -1, -1), 20, 30))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("recipe", VIEWS, ids=lambda recipe: recipe.kind)
+def test_the_grid_says_where_the_output_is_taken_from(recipe: AffineView) -> None:
+    torch.manual_seed(0)
+    transformer = make_transformer(recipe, SIDE).eval()
+    # A picture whose colours are its places; bilinear sampling of them is exact inside.
+    images = torch.zeros(2, 3, SIDE, SIDE)
+    images[:, :2] = pixel_grid(SIDE, SIDE).permute(2, 0, 1).float()
+    with torch.no_grad():
+        for name, parameter in transformer.named_parameters():
+            if name.endswith(
+                "localise.out.bias"
+            ):  # towards the middle, turned a little, so that nothing is outside
+                places = parameter.view(-1, 2) if recipe.kind == "tps" else parameter.view(2, 3)
+                places.mul_(0.7).add_(0.03 * torch.randn(places.shape))
+        seen, grid = transformer(images)[:, :2].permute(0, 2, 3, 1), transformer.grid(images)
+    assert (grid - pixel_grid(SIDE, SIDE).float()).abs().max() > 0.2
+    inside = (grid.abs() < 0.95).all(-1)
+    assert inside.float().mean() > 0.9
+    torch.testing.assert_close(seen[inside], grid[inside], atol=1e-4, rtol=0)
 
 
 def test_a_polar_start_is_near_the_polar_image() -> None:

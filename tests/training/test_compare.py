@@ -39,6 +39,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | None]
         save_model(GeoLocalizer(recipe.model), recipe, output, metrics=LOG)
 
     monkeypatch.setattr(compare, "train", train)
+    monkeypatch.setattr(compare, "show_examples", lambda *args: [])  # see comparison/test_examples.py
     return asked
 
 
@@ -79,6 +80,9 @@ def test_every_recipe_and_seed_is_trained_and_measured_once(
     assert text == result.text()
     assert text.count("| tiny | polar image, 16 columns of 4, one backbone |") == 3
     assert "±" in text
+    page = storage.read_text(result.page)
+    assert "<h2>near: 12 photos, 12 tiles</h2>" in page
+    assert page.count("data:image/png;base64,") == 3  # dots of both tests, and the curves
     first = json.loads(storage.read_text(result.table))[0]
     assert (first["recipe"], first["condition"], first["steps"], first["step_core_s"]) == (
         "tiny",

@@ -110,8 +110,7 @@ class Measuring:
 
     def store(self, table: TestTable, recipe: Recipe) -> PairStore:
         """The table's pictures as a recipe takes them; kept while recipes take them alike."""
-        wanted = recipe.model
-        alike = repr((wanted.tile_m, wanted.tile_px, wanted.panorama_px, wanted.elevation_deg))
+        alike = pictures_taken(recipe)
         if table.uri in self._stores and self._stores[table.uri][0] == alike:
             return self._stores[table.uri][1]
         self._stores.pop(table.uri, None)
@@ -131,6 +130,12 @@ class Measuring:
     def _place(self, model: Model, table: TestTable, condition: Condition) -> str:
         name = f"{table.name}-{condition.name.replace(' ', '-')}.json"
         return storage.join(self.output, _FOLDER, f"{model.recipe}-seed{model.seed}", name)
+
+
+def pictures_taken(recipe: Recipe) -> str:
+    """What a recipe wants of pictures: the same for recipes that take them alike."""
+    model = recipe.model
+    return repr((model.tile_m, model.tile_px, model.panorama_px, model.elevation_deg))
 
 
 def _of(condition: Condition) -> Iterator[Any]:
