@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoloc import storage
+from geoloc.index.anyheading import AnyHeading, write_any_heading
 from geoloc.index.host import difference
 from geoloc.index.ivf import make_lists, write_lists
 from geoloc.index.keys import IntArray
@@ -47,7 +48,7 @@ class ShardTask:
 
     `build` names the directory of the build below `snapshots`; its runs lie in `work_uri`. `digest` names what
     the build was made from; `embedding_dim` is None when embeddings are left out; `lists` are those of ivf.py, 0 for
-    a shard without.
+    a shard without; `any_heading` the codes of anyheading.py, None for a shard without.
     """
 
     index_uri: str
@@ -59,6 +60,7 @@ class ShardTask:
     bits: int
     embedding_dim: int | None
     lists: int = 0
+    any_heading: AnyHeading | None = None
 
     @property
     def directory(self) -> str:
@@ -147,6 +149,9 @@ def _write(task: ShardTask, directory: Path) -> pa.Table:
     if task.lists and len(codes):
         with explained(directory):
             write_lists(directory, make_lists(codes, min(task.lists, len(codes))))
+    if task.any_heading is not None and embeddings is not None:
+        with explained(directory):
+            write_any_heading(directory, task.any_heading, embeddings)
     return tiles
 
 

@@ -35,6 +35,7 @@ TILES_NAME = "tiles.arrow"
 SPACE_NAME = "space.arrow"
 EMBEDDINGS_NAME = "embeddings.npy"
 LIVE_NAME = "live.npy"
+ANY_HEADING_NAME = "any-heading.npy"
 
 _ID_DIGITS = 32
 _ID_PATTERN = re.compile(f"[0-9a-f]{{{_ID_DIGITS}}}")
@@ -94,7 +95,8 @@ class ShardEntry(_Frozen):
     """One shard: `directory` is relative to the index; rows are in the order of their tile ids.
 
     `count` rows are stored; with `marks` only those that these leave belong to the snapshot. Cells and bounds
-    are those of all stored rows. `files` may hold more than the format's own (lists of an approximate search).
+    are those of all stored rows. `files` may hold more than the format's own (lists of an approximate search, codes
+    for any heading).
     """
 
     directory: RelativePath

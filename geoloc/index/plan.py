@@ -54,9 +54,9 @@ def save_plan(work_uri: str, plan: Plan) -> None:
     storage.write_bytes(storage.join(work_uri, PLAN_NAME), plan.model_dump_json().encode())
 
 
-def tile_bytes(bits: int, embedding_dim: int | None) -> int:
+def tile_bytes(bits: int, embedding_dim: int | None, any_heading_bits: int = 0) -> int:
     """Bytes of a tile in a shard or a run, its id being of common length."""
-    return bits // 8 + 2 * (embedding_dim or 0) + TILE_BYTES
+    return (bits + any_heading_bits) // 8 + 2 * (embedding_dim or 0) + TILE_BYTES
 
 
 def run_rows(tiles: int, bytes_per_tile: int, workers: int) -> int:

@@ -48,13 +48,14 @@ _LEAST_PRODUCTS_PER_THREAD = 2_048
 class Selection:
     """The rows of a shard that take part: those of `rows` (ascending), else those marked in `live`, else all.
 
-    count: how many they are.
+    count: how many they are. codes: what a scan compares, uint8[N, B] of all rows; None: the shard's codes.
     """
 
     shard: Shard
     count: int
     rows: IntArray | None = None
     live: BoolArray | None = None
+    codes: Codes | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -232,7 +233,7 @@ def _scan_span(
     # All rows of a shard are scanned where they lie; chosen ones are gathered, a block at a time.
     size = max(1, stop - start) if selection.rows is None else _GATHER_ROWS
     for block in selection.blocks(start, stop, size):
-        codes = selection.shard.codes[block]
+        codes = (selection.shard.codes if selection.codes is None else selection.codes)[block]
         live = selection.live[block] if selection.live is not None else None
         distances, found = kernel.nearest(codes, queries, min(k, len(codes)), live)
         rows = np.where(found < 0, -1, found + block.start) if isinstance(block, slice) else block[found]

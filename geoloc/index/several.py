@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from geoloc.index.shard import Shard
 
 IntArray = npt.NDArray[np.int64]
 Half = npt.NDArray[np.float16]
+Scalar = TypeVar("Scalar", bound=np.generic)
 Floats = npt.NDArray[np.float32]
 
 # Scores float32[M] of a query, by its number, with stored embeddings float16[M, D]; the greater the better.
@@ -31,27 +33,42 @@ def once_each(rows: IntArray, distances: IntArray) -> tuple[IntArray, IntArray]:
     return np.where(left, found, -1), np.where(left, keys & ((1 << _DISTANCE_BITS) - 1), -1)
 
 
-def scores_of(shards: Sequence[Shard], rows: IntArray, score: Score) -> Floats:
-    """Scores float32[Q, M] of each query with the tiles of its own shortlist, rows int64[Q, M]; NaN for padding."""
+def scores_of(shards: Sequence[Shard], rows: IntArray, score: Score, first: int = 0) -> Floats:
+    """Scores float32[Q, M] of queries, numbered from `first`, with their shortlists int64[Q, M]; NaN for padding."""
     scores = np.full(rows.shape, np.nan, np.float32)
     for query, own in enumerate(rows):
         there = np.flatnonzero(own >= 0)
         if len(there):
-            scores[query, there] = score(query, embeddings_of(shards, own[there]))
+            scores[query, there] = score(first + query, embeddings_of(shards, own[there]))
     return scores
 
 
+def distances_of(shards: Sequence[Shard], rows: IntArray, codes: npt.NDArray[np.uint8]) -> IntArray:
+    """Hamming distance int64[Q, K] of rows [Q, K] from the nearest of a query's codes uint8[Q, R, B]; -1 pads."""
+    distances = np.full(rows.shape, -1, np.int64)
+    for query, own in enumerate(rows):
+        there = np.flatnonzero(own >= 0)
+        if len(there):
+            stored = _gathered(shards, own[there], [shard.codes for shard in shards])
+            away = np.bitwise_count(stored[:, None] ^ codes[query]).sum(axis=-1, dtype=np.int64)
+            distances[query, there] = away.min(axis=1)
+    return distances
+
+
 def embeddings_of(shards: Sequence[Shard], rows: IntArray) -> Half:
-    """Stored embeddings float16[M, D] of rows [M] of the snapshot."""
+    """Stored embeddings float16[M, D] of rows [M] of the snapshot, which keeps embeddings."""
+    stored = [shard.embeddings for shard in shards if shard.embeddings is not None]
+    return _gathered(shards, rows, stored)
+
+
+def _gathered(
+    shards: Sequence[Shard], rows: IntArray, stored: Sequence[npt.NDArray[Scalar]]
+) -> npt.NDArray[Scalar]:
+    """Rows [M] of the snapshot out of each shard's own array, [M, D]."""
     starts = np.array([shard.first_row for shard in shards], dtype=np.int64)
     number = np.searchsorted(starts, rows, side="right") - 1
-    pieces, places = [np.empty((0, 0), np.float16)], []
+    out = np.empty((len(rows), stored[0].shape[1]), stored[0].dtype)
     for one in np.unique(number):
-        mine, stored = np.flatnonzero(number == one), shards[int(one)].embeddings
-        assert stored is not None
-        pieces.append(stored[rows[mine] - starts[one]])
-        places.append(mine)
-    out = np.empty((len(rows), pieces[-1].shape[1]), np.float16)
-    for mine, piece in zip(places, pieces[1:], strict=True):
-        out[mine] = piece
+        mine = np.flatnonzero(number == one)
+        out[mine] = stored[int(one)][rows[mine] - starts[one]]
     return out

@@ -4,6 +4,7 @@
     tiles.arrow     tile_id, lat, lon: an uncompressed Arrow file of one batch; NaN without coordinates
     space.arrow     cell (ascending), row: the rows along the space-filling curve; only with coordinates
     embeddings.npy  float16[N, D] for re-ranking (optional)
+    any-heading.npy uint8[N, B2]: codes that no turn changes (anyheading.py; optional)
     live.npy        bool[N], beside the shard: rows that later removals left (optional)
 
 Rows of all but space.arrow are in the order of their tile ids (bytes of UTF-8), each id once: equal distances are
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from geoloc.errors import CorruptArtifact, StorageError
 from geoloc.index.manifest import (
+    ANY_HEADING_NAME,
     CODES_NAME,
     EMBEDDINGS_NAME,
     LIVE_NAME,
@@ -66,7 +68,8 @@ class SpatialOrder:
 class Shard:
     """An open shard; its arrays lie in the files. Immutable and safe to use from many threads.
 
-    codes: uint8[N, bits // 8]; embeddings: float16[N, D] or None; tile_ids: N strings; lat, lon: float64[N]
+    codes: uint8[N, bits // 8]; embeddings: float16[N, D] or None; any_heading:
+    uint8[N, B2] or None; tile_ids: N strings; lat, lon: float64[N]
     degrees, NaN without coordinates; space: `SpatialOrder`, None without coordinates; live_rows: bool[N], False
     for tiles that were removed, None when all are there. `first_row` is the row of its first tile in the
     snapshot: removed tiles keep their rows. `directory` holds the files, `marks` the directory of live.npy.
@@ -82,6 +85,9 @@ class Shard:
         self.embeddings: npt.NDArray[np.float16] | None = None
         if entry.file(EMBEDDINGS_NAME) is not None:
             self.embeddings = _mapped_array(directory / EMBEDDINGS_NAME, (entry.count, None), np.float16)
+        self.any_heading: Codes | None = None
+        if entry.file(ANY_HEADING_NAME) is not None:
+            self.any_heading = _mapped_array(directory / ANY_HEADING_NAME, (entry.count, None), np.uint8)
         self.tile_ids, self.lat, self.lon = open_tiles(directory / TILES_NAME, entry.count)
         self.space = _open_space(directory / SPACE_NAME, entry) if entry.file(SPACE_NAME) else None
         self.live_rows: BoolArray | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -112,6 +113,17 @@ class Snapshot:
         """Dimension of the re-rank embeddings; None for an index without."""
         return self.manifest.embedding_dim
 
+    @cached_property
+    def any_heading_bits(self) -> int | None:
+        """Bits of the codes that no turn changes; None for an index without, or of which only a part has them."""
+        widths = {
+            0 if shard.any_heading is None else shard.any_heading.shape[1]
+            for shard in self._shards
+            if len(shard)
+        }
+        width = widths.pop() if len(widths) == 1 else 0
+        return 8 * width or None
+
     @property
     def count(self) -> int:
         """Number of tiles; those that were removed do not count."""
@@ -174,42 +186,51 @@ class Snapshot:
         return self._matches(parts, k)
 
     def search_scored(
-        self, codes: Codes, score: several.Score, *, k: int, shortlist: int, region: Region | None = None
+        self,
+        codes: Codes,
+        score: several.Score,
+        *,
+        k: int,
+        shortlist: int,
+        region: Region | None = None,
+        any_heading: Codes | None = None,
     ) -> Matches:
         """The k best tiles of each query by a score of the caller's own, of the nearest max(shortlist, k) by codes.
 
         codes: uint8[Q, R, bits // 8], R of each query: a tile is as far as the nearest of them. `score` gets the
         number of a query and stored embeddings float16[M, D], and gives float32[M]: they are the similarities of
-        the answer, which has the order (-score, tile_id). Exact and of bounded memory as `search`; raises as it does.
+        the answer, which has the order (-score, tile_id). With `any_heading` uint8[Q, any_heading_bits // 8] the
+        shortlist is of the nearest by those codes instead. Exact and of bounded memory as `search`; raises as it does.
         """
-        count, several_codes = codes.shape[:2]
-        flat = self._checked_codes(np.ascontiguousarray(codes).reshape(count * several_codes, -1))
+        count, each = codes.shape[:2]
+        self._checked_codes(np.ascontiguousarray(codes).reshape(count * each, -1))
         self._check_counts(k, shortlist)
         if self.embedding_dim is None:
             raise _without_embeddings()
         selections, wanted = self._select(region), max(k, shortlist)
-        step = max(1, scanning.QUERY_BLOCK // max(1, several_codes))
+        asked = codes
+        if any_heading is not None:
+            asked = self._checked_any_heading(any_heading)[:, None]
+            selections = [replace(chosen, codes=chosen.shard.any_heading) for chosen in selections]
+        step = max(1, scanning.QUERY_BLOCK // max(1, asked.shape[1]))
         parts: list[Found] = []
         for start in range(0, count, step):
-            block = slice(start * several_codes, (start + step) * several_codes)
-            rows, distances = self._nearest_of_several(selections, flat[block], several_codes, wanted)
-            own = partial(_shifted, score, start)
-            similarity = several.scores_of(self._shards, rows, own)
+            block = slice(start, start + step)
+            rows = self._nearest_of_several(selections, asked[block], wanted)
+            similarity = several.scores_of(self._shards, rows, score, start)
             order = self._best(rows, topk.descending(np.nan_to_num(similarity)), len(selections), k)
-            parts.append(
-                (_take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan))
-            )
+            rows = _take(rows, order, -1)
+            distances = several.distances_of(self._shards, rows, codes[block])
+            parts.append((rows, distances, _take(similarity, order, np.nan)))
         return self._matches(parts, k)
 
-    def _nearest_of_several(
-        self, selections: list[scanning.Selection], codes: Codes, each: int, k: int
-    ) -> tuple[IntArray, IntArray]:
-        """(rows, distances) [Q, k] of queries that have `each` codes, one after another."""
-        found, distances, _ = self._search_block(selections, codes, k, None, 0, None)
-        queries = len(codes) // each
+    def _nearest_of_several(self, selections: list[scanning.Selection], codes: Codes, k: int) -> IntArray:
+        """Rows [Q, k] that are nearest to any of a query's codes uint8[Q, R, B]."""
+        queries, each = codes.shape[:2]
+        flat = np.ascontiguousarray(codes).reshape(queries * each, -1)
+        found, distances, _ = self._search_block(selections, flat, k, None, 0, None)
         rows, distances = several.once_each(found.reshape(queries, -1), distances.reshape(queries, -1))
-        order = self._best(rows, distances, len(selections), k)
-        return _take(rows, order, -1), _take(distances, order, -1)
+        return _take(rows, self._best(rows, distances, len(selections), k), -1)
 
     def _best(self, rows: IntArray, scores: npt.NDArray[np.integer], shards: int, k: int) -> IntArray:
         candidates = scanning.Candidates(scores.astype(np.int64), rows, shards)
@@ -305,6 +326,16 @@ class Snapshot:
             )
         return codes
 
+    def _checked_any_heading(self, codes: Codes) -> Codes:
+        bits = self.any_heading_bits
+        if bits is None or codes.ndim != 2 or codes.shape[1] != bits // 8 or codes.dtype != np.uint8:
+            raise QueryError(
+                f"The codes for any heading are {codes.dtype}{list(codes.shape)}, this index has {bits or 0} bits of "
+                "them for every tile; search by the codes of all headings, or build it with any_heading_bits.",
+                reason="wrong_code",
+            )
+        return codes
+
     def _checked_embeddings(self, embeddings: Embeddings | None, queries: int | None) -> Embeddings:
         if self.embedding_dim is None:
             raise _without_embeddings()
@@ -358,10 +389,6 @@ def _without_embeddings() -> QueryError:
         "This index keeps no embeddings, so it cannot re-rank; search without, or build it with them.",
         reason="no_embeddings",
     )
-
-
-def _shifted(score: several.Score, first: int, query: int, embeddings: several.Half) -> Embeddings:
-    return score(first + query, embeddings)
 
 
 def _take(values: npt.NDArray[Scalar], columns: IntArray, padding: float) -> npt.NDArray[Scalar]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.errors import ModelMismatch, QueryError
+from geoloc.index.anyheading import AnyHeading
 from geoloc.index.matches import Matches
 from geoloc.index.region import Region
 from geoloc.index.snapshot import Snapshot
@@ -131,15 +132,18 @@ class Locator:
             )
         if self.snapshot.embedding_dim is None:
             rerank = 0
-        turned = np.zeros(len(queries), dtype=np.bool_)
-        if rerank and queries.columns > 1:
-            turned = queries.limited | (not queries.heading_known)
+        limited = queries.limited
+        turned = np.full(len(queries), bool(rerank) and queries.columns > 1)
+        turned &= limited | (not queries.heading_known)
         step = max(1, _MAX_SEARCH_ROWS // queries.code.shape[1])
         found, order = [], []
-        for way, rows in (
-            (self._search_turned, np.flatnonzero(turned)),
-            (self._search, np.flatnonzero(~turned)),
+        # Limited views apart: the codes for any heading are of whole circles.
+        for way, chosen in (
+            (self._search_turned, turned & limited),
+            (self._search_turned, turned & ~limited),
+            (self._search, ~turned),
         ):
+            rows = np.flatnonzero(chosen)
             for start in range(0, len(rows), step):
                 order.append(rows[start : start + step])
                 found.append(way(queries.rows(order[-1]), k, region, rerank))
@@ -163,14 +167,21 @@ class Locator:
         return Found(merged, np.where(merged.rows >= 0, headings, np.nan))
 
     def _search_turned(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> Found:
-        """Codes of all heading candidates give a shortlist of tiles, whose embeddings are compared at every turn."""
+        """Codes give a shortlist of tiles, whose embeddings are compared at every turn.
+
+        Those of all heading candidates, or for a whole circle, where the index has it, the one code for any heading.
+        """
         photos = [queries.turned(number) for number in range(len(queries))]
+        any_heading, bits = None, self.snapshot.any_heading_bits
+        if bits and not queries.heading_known and not queries.limited.any():
+            any_heading = AnyHeading(bits, queries.columns).codes(queries.embedding[:, 0])
         matches = self.snapshot.search_scored(
             self._codes(queries),
             lambda query, embeddings: photos[query].best(embeddings),
             k=k,
             shortlist=rerank * TURNED_SHORTLIST,
             region=region,
+            any_heading=any_heading,
         )
         headings = np.repeat(queries.heading_deg[:, None], matches.rows.shape[1], axis=1)
         for query, own in enumerate(matches.rows) if not queries.heading_known else ():

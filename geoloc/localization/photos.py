@@ -149,6 +149,7 @@ def encode_prepared(
         known_deg = [None] * len(batch) if heading_deg is None else heading_deg
         lit = lit_columns(fov_deg, known_deg, recipe.panorama_px[1], columns)
     if lit is not None and not lit.all():
-        embedding = only_lit(embedding, lit)
-        code = encoder.codes_of(embedding)
+        embedding, seen = only_lit(embedding, lit)
+        limited = ~seen.all(axis=-1, keepdims=True)
+        code = np.where(limited, encoder.codes_of_parts(embedding, seen), code)
     return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, lit)

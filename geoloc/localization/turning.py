@@ -55,10 +55,11 @@ def lit_columns(
     return np.asarray(share >= np.minimum(share.max(axis=1, keepdims=True), _LEAST_LIT))
 
 
-def only_lit(embedding: Floats, lit: BoolArray) -> Floats:
+def only_lit(embedding: Floats, lit: BoolArray) -> tuple[Floats, BoolArray]:
     """Heading candidates float32[N, R, D] of photos of limited view with black columns zero, of length 1 again.
 
     lit: bool[N, columns], the columns that candidate 0 of each shows. A photo of the whole circle stays as it is.
+    Returns the columns of every candidate too, bool[N, R, columns].
     """
     columns, candidates = lit.shape[1], embedding.shape[1]
     rolls = np.arange(candidates) * columns // candidates
@@ -67,7 +68,7 @@ def only_lit(embedding: Floats, lit: BoolArray) -> Floats:
     part = kept.reshape(embedding.shape)
     length = np.linalg.norm(part, axis=-1, keepdims=True)
     part = np.where(length > _SHORTEST, part / np.maximum(length, _SHORTEST), part)
-    return np.where(lit.all(axis=1)[:, None, None], embedding, part).astype(np.float32)
+    return np.where(lit.all(axis=1)[:, None, None], embedding, part).astype(np.float32), masks
 
 
 class TurnedPhoto:

@@ -15,7 +15,7 @@ from geoloc.errors import ConfigError, InputError
 from geoloc.model_parts import PolarView
 from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
-from geoloc.models.hashing import pack_codes
+from geoloc.models.hashing import LinearHash, pack_codes
 from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_aerial, prepare_panorama, to_unit
 from geoloc.models.store import load_model
 from geoloc.recipe import Recipe
@@ -43,6 +43,7 @@ class Encoder:
         self.bits = recipe.model.hash.bits
         self.embedding_dim = recipe.model.embedding_dim
         self.device = torch.device(device)
+        self._mean_embedding: torch.Tensor | None = None
         self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
@@ -130,9 +131,25 @@ class Encoder:
         return Encoded(embeddings, codes)
 
     @torch.inference_mode()
-    def codes_of(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Codes uint8[..., bits // 8] of embeddings float32[..., D], such as those of which a part was left out."""
-        logits = self._model.hash(torch.from_numpy(np.ascontiguousarray(embeddings)).to(self.device))
+    def codes_of_parts(
+        self, parts: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.uint8]:
+        """Codes uint8[..., bits // 8] of embeddings [..., D] of which some columns are zero, as unit vectors.
+
+        `seen` bool[..., columns]: the others. Bits are set about the mean embedding, of which the same columns
+        count, so that what is not seen speaks for neither value of a bit.
+        """
+        head = self._model.hash
+        whole = torch.from_numpy(np.ascontiguousarray(parts)).to(self.device)
+        if not isinstance(head, LinearHash):
+            return pack_codes(head(whole).cpu().numpy())
+        if self._mean_embedding is None:
+            self._mean_embedding = head.mean_embedding()
+        mask = torch.from_numpy(seen).to(self.device).float()
+        # A unit vector's part is as long as the root of its share.
+        length = mask.mean(-1, keepdim=True).sqrt()
+        mean = self._mean_embedding.view(-1, mask.shape[-1]) * mask[..., None, :]
+        logits = head.project(whole * length - mean.flatten(-2))
         return pack_codes(logits.cpu().numpy())
 
     @torch.inference_mode()

@@ -31,6 +31,12 @@ class LinearHash(nn.Module):
         centred: torch.Tensor = self.centre(logits.flatten(0, -2)).view_as(logits)
         return centred
 
+    def mean_embedding(self) -> torch.Tensor:
+        """The shortest embedding float[D] whose logits are all zero: the mean, as far as the bits see it."""
+        mean = self.centre.running_mean
+        assert isinstance(mean, torch.Tensor)
+        return torch.linalg.pinv(self.project.weight.double()).float() @ mean
+
 
 class ColumnHash(nn.Module):
     """Embedding [channels, columns] to logits [bits per column, columns], every column by the same linear map.

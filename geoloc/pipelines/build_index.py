@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc import parts, storage
 from geoloc.errors import ArtifactError, ConfigError, InputError, ModelMismatch
+from geoloc.index.anyheading import AnyHeading
 from geoloc.index.commit import Head, commit, missing_file, read_head
 from geoloc.index.estimate import Estimate, Machine, estimate
 from geoloc.index.keys import Partition
@@ -28,10 +29,11 @@ from geoloc.index.manifest import (
 )
 from geoloc.index.plan import tile_bytes
 from geoloc.index.runs import TablePart
-from geoloc.models.store import ModelCard, read_card
+from geoloc.models.store import RECIPE_NAME, ModelCard, read_card
 from geoloc.pipelines.cluster import cpu_count, ensure_ray
 from geoloc.pipelines.sharding import Build, build_shards, remove_runs
 from geoloc.progress import say
+from geoloc.recipe import Recipe
 
 
 class IndexConfig(BaseModel):
@@ -55,6 +57,14 @@ class IndexConfig(BaseModel):
         ge=0,
         le=65_536,
         description="Inverted lists of a shard, for searches that ask for probes and accept to miss some; 0: none.",
+    )
+    any_heading_bits: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        multiple_of=8,
+        description="Bits of a second code that no turn changes: photos of unknown heading are then found by one scan "
+        "instead of one for each heading; 1024 suit. 0: none.",
     )
 
 
@@ -92,6 +102,7 @@ class Source(BaseModel):
     parts: list[parts.Part]
     bits: int
     embedding_dim: int | None
+    any_heading: AnyHeading | None = None
     bytes_per_s: float
 
     @property
@@ -209,8 +220,25 @@ def inspect_inputs(config: IndexConfig, inputs: IndexInputs) -> Source:
         parts=filled,
         bits=config.bits or stored,
         embedding_dim=schema.field("embedding").type.list_size if keep else None,
+        any_heading=any_heading_of(model_uri, config.any_heading_bits, keep=keep),
         bytes_per_s=bytes_per_s,
     )
+
+
+def any_heading_of(model_uri: str, bits: int, *, keep: bool) -> AnyHeading | None:
+    """The codes that no turn changes, as a model and a number of bits want them; None for 0 bits.
+
+    Raises `ConfigError` where embeddings are not kept, or do not turn with the photo.
+    """
+    if not bits:
+        return None
+    if not keep:
+        raise ConfigError(
+            f"any_heading_bits is {bits}, and the index would keep no embeddings to order what those codes find; keep "
+            "them, or leave the option out."
+        )
+    recipe = Recipe.load(storage.join(model_uri, RECIPE_NAME)).model
+    return AnyHeading(bits, recipe.columns if recipe.turns_by_rolling else 1)
 
 
 def _model_files(model_uri: str) -> list[FileEntry]:
@@ -224,7 +252,8 @@ def _model_files(model_uri: str) -> list[FileEntry]:
 def _fingerprint(config: IndexConfig, source: Source) -> str:
     content = {
         "format": FORMAT_VERSION,
-        "config": config.model_dump(),
+        # Left out where it is not asked for: indexes of before there was such an option keep their fingerprint.
+        "config": config.model_dump(exclude=None if config.any_heading_bits else {"any_heading_bits"}),
         "codes": [part.sha256 for part in source.parts],
         "model": [[file.name, file.sha256] for file in source.model_files],
     }
@@ -236,7 +265,7 @@ def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: st
     told = estimate(
         tiles=source.tiles,
         bits=source.bits,
-        bytes_per_tile=tile_bytes(source.bits, source.embedding_dim),
+        bytes_per_tile=tile_bytes(source.bits, source.embedding_dim, config.any_heading_bits),
         shards=config.shards,
         largest_source_bytes=source.part_bytes,
         model_bytes=sum(file.bytes for file in source.model_files),
@@ -253,6 +282,7 @@ def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: st
         shards=config.shards,
         memory_per_task_bytes=told.memory_per_task_bytes,
         lists=config.lists,
+        any_heading=source.any_heading,
     )
     return build, told
 

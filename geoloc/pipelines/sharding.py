@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from geoloc import storage
 from geoloc.errors import GeolocError
 from geoloc.index import gpu
+from geoloc.index.anyheading import AnyHeading
 from geoloc.index.build import (
     ShardTask,
     build_name,
@@ -63,6 +64,7 @@ class Build:
     shards: int
     memory_per_task_bytes: int
     lists: int = 0
+    any_heading: AnyHeading | None = None
 
     @property
     def name(self) -> str:
@@ -185,6 +187,7 @@ def _task(build: Build, number: int, cuts: Sequence[Sequence[int]]) -> ShardTask
         bits=build.bits,
         embedding_dim=build.embedding_dim,
         lists=build.lists,
+        any_heading=build.any_heading,
     )
 
 

@@ -17,10 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc import parts, storage
 from geoloc.errors import CommitConflict, InputError
+from geoloc.index.anyheading import AnyHeading
 from geoloc.index.commit import commit, current_snapshot, read_head
 from geoloc.index.estimate import estimate
 from geoloc.index.ivf import CENTRES_NAME
-from geoloc.index.manifest import Change, Manifest, Operation, ShardEntry, encode, read_manifest
+from geoloc.index.manifest import (
+    ANY_HEADING_NAME,
+    Change,
+    Manifest,
+    Operation,
+    ShardEntry,
+    encode,
+    read_manifest,
+)
 from geoloc.index.plan import run_rows, slices_of, tile_bytes
 from geoloc.index.update import (
     MarkTask,
@@ -34,7 +43,14 @@ from geoloc.index.update import (
     worth_compacting,
 )
 from geoloc.localization.calibration import load_calibration, save_calibration
-from geoloc.pipelines.build_index import IndexConfig, IndexInputs, inspect_inputs, machine, plan_build
+from geoloc.pipelines.build_index import (
+    IndexConfig,
+    IndexInputs,
+    any_heading_of,
+    inspect_inputs,
+    machine,
+    plan_build,
+)
 from geoloc.pipelines.cluster import cpu_count, ensure_ray
 from geoloc.pipelines.sharding import Build, build_shards, gather, remove_runs
 from geoloc.progress import say
@@ -123,7 +139,11 @@ def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
     """
     index_uri = storage.absolute(index_uri)
     base = read_manifest(index_uri, current_snapshot(index_uri))
-    settings = IndexConfig(bits=base.bits, keep_embeddings=base.embedding_dim is not None)
+    settings = IndexConfig(
+        bits=base.bits,
+        keep_embeddings=base.embedding_dim is not None,
+        any_heading_bits=any_heading_bits_of(base),
+    )
     model = storage.join(index_uri, base.model.directory)
     source = inspect_inputs(settings, IndexInputs(codes=inputs.codes, model=model))
     check_embeddings(index_uri, base, source.embedding_dim)
@@ -192,7 +212,10 @@ def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
         return _result(index_uri, snapshot_id, base, Change(operation="compact"), [], reused=True)
     ensure_ray()
     lists = lists_of(base) if config.lists is None else config.lists
-    build = _compaction(index_uri, base, old, size, lists)
+    any_heading = any_heading_of(
+        storage.join(index_uri, base.model.directory), any_heading_bits_of(base), keep=True
+    )
+    build = _compaction(index_uri, base, old, size, lists, any_heading)
     made = build_shards(build)
 
     def prepare(parent: str, base: Manifest) -> Manifest | None:
@@ -212,9 +235,24 @@ def lists_of(manifest: Manifest) -> int:
     return max(0, max(centres, default=0) - _NPY_HEADER_BYTES) // (manifest.bits // 8)
 
 
-def _compaction(index_uri: str, base: Manifest, old: Sequence[ShardEntry], size: int, lists: int) -> Build:
+def any_heading_bits_of(manifest: Manifest) -> int:
+    """Bits of the codes of a snapshot that no turn changes, 0 unless every shard has them."""
+    files = [(shard, shard.file(ANY_HEADING_NAME)) for shard in manifest.shards if shard.count]
+    sizes = {(file.bytes - _NPY_HEADER_BYTES) // shard.count * 8 if file else 0 for shard, file in files}
+    return min(sizes, default=0)
+
+
+def _compaction(
+    index_uri: str,
+    base: Manifest,
+    old: Sequence[ShardEntry],
+    size: int,
+    lists: int,
+    any_heading: AnyHeading | None,
+) -> Build:
     """The build that makes new shards of old ones; says what it takes and refuses what does not fit."""
-    tiles, per_tile = sum(entry.live for entry in old), tile_bytes(base.bits, base.embedding_dim)
+    tiles = sum(entry.live for entry in old)
+    per_tile = tile_bytes(base.bits, base.embedding_dim, any_heading.bits if any_heading else 0)
     told = estimate(
         tiles=tiles,
         bits=base.bits,
@@ -233,7 +271,9 @@ def _compaction(index_uri: str, base: Manifest, old: Sequence[ShardEntry], size:
     ]
     return Build(
         index_uri=index_uri,
-        fingerprint=_fingerprint("compact", contents, size, lists),
+        fingerprint=_fingerprint(
+            "compact", contents, size, lists
+        ),  # contents name the codes for any heading too
         sources=tuple(slices_of(index_uri, old, run_rows(tiles, per_tile, cpu_count()))),
         bits=base.bits,
         embedding_dim=base.embedding_dim,
@@ -241,6 +281,7 @@ def _compaction(index_uri: str, base: Manifest, old: Sequence[ShardEntry], size:
         shards=told.shards,
         memory_per_task_bytes=told.memory_per_task_bytes,
         lists=lists,
+        any_heading=any_heading,
     )
 
 

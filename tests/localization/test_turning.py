@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,11 @@ from hypothesis import strategies as st
 from small_index import SmallIndex, small_recipe
 
 from geoloc import Localizer
-from geoloc.localization.locator import TURNED_SHORTLIST, EncodedQueries
+from geoloc.index.anyheading import AnyHeading, write_any_heading
+from geoloc.index.commit import commit, read_head
+from geoloc.index.manifest import ANY_HEADING_NAME
+from geoloc.index.shard_files import file_entry
+from geoloc.localization.locator import TURNED_SHORTLIST, EncodedQueries, Locator
 from geoloc.localization.photos import Photo, encode_photos, photo
 from geoloc.localization.turning import TurnedPhoto, lit_columns, turning_columns
 from geoloc.models.preprocessing import prepare_panorama
@@ -258,3 +264,41 @@ def test_the_shortlist_is_of_the_nearest_codes(localizer: Localizer, small_index
         assert distance_of[tile_id] == distance
     wanted = [one for one in brute_force(localizer, queries, 0, 16) if one[1] in distance_of]
     assert [name for _, name, _ in wanted[:4]] == list(found.tile_ids[0])
+
+
+def test_an_index_with_codes_for_any_heading_answers_by_them(
+    localizer: Localizer, small_index: SmallIndex, tmp_path: Path
+) -> None:
+    index = str(tmp_path / "index")
+    shutil.copytree(small_index.index, index)
+    manifest = localizer.locator.snapshot.manifest
+    entries = []
+    for entry in manifest.shards:
+        directory = tmp_path / "index" / entry.directory
+        write_any_heading(directory, AnyHeading(512, 16), np.load(directory / "embeddings.npy"))
+        entries.append(
+            entry.model_copy(update={"files": [*entry.files, file_entry(directory / ANY_HEADING_NAME)]})
+        )
+    commit(index, manifest.model_copy(update={"shards": entries}), read_head(index))
+    other = Locator.open(index)
+    assert other.snapshot.any_heading_bits == 512
+    whole = [photo(np.roll(small_index.panoramas[row], -20, axis=1), view="panorama") for row in (3, 17, 41)]
+    half = [photo(small_index.panoramas[17][:, 8:40], view="panorama", fov_deg=180.0)]
+    queries = encode_photos(localizer.encoder, [*whole, *half])
+    # With a shortlist of all tiles both ways see every tile.
+    one, two = (each.search(queries, k=5, rerank=60) for each in (localizer.locator, other))
+    np.testing.assert_array_equal(one.matches.tile_ids, two.matches.tile_ids)
+    np.testing.assert_array_equal(one.matches.distance_bits, two.matches.distance_bits)
+    np.testing.assert_allclose(one.heading_deg, two.heading_deg)
+    # With a short one its own codes choose, for whole circles.
+    found = other.search(queries, k=5, rerank=1).matches
+    stored = np.concatenate([shard.any_heading for shard in other.snapshot.shards])
+    ids = [name for shard in other.snapshot.shards for name in shard.tile_ids.to_pylist()]
+    asked = AnyHeading(512, 16).codes(queries.embedding[:3, 0])
+    for query, code in enumerate(asked):
+        near = sorted(zip(np.bitwise_count(stored ^ code).sum(-1).tolist(), ids, strict=True))
+        assert set(found.tile_ids[query]) == {name for _, name in near[:TURNED_SHORTLIST]}
+    assert found.tile_ids[0, 0] == small_index.tile_ids[3]
+    # A limited view is found by the codes of all headings, as in an index without.
+    plain = localizer.locator.search(queries, k=5, rerank=1).matches
+    np.testing.assert_array_equal(found.tile_ids[3], plain.tile_ids[3])

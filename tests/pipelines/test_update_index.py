@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from geoloc import storage
-from geoloc.errors import ArtifactError, CommitConflict, InputError, ModelMismatch
+from geoloc.errors import ArtifactError, CommitConflict, ConfigError, InputError, ModelMismatch
+from geoloc.index.anyheading import AnyHeading
 from geoloc.index.garbage import collect_garbage
 from geoloc.index.history import RollbackConfig, history, rollback
 from geoloc.index.inspect import describe, verify
-from geoloc.index.manifest import read_manifest
+from geoloc.index.manifest import ANY_HEADING_NAME, read_manifest
 from geoloc.index.region import box
 from geoloc.index.snapshot import Snapshot
 from geoloc.localization.calibration import Calibration, load_calibration, save_calibration
@@ -408,3 +410,65 @@ def test_ids_come_from_text_parquet_and_tables(tmp_path: Path) -> None:
     pq.write_table(pa.table({"name": ["a"]}), parquet)
     with pytest.raises(InputError, match="no Parquet file with a column tile_id"):
         read_ids(str(parquet))
+
+
+def coded_model(root: Path) -> str:
+    """A model directory whose recipe keeps four columns of two channels, as the embeddings here are laid out."""
+    uri = write_model(str(root / "turning"))
+    text = "name: turning\nmodel: {aggregation: {kind: column_attention, columns: 4, channels: 2}}\n"
+    storage.write_bytes(storage.join(uri, "recipe.yaml"), text.encode())
+    card = json.loads(storage.read_text(storage.join(uri, "model.json")))
+    card["recipe_sha256"] = storage.sha256_bytes(text.encode())
+    storage.write_bytes(storage.join(uri, "model.json"), json.dumps(card).encode())
+    return uri
+
+
+def test_codes_for_any_heading_go_along_with_their_tiles(tmp_path: Path) -> None:
+    tiles = some_tiles([f"t{number:03d}" for number in range(40)], 1)
+    life = Life(tmp_path, tiles, str(tmp_path / "index"))
+    model, settings = coded_model(tmp_path), IndexConfig(shards=2, any_heading_bits=32)
+    first = run(settings, IndexInputs(codes=life.codes(tiles), model=model), life.index)
+    life.states[first.snapshot_id] = dict(tiles)
+    assert Snapshot.open(life.index).any_heading_bits == 32
+    life.add(some_tiles(["t001", "new-1", "new-2"], 2))
+    life.remove(["t002", "t003"])
+    snapshot = Snapshot.open(life.index)
+    assert snapshot.any_heading_bits == 32
+    asked = AnyHeading(32, 4).codes(FLOATS)
+
+    def found(snapshot: Snapshot) -> list[list[str]]:
+        matches = snapshot.search_scored(
+            QUERIES[:, None],
+            lambda query, stored: stored.astype(np.float32) @ FLOATS[query],
+            k=4,
+            shortlist=10,
+            any_heading=asked,
+        )
+        return [list(row) for row in matches.tile_ids]
+
+    fresh = str(tmp_path / "fresh")
+    run(settings, IndexInputs(codes=life.codes(life.tiles), model=model), fresh)
+    assert found(snapshot) == found(Snapshot.open(fresh))
+    life.compact(everything=True, tiles_per_shard=21)
+    assert found(Snapshot.open(life.index)) == found(Snapshot.open(fresh))
+    files = [
+        {file.name: file.sha256 for file in shard.files}
+        for shard in Snapshot.open(life.index).manifest.shards
+    ]
+    wanted = [
+        {file.name: file.sha256 for file in shard.files} for shard in Snapshot.open(fresh).manifest.shards
+    ]
+    assert files == wanted
+    assert all(ANY_HEADING_NAME in names for names in files)
+
+
+def test_codes_for_any_heading_need_embeddings_that_turn(tmp_path: Path) -> None:
+    tiles = some_tiles(["a", "b", "c"], 3)
+    life = Life(tmp_path, tiles, str(tmp_path / "index"))
+    inputs = IndexInputs(codes=life.codes(tiles), model=coded_model(tmp_path))
+    with pytest.raises(ConfigError, match="keep no embeddings"):
+        run(IndexConfig(any_heading_bits=32, keep_embeddings=False), inputs, life.index)
+    text = "name: pooled\nmodel: {aggregation: {kind: gap}}\n"
+    storage.write_bytes(storage.join(inputs.model, "recipe.yaml"), text.encode())
+    with pytest.raises(ConfigError, match="has 1 azimuth columns that turn"):
+        run(IndexConfig(any_heading_bits=32), inputs, life.index)
