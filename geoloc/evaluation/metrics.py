@@ -90,7 +90,9 @@ def chance_table(
 def error_summary(error_m: FloatArray) -> dict[str, float | int | None]:
     """Median, 90 % and share of errors in metres; NaN (not located) counts in `queries` and as infinitely far.
 
-    A quantile that falls on a query that was not located is None: no finite figure would be honest.
+    Quantiles are errors that a query has (nearest rank): the median of an even number is the lower of the middle
+    two, not their mean, which differs where queries are few. A quantile that falls on a query that was not located
+    is None: no finite figure would be honest.
     """
     errors = np.sort(np.where(np.isfinite(error_m), error_m, np.inf))
     return {
