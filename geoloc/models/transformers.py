@@ -124,7 +124,7 @@ class ComposedTransformer(nn.Module):
         The three maps one after the other; what the blocks between them do to the colours moves nothing.
         """
         whole = torch.eye(3, device=images.device).expand(len(images), -1, -1)
-        size = images.shape[-2:]
+        size = (images.shape[-2], images.shape[-1])
         for step in self.steps:
             if isinstance(step, AffineTransformer):
                 last = whole.new_tensor([[[0.0, 0.0, 1.0]]]).expand(len(images), -1, -1)

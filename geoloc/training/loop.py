@@ -78,17 +78,19 @@ class _Loop:
         self.workers = workers
         self.log: list[dict[str, float]] = []
         self.spent_s = 0.0
+        self.cpu_s = 0.0  # of this process, all of its threads
 
     def run(self) -> None:
         """Go on from the newest checkpoint, train to the end, write the model."""
         self._restore()
-        before_s = self.spent_s
+        before_s, before_cpu_s = self.spent_s, self.cpu_s - time.process_time()
         started = last_line = time.monotonic()
         first = self.trainer.steps_done
         while (progress := self._progress()) < 1.0:
             result = self.trainer.step(progress)
             now = time.monotonic()
             self.spent_s = before_s + now - started
+            self.cpu_s = before_cpu_s + time.process_time()
             done = self.trainer.steps_done
             if now - last_line >= _LINE_EVERY_S or self._progress_alone() >= 1.0:
                 last_line = now
@@ -125,6 +127,7 @@ class _Loop:
                 "batch_accuracy": round(accuracy, 4),
                 "pairs_per_s": round(rate, 1),
                 "seconds": round(self.spent_s, 1),
+                "cpu_seconds": round(self.cpu_s, 1),
             }
         )
         say(
@@ -140,7 +143,8 @@ class _Loop:
             self.trainer.restore((Path(folder) / STATE_NAME).read_bytes())
             lines = (Path(folder) / LOG_NAME).read_text(encoding="utf-8").splitlines()
         self.log = [json.loads(line) for line in lines if line]
-        self.spent_s = float(self.log.pop()["spent_s"])
+        spent = self.log.pop()
+        self.spent_s, self.cpu_s = float(spent["spent_s"]), float(spent.get("cpu_s", 0.0))
         if self.rank == 0:
             say(f"train: goes on from the checkpoint of step {self.trainer.steps_done:,}")
 
@@ -152,7 +156,7 @@ class _Loop:
             return
         with tempfile.TemporaryDirectory(prefix="geoloc-checkpoint-") as folder:
             (Path(folder) / STATE_NAME).write_bytes(self.trainer.state())
-            rows = [*self.log, {"spent_s": self.spent_s}]
+            rows = [*self.log, {"spent_s": self.spent_s, "cpu_s": self.cpu_s}]
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (Path(folder) / LOG_NAME).write_text(text, encoding="utf-8")
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -59,7 +59,7 @@ class Described(BaseModel):
     batch_size: int
     pairs_per_s: float | None = Field(description="of all workers, from the log's last line")
     step_core_s: float | None = Field(
-        description="time of a step times workers, each with a thread: CPU seconds on cores of their own"
+        description="CPU seconds of a step in all workers; for logs without them its time, once for each worker"
     )
 
 
@@ -67,7 +67,7 @@ def describe(uri: str, recipe: Recipe, name: str, seed: int, workers: int) -> De
     """A finished model directory in words and figures; `recipe` is the one it was trained with."""
     card, training = read_card(uri), recipe.training
     last = (read_log(uri) or [{}])[-1]
-    seconds, done = last.get("seconds"), last.get("step")
+    seconds, done = last.get("cpu_seconds", last.get("seconds")), last.get("step")
     return Described(
         recipe=name,
         seed=seed,

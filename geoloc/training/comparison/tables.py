@@ -13,6 +13,7 @@ from geoloc.training.comparison.measured import Measured
 from geoloc.training.conditions import CONDITIONS, PROTOCOL
 
 _Z_95 = 1.959964  # of the normal distribution, both sides together 5 %
+_LEAST_ALIGNED = 5.0  # percent, below which a share of it says nothing
 _EXAMPLES = (20.0, 50.0, 80.0, 90.0, 95.0)  # percent, whose intervals the foot names
 
 
@@ -128,11 +129,11 @@ def protocol_means(rows: Sequence[Measured]) -> list[float]:
 
 
 def shares_of_aligned(rows: Sequence[Measured]) -> list[float]:
-    """For each seed of a recipe R@1 of unknown north in percent of that of known north."""
+    """For each seed of a recipe R@1 of unknown north in percent of that of known north, where that is not next to 0."""
     shares = []
     for own in _by_seed(rows):
         recall = {row.condition: row.recall_1 for row in own}
-        if recall.get("aligned") and "360" in recall:
+        if recall.get("aligned", 0.0) >= _LEAST_ALIGNED and "360" in recall:
             shares.append(100 * recall["360"] / recall["aligned"])
     return shares
 
@@ -168,8 +169,8 @@ def notes(rows: Sequence[Measured]) -> list[str]:
         "R@1 is the percentage of photos whose own tile comes first. 360, 180, 90 and 70: the photo shows so many "
         "degrees and nobody knows where north is; aligned and known: north is known. The mean is that of aligned, 360, "
         "180, 90 and 70. The heading's error is the median over the photos of 360 whose own tile came first.",
-        "± is the sample standard deviation over seeds. Core seconds are the time of a step times its workers, each "
-        "with one thread: more than CPU seconds where the machine had other work.",
+        "± is the sample standard deviation over seeds. Core seconds are CPU seconds of a step in all workers; where a "
+        "model's log has none, the step's time for each worker, which is more where the machine had other work.",
     ]
     for count in sorted({row.photos for row in rows}):
         shares = (

@@ -89,6 +89,8 @@ def test_what_a_model_cost(tiny: Recipe, tmp_path: Path) -> None:
     found = describe(uri, tiny, "tiny", 3, 2)
     assert (found.step_core_s, found.pairs_per_s, found.steps, found.batch_size) == (1.0, 32.0, 40, 16)
     assert (found.bridge, found.embedding_dim) == ("polar image", 64)
+    save_model(GeoLocalizer(tiny.model), tiny, uri, metrics=[log[0], log[1] | {"cpu_seconds": 12.0}])
+    assert describe(uri, tiny, "tiny", 3, 2).step_core_s == 0.6
     storage.delete(storage.join(uri, "metrics.jsonl"))
     without = describe(uri, tiny, "tiny", 3, 2)
     assert (without.step_core_s, without.pairs_per_s) == (None, None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from geoloc.training.comparison.described import Described
 from geoloc.training.comparison.measured import Measured
-from geoloc.training.comparison.tables import make_tables, spread, to_markdown, wilson
+from geoloc.training.comparison.tables import make_tables, shares_of_aligned, spread, to_markdown, wilson
 from geoloc.training.conditions import CONDITIONS
 
 
@@ -95,6 +95,11 @@ def test_lines_are_sorted_by_how_the_views_are_bridged() -> None:
         assert [line.cells[0] for line in table.lines] == ["r1", "r3", "r2", "r0"]
     assert test.head == ("R@1, %", "what", "aligned", "R@5, aligned", "R@10, aligned")
     assert test.lines[1].cells[2:] == ("30.0", "31.0", "32.0")
+
+
+def test_a_share_of_next_to_nothing_is_not_said() -> None:
+    for aligned, said in ((4.9, []), (5.0, [80.0])):
+        assert shares_of_aligned([measured("a", 0, "aligned", aligned), measured("a", 0, "360", 4.0)]) == said
 
 
 def test_spread() -> None:
