@@ -18,7 +18,7 @@ from geoloc.training.comparison.described import BRIDGES, Described, in_order, i
 from geoloc.training.comparison.measured import Measuring, Model, TestTable, pictures_taken
 from geoloc.training.comparison.page import Shown
 from geoloc.training.comparison.pictures import Named, draw_circles, draw_sights
-from geoloc.training.comparison.sights import look, turn_photos
+from geoloc.training.comparison.sights import OTHER_TILES, look, turn_photos
 from geoloc.training.pairs import PairStore
 
 _PLACES = 3
@@ -28,8 +28,9 @@ _SIGHT_WORDS = (
     "bottom edge, cyan the middle column; black dots are a spline's control points. First seed of each recipe."
 )
 _CIRCLE_WORDS = (
-    "Photos turned by a random angle and their cosines against heading: blue the own tile, grey the best other tile of "
-    "all, green the true heading, red the estimate. First seed of each recipe that keeps the azimuth."
+    "Photos turned by a random angle and their cosines against heading: blue the own tile, grey the best of "
+    f"{OTHER_TILES} other tiles, green the true heading, red the estimate. First seed of each recipe that keeps the "
+    "azimuth."
 )
 
 

@@ -153,5 +153,5 @@ def _compass(axes: PolarAxes, circle: Circles, photo: int) -> None:
 def _bytes(figure: Figure, kind: str) -> bytes:
     sink = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(sink, format=kind, **({"pil_kwargs": {"quality": 85}} if kind == "jpg" else {}))
+    figure.savefig(sink, format=kind, pil_kwargs={"quality": 85} if kind == "jpg" else {})
     return sink.getvalue()

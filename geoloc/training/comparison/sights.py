@@ -27,6 +27,7 @@ from geoloc.views.warp import pixel_grid
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
+OTHER_TILES = 100  # that photos' circles are drawn against, at the least
 _CANDIDATES = 32  # headings tried where a model does not turn with its picture
 
 
@@ -96,14 +97,16 @@ def sampled_places(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
 
 
 def turn_photos(encoder: Encoder, store: PairStore, rows: npt.NDArray[np.int64]) -> Circles:
-    """Photos of a store turned at random, scored at every heading against all of its tiles.
+    """Photos of a store turned at random, scored at every heading against their own and `OTHER_TILES` of its tiles.
 
     For models whose embedding keeps azimuth columns; at 32 headings where it does not turn by rolling.
     """
     recipe = encoder.recipe.model
     shown = show(store.panoramas[rows], 360.0, heading_known=False, rng=np.random.default_rng(PROTOCOL_SEED))
     extent_m = store.tiles.shape[1] * recipe.metres_per_pixel
-    prepared = encoder.prepare(list(store.tiles), "aerial", extent_m=extent_m)
+    evenly = np.linspace(0, len(store.tiles) - 1, min(OTHER_TILES, len(store.tiles))).astype(np.int64)
+    gallery = np.union1d(evenly, store.tile_of[rows])
+    prepared = encoder.prepare(list(store.tiles[gallery]), "aerial", extent_m=extent_m)
     tiles = encoder.encode(prepared, "aerial").embedding
     if recipe.turns_by_rolling:
         photos = encoder.encode(shown.canvases, "panorama").embedding
@@ -111,7 +114,7 @@ def turn_photos(encoder: Encoder, store: PairStore, rows: npt.NDArray[np.int64])
     else:
         photos = encoder.encode_headings(shown.canvases, "panorama", _CANDIDATES).embedding
         scores = np.einsum("qrd,td->qtr", photos, tiles, optimize=True)
-    right = store.tile_of[rows]
+    right = np.searchsorted(gallery, store.tile_of[rows])
     own = scores[np.arange(len(rows)), right].astype(np.float64)
     peaks = scores.max(-1)
     peaks[np.arange(len(rows)), right] = -np.inf
