@@ -77,7 +77,8 @@ def retrieve(
         for name, measure in floats.items():
             assert group.embedding is not None
             keep = wanted.keep if name == next(iter(floats)) else 0
-            found = walks.walk(group.embedding, gallery.embeddings, measure, keep)
+            asked = group.floats() if name == FLOATS else (group.embedding, measure)
+            found = walks.walk(asked[0], gallery.embeddings, asked[1], keep)
             out.put(name, group.rows, found, measure.tie, order if keep else None)
         for bits in wanted.lengths:
             whole = bits == wanted.lengths[-1]
@@ -127,10 +128,10 @@ class _Walks:
         if served is not None and self._dropped is None:
             rows, scores = served.rows, served.similarity
         else:
-            assert self._group.embedding is not None
             rows = by_codes.rows[:, : self._wanted.rerank]
-            embedding = np.asarray(self._group.embedding, dtype=np.float32)
-            scores = similarities(embedding, rows, self._gallery.embeddings_of)
+            embedding, measure = self._group.floats()
+            wide = np.asarray(embedding, dtype=np.float32)
+            scores = similarities(wide, rows, self._gallery.embeddings_of, measure)
         counts = [
             shortlist_ranks(rows, scores, question, known)
             for question, known in zip(self._questions, by_codes.counts, strict=True)

@@ -31,6 +31,7 @@ SCORES_BYTES = 8 * 2**20
 FLOAT_TIE = 1e-6  # cosines nearer than float32 rounding are equal: identical tiles must not beat each other
 _GALLERY_BLOCK = 8192  # vectors, heading candidates counted one by one
 _PAIR_BLOCK = 2048
+_LEAST_ENERGY = 1e-12  # of the part of a unit vector: below it there is nothing to compare
 
 
 class Measure(Protocol):
@@ -67,6 +68,40 @@ class Cosine:
     def pairwise(self, left: Array, right: Array) -> Scores:
         """See `Measure.pairwise`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)
+
+
+class PartCosine:
+    """Cosines of the part of embeddings that a photo of limited view shows.
+
+    Queries come as [n, R, D + columns]: unit vectors of that part, zero elsewhere, and which columns it has (1 or 0).
+    """
+
+    tie = FLOAT_TIE
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+
+    def prepare(self, rows: Array, *, query: bool) -> Array:
+        """See `Measure.prepare`; gallery items get the energy of each of their columns."""
+        wide = np.ascontiguousarray(rows, dtype=np.float32)
+        if query:
+            return wide
+        energy = np.square(wide.reshape(*wide.shape[:2], -1, self._columns)).sum(axis=2)
+        return np.concatenate([wide, energy], axis=-1)
+
+    def scores(self, queries: Array, block: Array) -> Scores:
+        """See `Measure.scores`."""
+        return self._of(queries, block.T)
+
+    def pairwise(self, left: Array, right: Array) -> Scores:
+        """See `Measure.pairwise`."""
+        return self._of(left, right.swapaxes(1, 2))
+
+    def _of(self, queries: Array, items: Array) -> Scores:
+        parted = queries.shape[-1] - self._columns
+        product = queries[..., :parted] @ items[..., :parted, :]
+        energy = queries[..., parted:] @ items[..., parted:, :]
+        return np.asarray(product / np.sqrt(np.maximum(energy, _LEAST_ENERGY)), dtype=np.float32)
 
 
 class Hamming:

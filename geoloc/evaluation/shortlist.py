@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.evaluation.ranks import Question, RankCounts
-from geoloc.evaluation.scan import Array, Blocks, Cosine, Hamming, IntArray, Scores, candidates, walk
+from geoloc.evaluation.scan import Array, Blocks, Cosine, Hamming, IntArray, Measure, Scores, candidates, walk
 
 Gather = Callable[[IntArray], Array]
 
@@ -22,10 +22,12 @@ def nearest_codes(codes: npt.NDArray[np.uint8], gallery: Blocks, *, bits: int | 
     return found.rows[:, : min(keep, found.gallery)]
 
 
-def similarities(queries: npt.NDArray[np.float32], rows: IntArray, gather: Gather) -> Scores:
+def similarities(
+    queries: npt.NDArray[np.float32], rows: IntArray, gather: Gather, measure: Measure | None = None
+) -> Scores:
     """Cosines float32[Q, K] of queries [Q, D] or [Q, R, D] with their own rows of the gallery; NaN for row -1."""
     out = np.full(rows.shape, np.nan, dtype=np.float32)
-    measure, heads = Cosine(), candidates(queries)
+    measure, heads = measure or Cosine(), candidates(queries)
     for query, own in enumerate(rows):
         there = own >= 0
         if there.any():

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from geoloc.evaluation.encoded import EncodedTable
 from geoloc.evaluation.gallery import Gallery
-from geoloc.evaluation.scan import Array, IntArray
+from geoloc.evaluation.scan import Array, Cosine, IntArray, Measure, PartCosine
 from geoloc.localization.locator import EncodedQueries
+from geoloc.localization.turning import lit_of_candidates
 
 FloatArray = npt.NDArray[np.float64]
 _ASKING_TILES = 32_768
@@ -21,11 +22,23 @@ _ASKING_TILES = 32_768
 
 @dataclass(frozen=True)
 class Asking:
-    """Queries of one kind: their positions int64[q] on their side, embeddings [q, R, D] and codes [q, R, B]."""
+    """Queries of one kind: their positions int64[q] on their side, embeddings [q, R, D] and codes [q, R, B].
+
+    seen: bool[q, R, columns], the azimuth columns that are to be compared; None: all.
+    """
 
     rows: IntArray
     embedding: Array | None
     code: npt.NDArray[np.uint8]
+    seen: npt.NDArray[np.bool_] | None = None
+
+    def floats(self) -> tuple[Array, Measure]:
+        """The embeddings, and what compares them with a gallery's."""
+        assert self.embedding is not None
+        if self.seen is None:
+            return self.embedding, Cosine()
+        parts = np.concatenate([self.embedding, self.seen.astype(np.float32)], axis=-1)
+        return parts, PartCosine(self.seen.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,10 @@ class Photos(Side):
     def asking(self) -> Iterator[Asking]:
         """See `Side`."""
         for rows, queries in self.groups:
-            yield Asking(rows, queries.embedding, self._code(queries))
+            seen = None
+            if queries.lit is not None and queries.limited.any():
+                seen = lit_of_candidates(queries.lit, queries.embedding.shape[1])
+            yield Asking(rows, queries.embedding, self._code(queries), seen)
 
     def embeddings(self) -> Iterable[Array]:
         """See `Side`."""

@@ -55,20 +55,25 @@ def lit_columns(
     return np.asarray(share >= np.minimum(share.max(axis=1, keepdims=True), _LEAST_LIT))
 
 
+def lit_of_candidates(lit: BoolArray, candidates: int) -> BoolArray:
+    """Lit columns bool[N, columns] of candidate 0 as all heading candidates have them, bool[N, R, columns]."""
+    rolls = np.arange(candidates) * lit.shape[1] // candidates
+    return np.stack([np.roll(lit, roll, axis=1) for roll in rolls], axis=1)
+
+
 def only_lit(embedding: Floats, lit: BoolArray) -> tuple[Floats, BoolArray]:
     """Heading candidates float32[N, R, D] of photos of limited view with black columns zero, of length 1 again.
 
     lit: bool[N, columns], the columns that candidate 0 of each shows. A photo of the whole circle stays as it is.
     Returns the columns of every candidate too, bool[N, R, columns].
     """
-    columns, candidates = lit.shape[1], embedding.shape[1]
-    rolls = np.arange(candidates) * columns // candidates
-    masks = np.stack([np.roll(lit, roll, axis=1) for roll in rolls], axis=1)
-    kept = embedding.reshape(*embedding.shape[:2], -1, columns) * masks[:, :, None]
+    masks = lit_of_candidates(lit, embedding.shape[1])
+    kept = embedding.reshape(*embedding.shape[:2], -1, lit.shape[1]) * masks[:, :, None]
     part = kept.reshape(embedding.shape)
     length = np.linalg.norm(part, axis=-1, keepdims=True)
     part = np.where(length > _SHORTEST, part / np.maximum(length, _SHORTEST), part)
-    return np.where(lit.all(axis=1)[:, None, None], embedding, part).astype(np.float32), masks
+    whole = np.asarray(lit.all(axis=1))[:, None, None]
+    return np.where(whole, embedding, part).astype(np.float32), masks
 
 
 class TurnedPhoto:

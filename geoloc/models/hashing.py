@@ -35,7 +35,8 @@ class LinearHash(nn.Module):
         """The shortest embedding float[D] whose logits are all zero: the mean, as far as the bits see it."""
         mean = self.centre.running_mean
         assert isinstance(mean, torch.Tensor)
-        return torch.linalg.pinv(self.project.weight.double()).float() @ mean
+        found: torch.Tensor = torch.linalg.pinv(self.project.weight.double()).float() @ mean
+        return found
 
 
 class ColumnHash(nn.Module):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from geoloc.evaluation import scan
 from geoloc.evaluation.ranks import Question, Truth, rank
-from geoloc.evaluation.scan import Cosine, Edges, Hamming, pair_scores, walk
+from geoloc.evaluation.scan import Cosine, Edges, Hamming, PartCosine, pair_scores, walk
 from tests.evaluation import oracles
 
 
@@ -123,3 +123,28 @@ def test_blocks_of_scores_have_the_stated_size(monkeypatch):
     sizes.clear()
     walk(queries, lambda: [gallery], Watched(), k=1)
     assert 2**19 < max(sizes) <= 2**20
+
+
+def test_parts_are_compared_by_their_own_length():
+    rng = np.random.default_rng(8)
+    columns, dim = 4, 12
+    seen = rng.random((3, 2, columns)) < 0.6
+    seen[..., 0] = True
+    parts = rng.standard_normal((3, 2, dim)).reshape(3, 2, -1, columns) * seen[:, :, None]
+    queries = parts.reshape(3, 2, dim).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=-1, keepdims=True)
+    gallery = rng.standard_normal((5, 1, dim)).astype(np.float32)
+    measure = PartCosine(columns)
+    left = measure.prepare(np.concatenate([queries, seen], axis=-1), query=True)
+    right = measure.prepare(gallery, query=False)
+    got = measure.scores(left.reshape(6, -1), right.reshape(5, -1)).reshape(3, 2, 5)
+    paired = measure.pairwise(left, right[:3])
+    for query in range(3):
+        for candidate in range(2):
+            for item in range(5):
+                part = gallery[item, 0].reshape(-1, columns)[:, seen[query, candidate]].ravel()
+                one = queries[query, candidate].reshape(-1, columns)[:, seen[query, candidate]].ravel()
+                wanted = float(one @ part) / float(np.linalg.norm(one) * np.linalg.norm(part))
+                assert got[query, candidate, item] == pytest.approx(wanted, abs=1e-5)
+                if item == query:
+                    assert paired[query, candidate, 0] == pytest.approx(wanted, abs=1e-5)
