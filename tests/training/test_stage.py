@@ -26,7 +26,7 @@ def test_a_model_comes_out_and_is_reused(
     assert result.metrics["validation_recall_10"] > 3 * 100 * 10 / 80  # far above chance
     assert result.metrics["step"] == 12
     assert result.metrics["loss"] > 0
-    assert 0 < result.metrics["cpu_seconds"]
+    assert result.metrics["cpu_seconds"] > 0
     encoder = Encoder.open(output)
     assert encoder.model_id == result.model_id
     assert {file.name for file in storage.list_files(output)} == {
