@@ -305,6 +305,7 @@ def write_oracle(way: Way, case: Case, kind: str) -> tuple[str, str]:
         "featureless": [False] * len(queries), "candidates": [1] * len(queries),
         "embedding": [v.astype("<f2").tobytes() for v in photo_vectors],
         "code": [code_of(v) for v in photo_vectors],
+        "columns": [1] * len(queries), "lit": pa.nulls(len(queries), pa.binary()),
     }  # fmt: skip
     known = {name: [q[name] for q in queries] for name in ("query_id", "view", "heading_deg", "lat", "lon")}
     source = parts.read_manifest(f"{uri}/queries", kind="queries")
