@@ -1,9 +1,8 @@
 """Photos of unknown heading against references, by circular correlation along the azimuth columns.
 
 An embedding of a model that keeps the azimuth is [channels, columns]; turning the camera rolls the columns. All
-turns are scored at once by the correlation theorem, on embeddings and on codes laid out by columns. Magnitudes of
-the spectrum do not change with the turn: their product bounds the best score from above, which makes a first
-stage that needs no heading, and says when its shortlist was long enough.
+turns are scored at once by the correlation theorem, on embeddings and on codes laid out by columns. How an index is
+searched so: `localization/turning.py` and `index/anyheading.py`.
 
 Convention: azimuth grows to the right. Turn s means the query rolled to the right by s columns; where it is the
 best, the query's middle looks along s / columns * 360 degrees, clockwise from the reference's middle (north).
@@ -11,7 +10,6 @@ best, the query's middle looks along s / columns * 360 degrees, clockwise from t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -26,22 +24,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 _Real = TypeVar("_Real", np.float32, np.float64)
 
 _UPSAMPLING = 8  # of the scores' circle before a parabola is laid through the peak
-_CHUNK = 4096  # references whose scores are held at once
 _TOLERANCE = 1e-5  # of float32 products of unit vectors
-
-
-@dataclass(frozen=True)
-class TurnedMatches:
-    """The k best references of each query at their best turn.
-
-    rows: int64[Q, k], score: float32[Q, k] (cosines, best first), heading_deg: float64[Q, k] in 0..360.
-    `certain` bool[Q]: no reference outside the shortlist can be better than the k-th match.
-    """
-
-    rows: npt.NDArray[np.int64]
-    score: Floats
-    heading_deg: npt.NDArray[np.float64]
-    certain: npt.NDArray[np.bool_]
 
 
 def turn_scores(
@@ -83,28 +66,6 @@ def code_distances(queries: Codes, references: Codes, columns: int) -> npt.NDArr
     return distances
 
 
-def turned_codes(codes: Codes, columns: int) -> Codes:
-    """Codes uint8[Q, B] of layout `columns` at every turn, uint8[Q, columns, B]: heading candidates for an index."""
-    bits = _by_column(np.unpackbits(codes, axis=-1), columns)
-    turned = np.stack([np.roll(bits, turn, axis=-1) for turn in range(columns)], axis=1)
-    return np.packbits(turned.reshape(len(codes), columns, -1), axis=-1)
-
-
-def turn_spectrum(embeddings: Floats, columns: int) -> Floats:
-    """Magnitudes of the columns' spectrum, float32[N, channels * (columns // 2 + 1)], the same for every turn.
-
-    Scaled so that the product of two spectra is at least the product of the embeddings at any turn (triangle
-    inequality over the frequencies), and the spectrum of a unit vector is a unit vector.
-    """
-    spectrum = np.abs(np.fft.rfft(_by_column(embeddings, columns)))
-    weight = np.full(spectrum.shape[-1], 2.0)  # every frequency stands for itself and its negative,
-    weight[0] = 1.0  # but the mean
-    if columns % 2 == 0:
-        weight[-1] = 1.0  # and the alternation of neighbours
-    scaled = spectrum * np.sqrt(weight / columns)
-    return scaled.reshape(len(embeddings), scaled.shape[1] * scaled.shape[2]).astype(np.float32)
-
-
 def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Height and place in columns of the largest score of [..., columns], between the columns too.
 
@@ -126,75 +87,6 @@ def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float6
     shift = np.where(bend < 0, (left - right) / np.where(bend < 0, 2 * bend, 1.0), 0.0)
     height = top - (left - right) * shift / 4
     return height, (peak + shift) / _UPSAMPLING % columns
-
-
-def pair_headings(queries: Floats, references: Floats, columns: int) -> npt.NDArray[np.float64]:
-    """Heading in degrees (0 to 360) of each query's middle against the reference of the same row, float64[N]."""
-    query, reference = _by_column(queries, columns), _by_column(references, columns)
-    product = np.conj(np.fft.rfft(query)) * np.fft.rfft(reference)
-    scores = np.fft.irfft(product.sum(1), n=columns)
-    return refine_peak(scores)[1] * (360.0 / columns)
-
-
-def search_any_heading(
-    queries: Floats,
-    references: Floats,
-    columns: int,
-    *,
-    k: int = 10,
-    shortlist: int = 200,
-    visible: npt.NDArray[np.bool_] | None = None,
-) -> TurnedMatches:
-    """The k best references of each query at any heading: spectra first, all turns of the shortlist after.
-
-    Never holds more than `_CHUNK` references' scores beside the shortlists. With `visible` (a limited view, see
-    `turn_scores`) the first stage takes the seen part, and nothing is said to be certain. Raises `ConfigError`
-    unless 1 <= k <= shortlist.
-    """
-    if not 1 <= k <= shortlist:
-        raise ConfigError(f"k is {k} and the shortlist {shortlist}; give 1 <= k <= shortlist.")
-    seen = queries
-    if visible is not None:
-        seen = (_by_column(queries, columns) * visible[:, None]).reshape(queries.shape)
-    length = min(shortlist, len(references))
-    rows, outside = _by_spectrum(seen, references, columns, length)
-    kept = min(k, length)
-    best = np.empty((len(queries), kept), dtype=np.int64)
-    score = np.empty((len(queries), kept), dtype=np.float32)
-    heading_deg = np.empty((len(queries), kept), dtype=np.float64)
-    for query, listed in enumerate(rows):
-        shown = None if visible is None else visible[query : query + 1]
-        turns = turn_scores(queries[query : query + 1], references[listed], columns, visible=shown)[0]
-        order = np.lexsort((listed, -turns.max(-1)))[:kept]
-        best[query], score[query] = listed[order], turns[order].max(-1)
-        heading_deg[query] = refine_peak(turns[order])[1] * (360.0 / columns)
-    last = score[:, -1] if kept == k else np.full(len(queries), -np.inf)
-    certain = (last >= outside + _TOLERANCE) | (length == len(references))
-    if visible is not None:
-        certain = np.zeros(len(queries), dtype=bool)
-    return TurnedMatches(best, score, heading_deg, certain)
-
-
-def _by_spectrum(
-    queries: Floats, references: Floats, columns: int, length: int
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Rows int64[Q, length] of the largest bounds, and the largest bound [Q] among the others."""
-    query = turn_spectrum(queries, columns)
-    rows = np.zeros((len(queries), 0), dtype=np.int64)
-    bounds = np.zeros((len(queries), 0), dtype=np.float32)
-    outside = np.full(len(queries), -np.inf, dtype=np.float32)
-    for start in range(0, len(references), _CHUNK):
-        part = query @ turn_spectrum(references[start : start + _CHUNK], columns).T
-        numbers = np.arange(start, start + part.shape[1])
-        bounds = np.concatenate([bounds, part], axis=1)
-        rows = np.concatenate([rows, np.broadcast_to(numbers, part.shape)], axis=1)
-        if bounds.shape[1] > length:
-            order = np.argsort(-bounds, axis=1, kind="stable")
-            beyond = np.take_along_axis(bounds, order[:, length : length + 1], axis=1)[:, 0]
-            outside = np.maximum(outside, beyond)
-            bounds = np.take_along_axis(bounds, order[:, :length], axis=1)
-            rows = np.take_along_axis(rows, order[:, :length], axis=1)
-    return rows, outside
 
 
 def _by_column(values: npt.NDArray[_Number], columns: int) -> npt.NDArray[_Number]:
