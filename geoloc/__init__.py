@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoloc.compiled import find_place
+from geoloc.core.numba_cache import find_place
 
 if TYPE_CHECKING:
     from geoloc.localization.localizer import Localizer

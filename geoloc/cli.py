@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import BaseModel, ValidationError
 
-from geoloc.errors import ConfigError, GeolocError
+from geoloc.core.errors import ConfigError, GeolocError
 
 _INTERRUPTED = 130
 _HELP_OF = {
@@ -52,56 +52,66 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("geoloc.demo.run", "the whole way on a procedural city, from imagery to served fixes"),
-    "city": Command("geoloc.pipelines.city", "render a procedural city: imagery sheets and street panoramas"),
+    "city": Command(
+        "geoloc.synthetic.stages.city", "render a procedural city: imagery sheets and street panoramas"
+    ),
     "city tiles": Command(
-        "geoloc.pipelines.city_tiles", "distinct distractor tiles, as many as wanted, to a table"
+        "geoloc.synthetic.stages.tiles", "distinct distractor tiles, as many as wanted, to a table"
     ),
     "city codes": Command(
-        "geoloc.pipelines.city_codes", "codes like those of a table, millions, to test indexes"
+        "geoloc.synthetic.stages.codes", "codes like those of a table, millions, to test indexes"
     ),
     "city ablations": Command(
-        "geoloc.pipelines.city_ablation", "what a model lives on: photos without trees, ..."
+        "geoloc.synthetic.stages.ablations", "what a model lives on: photos without trees, ..."
     ),
     "city export": Command(
-        "geoloc.pipelines.city_export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
+        "geoloc.synthetic.stages.export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
     ),
     "ingest": Command(
-        "geoloc.pipelines.ingest", "imagery and photos, or a published data set, to checked tables"
+        "geoloc.stages.ingest", "imagery and photos, or a published data set, to checked tables"
     ),
     "ingest export": Command(
-        "geoloc.pipelines.shard_export", "ingested tables to tar shards for the webdataset package"
+        "geoloc.stages.export_webdataset", "ingested tables to tar shards for the webdataset package"
     ),
-    "train": Command("geoloc.training.stage", "train a recipe on ingested pairs"),
-    "compare": Command("geoloc.training.compare", "recipes trained with one budget, measured side by side"),
-    "encode": Command("geoloc.pipelines.encode", "tiles to hash codes and embeddings"),
-    "index build": Command("geoloc.pipelines.build_index", "codes (or --imagery) to a searchable index"),
+    "train": Command("geoloc.stages.train", "train a recipe on ingested pairs"),
+    "compare": Command("geoloc.stages.compare", "recipes trained with one budget, measured side by side"),
+    "encode": Command("geoloc.stages.encode", "tiles to hash codes and embeddings"),
+    "index build": Command("geoloc.stages.index_build", "codes (or --imagery) to a searchable index"),
     "index estimate": Command(
-        "geoloc.pipelines.build_index",
+        "geoloc.stages.index_build",
         "what building an index would take, and whether it fits",
         "estimate_build",
     ),
-    "index add": Command("geoloc.pipelines.update_index", "add or replace tiles, as a new snapshot", "add"),
-    "index remove": Command("geoloc.pipelines.update_index", "remove tiles, as a new snapshot", "remove"),
-    "index compact": Command("geoloc.pipelines.update_index", "merge small and half-dead shards", "compact"),
-    "index rollback": Command("geoloc.index.history", "make an older snapshot current again", "rollback"),
-    "index list": Command("geoloc.index.history", "the snapshots of an index, newest first", "history"),
-    "index inspect": Command("geoloc.index.inspect", "what an index holds", "describe"),
-    "index verify": Command("geoloc.index.inspect", "check every byte of a snapshot", "verify"),
-    "index diff": Command("geoloc.index.inspect", "what changed between two snapshots", "diff"),
-    "index prune": Command(
-        "geoloc.index.host", "remove unused copies of remote indexes from this host", "prune_cache"
+    "index add": Command("geoloc.stages.index_update", "add or replace tiles, as a new snapshot", "add"),
+    "index remove": Command("geoloc.stages.index_update", "remove tiles, as a new snapshot", "remove"),
+    "index compact": Command("geoloc.stages.index_update", "merge small and half-dead shards", "compact"),
+    "index rollback": Command(
+        "geoloc.index.maintenance.history", "make an older snapshot current again", "rollback"
     ),
-    "index gc": Command("geoloc.index.garbage", "remove what no snapshot needs", "collect_garbage"),
-    "evaluate": Command("geoloc.pipelines.evaluate", "recall and metres on held-out photos"),
-    "localize": Command("geoloc.pipelines.localize", "locate a batch of photos"),
+    "index list": Command(
+        "geoloc.index.maintenance.history", "the snapshots of an index, newest first", "history"
+    ),
+    "index inspect": Command("geoloc.index.maintenance.inspect", "what an index holds", "describe"),
+    "index verify": Command("geoloc.index.maintenance.inspect", "check every byte of a snapshot", "verify"),
+    "index diff": Command("geoloc.index.maintenance.inspect", "what changed between two snapshots", "diff"),
+    "index prune": Command(
+        "geoloc.index.format.local_cache",
+        "remove unused copies of remote indexes from this host",
+        "prune_cache",
+    ),
+    "index gc": Command(
+        "geoloc.index.maintenance.garbage", "remove what no snapshot needs", "collect_garbage"
+    ),
+    "evaluate": Command("geoloc.stages.evaluate", "recall and metres on held-out photos"),
+    "localize": Command("geoloc.stages.localize", "locate a batch of photos"),
     "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
-    "submit": Command("geoloc.pipelines.submit", "run a sub-command as a job on a Ray cluster", "submit"),
+    "submit": Command("geoloc.stages.submit", "run a sub-command as a job on a Ray cluster", "submit"),
     "bench search": Command(
         "geoloc.bench.search", "measure search on this machine, beside FAISS and usearch, against its bars"
     ),
-    "doctor": Command("geoloc.doctor", "check this machine and say what is missing"),
+    "doctor": Command("geoloc.runtime.doctor", "check this machine and say what is missing"),
 }
-_FROM_IMAGERY = Command("geoloc.pipelines.imagery_index", "imagery to a searchable index in one call")
+_FROM_IMAGERY = Command("geoloc.stages.index_imagery", "imagery to a searchable index in one call")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -169,7 +169,7 @@ def ray_local(s3_server: S3Server) -> Iterator[None]:
     """
     import ray
 
-    from geoloc.pipelines.cluster import ensure_ray
+    from geoloc.runtime.ray_session import ensure_ray
 
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)

@@ -16,16 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
-from geoloc import geodesy, parts, storage, tables
-from geoloc.index.commit import commit, read_head
-from geoloc.index.manifest import FileEntry, Manifest, ModelEntry
-from geoloc.index.shard import TILES_SCHEMA
-from geoloc.index.shard_files import entry_of, write_shard
+from geoloc.core import geodesy, part_table, schemas, storage
+from geoloc.index.format.commit import commit, read_head
+from geoloc.index.format.manifest import FileEntry, Manifest, ModelEntry
+from geoloc.index.format.shard import TILES_SCHEMA
+from geoloc.index.format.shard_writer import entry_of, write_shard
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
 from geoloc.models.store import read_card, save_model
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
 
 ORIGIN = geodesy.LatLon(-35.28, 149.13)
 SPACING_M = 100.0
@@ -185,11 +185,11 @@ def write_index(
 
 def write_table(uri: str, kind: str, schema: pa.Schema, rows: list[dict[str, object]]) -> None:
     """A finished table of two parts."""
-    table = tables.conform(pa.Table.from_pylist(rows, schema=schema), schema)
+    table = schemas.conform(pa.Table.from_pylist(rows, schema=schema), schema)
     half = (len(rows) + 1) // 2
-    parts.begin(uri, "test")
-    written = [parts.write_part(uri, 0, table[:half]), parts.write_part(uri, 1, table[half:])]
-    parts.publish(uri, kind=kind, fingerprint="test", parts=written)
+    part_table.begin(uri, "test")
+    written = [part_table.write_part(uri, 0, table[:half]), part_table.write_part(uri, 1, table[half:])]
+    part_table.publish(uri, kind=kind, fingerprint="test", parts=written)
 
 
 def write_ingested(small: SmallIndex) -> None:
@@ -228,9 +228,9 @@ def write_ingested(small: SmallIndex) -> None:
             "north_m": 0.0,
         }
         pair_rows.append(pair)
-    write_table(f"{small.ingested}/tiles", "tiles", tables.TILES, tile_rows)
-    write_table(f"{small.ingested}/queries", "queries", tables.QUERIES, query_rows)
-    write_table(f"{small.ingested}/pairs", "pairs", tables.PAIRS, pair_rows)
+    write_table(f"{small.ingested}/tiles", "tiles", schemas.TILES, tile_rows)
+    write_table(f"{small.ingested}/queries", "queries", schemas.QUERIES, query_rows)
+    write_table(f"{small.ingested}/pairs", "pairs", schemas.PAIRS, pair_rows)
 
 
 @pytest.fixture(scope="session")

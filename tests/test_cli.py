@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc import cli
-from geoloc.errors import ConfigError, GeolocError, QueryError
-from geoloc.pipelines import submit
+from geoloc.core.errors import ConfigError, GeolocError, QueryError
+from geoloc.stages import submit
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = Path(__file__).with_name("cli_flags.txt")
@@ -218,10 +218,10 @@ def test_bugs_keep_their_stack_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_imagery_turns_index_build_into_the_whole_way() -> None:
-    module = "geoloc.pipelines.imagery_index"
+    module = "geoloc.stages.index_imagery"
     for words in (["index", "--imagery", "x"], ["index", "build", "--imagery=x"]):
         assert cli.find_command(words)[1].module == module
-    assert cli.find_command(["index", "--codes", "x"])[1].module == "geoloc.pipelines.build_index"
+    assert cli.find_command(["index", "--codes", "x"])[1].module == "geoloc.stages.index_build"
 
 
 def test_every_sub_command_leads_to_a_function_with_a_docstring() -> None:
@@ -290,7 +290,7 @@ def test_doctor_finds_this_machine_fit(ray_local: None, capsys: pytest.CaptureFi
 
 
 def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    from geoloc import doctor
+    from geoloc.runtime import doctor
 
     monkeypatch.setattr(doctor, "_PACKAGES", ("ray", "no-such-package"))
     check = doctor._check("packages", doctor._packages)

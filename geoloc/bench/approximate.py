@@ -9,9 +9,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.bench.measure import Spread
-from geoloc.errors import ConfigError
-from geoloc.index import ivf, topk
-from geoloc.index.kernels import Kernel
+from geoloc.core.errors import ConfigError
+from geoloc.index.search import inverted_lists, topk
+from geoloc.index.search.kernels.scan_kernel import Kernel
 
 Codes = npt.NDArray[np.uint8]
 
@@ -55,7 +55,9 @@ def measure_lists(
     asked, codes = np.ascontiguousarray(codes[held_out]), np.ascontiguousarray(codes[~held_out])
     k = min(10, len(codes))
     began = time.perf_counter()
-    lists = ivf.make_lists(codes, min(ivf.usual_lists(len(codes)), len(codes)), threads=threads)
+    lists = inverted_lists.make_lists(
+        codes, min(inverted_lists.usual_lists(len(codes)), len(codes)), threads=threads
+    )
     build_s = time.perf_counter() - began
     exact_s, truth = [], np.empty((0, k), np.int64)
     for _ in range(rounds):
@@ -67,7 +69,7 @@ def measure_lists(
         spent, keys = [], np.empty((0, k), np.int64)
         for _ in range(rounds):
             began = time.perf_counter()
-            keys = ivf.scan_lists(codes, lists, asked, k, probes, kernel, None)
+            keys = inverted_lists.scan_lists(codes, lists, asked, k, probes, kernel, None)
             spent.append(time.perf_counter() - began)
         found, _ = topk.unpack(keys)
         results.append(

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from geoloc import geodesy, parts, tables
 from geoloc.bench.galleries import random_codes, tiles_of
 from geoloc.bench.measure import Bar, Spread
-from geoloc.index.runs import TablePart
-from geoloc.pipelines.cluster import cpu_count, ensure_ray
-from geoloc.pipelines.sharding import Build, build_shards
+from geoloc.core import geodesy, part_table, schemas
+from geoloc.index.build.sorted_runs import TablePart
+from geoloc.runtime.ray_session import cpu_count, ensure_ray
+from geoloc.runtime.shard_job import Build, build_shards
 
 _MODEL_ID = "bench"
 _LIMIT = 0.85
@@ -85,5 +85,5 @@ def _write_part(codes_uri: str, number: int, count: int, bits: int) -> TablePart
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(bits // 8), count, [None, pa.py_buffer(codes)]),
         pa.array([_MODEL_ID] * count, pa.string()),
     ]
-    table = pa.table(columns, schema=tables.codes_schema(bits // 8, None))
-    return TablePart(codes_uri, parts.write_part(codes_uri, number, table), _MODEL_ID)
+    table = pa.table(columns, schema=schemas.codes_schema(bits // 8, None))
+    return TablePart(codes_uri, part_table.write_part(codes_uri, number, table), _MODEL_ID)

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geoloc import parts, storage
-from geoloc.errors import ConfigError
-from geoloc.index.manifest import ShardEntry
-from geoloc.index.runs import code_matrix
-from geoloc.index.shard import Shard
-from geoloc.index.shard_files import entry_of, write_shard
+from geoloc.core import part_table, storage
+from geoloc.core.errors import ConfigError
+from geoloc.index.build.sorted_runs import code_matrix
+from geoloc.index.format.manifest import ShardEntry
+from geoloc.index.format.shard import Shard
+from geoloc.index.format.shard_writer import entry_of, write_shard
 
 Codes = npt.NDArray[np.uint8]
 
@@ -26,7 +26,7 @@ def random_codes(count: int, bits: int, seed: int) -> Codes:
 
 def own_codes(codes_uri: str) -> Codes:
     """The codes uint8[N, B] of a codes table, in the order of its rows."""
-    table = parts.read(storage.absolute(codes_uri), kind="codes", columns=["code"])
+    table = part_table.read(storage.absolute(codes_uri), kind="codes", columns=["code"])
     if not table.num_rows:
         raise ConfigError(f"The codes table {codes_uri!r} has no rows; encode some tiles first.")
     return np.ascontiguousarray(code_matrix(table["code"]))

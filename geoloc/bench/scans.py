@@ -16,10 +16,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.bench.measure import Bar, Spread, interleave, quickest, ratios
-from geoloc.errors import GeolocError
-from geoloc.index import search
-from geoloc.index.kernels import Kernel
-from geoloc.index.shard import Shard
+from geoloc.core.errors import GeolocError
+from geoloc.index.format.shard import Shard
+from geoloc.index.search import scan
+from geoloc.index.search.kernels.scan_kernel import Kernel
 
 Codes = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
@@ -117,8 +117,8 @@ def _read(codes: Codes, pool: ThreadPoolExecutor, threads: int) -> int:
 
 def _ours(shard: Shard, queries: Codes, k: int, kernel: Kernel, threads: int) -> Answer:
     """As `Snapshot.search` does it: scan, then the first k by (distance, tile id)."""
-    candidates = search.scan([search.Selection(shard, len(shard))], queries, k, kernel, threads)
-    columns = search.best_columns([shard], candidates, k)
+    candidates = scan.scan([scan.Selection(shard, len(shard))], queries, k, kernel, threads)
+    columns = scan.best_columns([shard], candidates, k)
     rows = np.take_along_axis(candidates.rows, columns, axis=1)
     return np.take_along_axis(candidates.scores, columns, axis=1), rows
 

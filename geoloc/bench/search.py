@@ -18,7 +18,6 @@ import numpy as np
 from llvmlite import binding
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc import storage
 from geoloc.bench import galleries
 from geoloc.bench.approximate import ListsResult, measure_lists
 from geoloc.bench.building import BuildResult, measure_build
@@ -26,10 +25,11 @@ from geoloc.bench.measure import Bar, Spread
 from geoloc.bench.opening import OpeningResult, measure_opening, measure_rerank
 from geoloc.bench.report import SearchReport
 from geoloc.bench.scans import OURS, ScanResult, compare_scans, has_usearch
-from geoloc.errors import ConfigError
-from geoloc.index import search
-from geoloc.index.kernels import Kernel, compiled_kernel, default_kernel
-from geoloc.progress import say
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError
+from geoloc.core.progress import say
+from geoloc.index.search import scan as index_scan
+from geoloc.index.search.kernels.scan_kernel import Kernel, compiled_kernel, default_kernel
 
 _FULL_SIZES = (1_000_000, 10_000_000)
 _OPENING_TILES = 10_000_000
@@ -67,7 +67,7 @@ def run(config: SearchBench, output: str | None = None) -> SearchReport:
     With `output` the report is written there as JSON. Raises `Differs` when another library's answer is not ours.
     """
     _check(config)
-    kernel, threads = default_kernel(), config.threads or search.thread_count()
+    kernel, threads = default_kernel(), config.threads or index_scan.thread_count()
     with tempfile.TemporaryDirectory(prefix="geoloc-bench-", dir=config.scratch) as scratch:
         root = Path(scratch)
         scans, opening = _scan_galleries(config, root, kernel, threads)

@@ -16,19 +16,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from geoloc import storage
-from geoloc.demo.lines import errors, post_summary, recall_lines
-from geoloc.demo.posts import Post, post_photos
+from geoloc.core import storage
+from geoloc.core.errors import InputError
+from geoloc.core.progress import say
+from geoloc.demo.service_check import Post, post_photos
 from geoloc.demo.stages import Way
-from geoloc.errors import InputError
-from geoloc.evaluation.page import table
-from geoloc.pipelines import evaluate, imagery_index, ingest
-from geoloc.pipelines.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
-from geoloc.pipelines.imagery_index import ImageryIndexConfig, ImageryIndexInputs
-from geoloc.pipelines.ingest import IngestConfig, IngestInputs
-from geoloc.progress import say
+from geoloc.demo.text import errors, post_summary, recall_lines
+from geoloc.evaluation.report.html import table
 from geoloc.serving.server import ServeConfig, start
-from geoloc.sources.nadir import NadirLook, nadir_views
+from geoloc.stages import evaluate, index_imagery, ingest
+from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
+from geoloc.stages.index_imagery import ImageryIndexConfig, ImageryIndexInputs
+from geoloc.stages.ingest import IngestConfig, IngestInputs
+from geoloc.synthetic.nadir import NadirLook, nadir_views
 
 SETS = {
     "textured": "drone photos of ground with texture",
@@ -86,7 +86,7 @@ def run(way: Way, imagery: list[str], photos: int, posts: int) -> ImageryResult:
 
     As many photos again are made to calibrate the confidence with. Finished parts are reused.
     """
-    built = imagery_index.run(
+    built = index_imagery.run(
         ImageryIndexConfig(), ImageryIndexInputs(imagery=imagery, model=way.model), _at(way, "index")
     )
     _make_photos(way, imagery, photos)

@@ -14,10 +14,10 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.io import MemoryFile
 
-from geoloc import storage
-from geoloc.demo.posts import Post
-from geoloc.images import decode_image
-from geoloc.views.polar import aerial_to_polar
+from geoloc.core import storage
+from geoloc.core.images import decode_image
+from geoloc.demo.service_check import Post
+from geoloc.geometry.polar import aerial_to_polar
 
 _SHEET_PX = 160
 _POLAR_PX = (96, 384)  # height, width

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from geoloc.demo.lines import post_lines, recall_lines
 from geoloc.demo.own_imagery import ImageryResult
-from geoloc.demo.posts import Post
-from geoloc.pipelines.evaluate import EvaluateResult
+from geoloc.demo.service_check import Post
+from geoloc.demo.text import post_lines, recall_lines
+from geoloc.stages.evaluate import EvaluateResult
 
 EVALUATIONS = {
     "small": "photos within 5 m of a tile's centre, their own tiles only",

@@ -16,15 +16,16 @@ import time
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc import storage
-from geoloc.demo import own_imagery, page, stages
+from geoloc.core import storage
+from geoloc.core.progress import say
+from geoloc.demo import own_imagery, stages
+from geoloc.demo import report as demo_report
 from geoloc.demo.memory import MemoryWatch
 from geoloc.demo.own_imagery import ImageryResult
-from geoloc.demo.posts import Post, post_photos
 from geoloc.demo.result import DemoResult
+from geoloc.demo.service_check import Post, post_photos
 from geoloc.demo.stages import Sizes, Way
-from geoloc.pipelines.cluster import ensure_ray
-from geoloc.progress import say
+from geoloc.runtime.ray_session import ensure_ray
 from geoloc.serving.server import ServeConfig, start
 
 
@@ -77,7 +78,7 @@ def run(config: DemoConfig, output: str = "demo", *, overwrite: bool = False) ->
             served_index=way.index,
         )
         report = storage.join(output, "report.html")
-        storage.write_bytes(report, page.render(result, way).encode())
+        storage.write_bytes(report, demo_report.render(result, way).encode())
         clock.done("report", began, report)
     return result.model_copy(update={"seconds": clock.seconds, "peak_memory_bytes": memory.peak_bytes})
 

@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc import storage
-from geoloc.pipelines import build_index, city, encode, evaluate, ingest
-from geoloc.pipelines.build_index import IndexConfig, IndexInputs
-from geoloc.pipelines.city import CityConfig
-from geoloc.pipelines.encode import EncodeConfig, EncodeInputs
-from geoloc.pipelines.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
-from geoloc.pipelines.ingest import IngestConfig, IngestInputs
-from geoloc.recipe import Recipe
-from geoloc.training import stage as train
-from geoloc.training.stage import TrainConfig, TrainInputs
+from geoloc.core import storage
+from geoloc.recipe.recipe import Recipe
+from geoloc.stages import encode, evaluate, index_build, ingest
+from geoloc.stages import train as train
+from geoloc.stages.encode import EncodeConfig, EncodeInputs
+from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
+from geoloc.stages.index_build import IndexConfig, IndexInputs
+from geoloc.stages.ingest import IngestConfig, IngestInputs
+from geoloc.stages.train import TrainConfig, TrainInputs
+from geoloc.synthetic.stages import city
+from geoloc.synthetic.stages.city import CityConfig
 
 _CITY = CityConfig()
 _CODE_BITS = (64, 128, 256, 512)
@@ -155,7 +156,7 @@ def build_indexes(way: Way) -> str:
     for codes, index in (("test", way.at("index-small")), ("gallery", way.index)):
         inputs = IndexInputs(codes=way.at("codes", codes), model=way.model)
         config = IndexConfig(shards=way.sizes.shards)
-        done = build_index.run(config, inputs, index, overwrite=way.overwrite)
+        done = index_build.run(config, inputs, index, overwrite=way.overwrite)
         reused &= done.reused
         counts.append(f"{done.tiles:,} tiles in {done.shards} shards")
     return " and ".join(counts) + _reused(reused)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from geoloc import storage
-from geoloc.errors import ArtifactError, CorruptArtifact, GeolocError
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError, CorruptArtifact, GeolocError
 from geoloc.localization.cluster import FEATURES, ClusterSettings
 
 FloatArray = npt.NDArray[np.float64]

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.errors import ConfigError
+from geoloc.core.errors import ConfigError
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from geoloc import storage
-from geoloc.errors import QueryError
-from geoloc.images import decode_image
-from geoloc.index.region import Region, circle
+from geoloc.core import storage
+from geoloc.core.errors import QueryError
+from geoloc.core.images import decode_image
+from geoloc.index.search.region import Region, circle
 from geoloc.localization import fix as reasons
 from geoloc.localization.fix import Fix
 from geoloc.localization.locator import Locator
-from geoloc.localization.photos import HEADINGS, Photo, encode_photos, groups, photo
+from geoloc.localization.query_photos import HEADINGS, Photo, encode_photos, groups, photo
 
 if TYPE_CHECKING:
     from geoloc.models.encoder import Encoder
@@ -84,8 +84,8 @@ class Localizer:
         `view` is panorama, street or drone (guessed from the picture when not given), `heading_deg` the heading
         of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
         its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo. `near`
-        (lat, lon) with `within_m` restricts the search to a circle, `region` (geoloc.index.region) to a circle, a
-        box or a polygon. GPS tags in the file are never read.
+        (lat, lon) with `within_m` restricts the search to a circle, `region`
+        (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file are never read.
         Raises `QueryError` or `InputError` when the question makes no sense; "not found" is a `Fix`.
         """
         one = photo(pixels(image), view=view, heading_deg=heading_deg, fov_deg=fov_deg, extent_m=extent_m)
@@ -110,7 +110,7 @@ class Localizer:
         rerank: int = 100,
         min_confidence: float = MIN_CONFIDENCE,
     ) -> list[Fix]:
-        """A fix for each of several photos (`geoloc.localization.photos.photo` makes them), in their order."""
+        """A fix for each of several photos (`geoloc.localization.query_photos.photo` makes them), in their order."""
         around = region_around(near, within_m)
         if around is not None and region is not None:
             raise QueryError("Give either near and within_m or a region, not both.", reason="bad_region")

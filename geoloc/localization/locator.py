@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.errors import ModelMismatch, QueryError
-from geoloc.index.anyheading import AnyHeading
-from geoloc.index.matches import Matches
-from geoloc.index.region import Region
-from geoloc.index.snapshot import Snapshot
+from geoloc.core.errors import ModelMismatch, QueryError
+from geoloc.index.search.matches import Matches
+from geoloc.index.search.region import Region
+from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization import fix as reasons
+from geoloc.localization.all_headings import TurnedPhoto
 from geoloc.localization.calibration import Calibration, load_calibration, protocol_name
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
 from geoloc.localization.fix import Fix, Match
-from geoloc.localization.headings import candidate_heading_deg, merge_candidates, scores_of
-from geoloc.localization.turning import TurnedPhoto
+from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates, scores_of
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geoloc.model_parts import Aggregation, ColumnAttention, GemPool, HeightMean, MeanPool, SafaHeads
+from geoloc.recipe.model import Aggregation, ColumnAttention, GemPool, HeightMean, MeanPool, SafaHeads
 
 
 class HeightMeanHead(nn.Module):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geoloc.model_parts import OriCnnEncoder, Orientation, PlainCnn
+from geoloc.recipe.model import OriCnnEncoder, Orientation, PlainCnn
 
 MAP_CHANNELS = 2
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geoloc import storage
-from geoloc.errors import ConfigError, CorruptArtifact, ModelMismatch
-from geoloc.model_parts import EfficientNetLite, Orientation
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError, CorruptArtifact, ModelMismatch
 from geoloc.models.backbones import MAP_CHANNELS, inject
+from geoloc.recipe.model import EfficientNetLite, Orientation
 
 # Kernel, stride and expansion of each stage, and how many blocks it has in each network.
 _STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geoloc.errors import ConfigError, InputError
-from geoloc.model_parts import PolarView
-from geoloc.models.bearings import Pose
+from geoloc.core.errors import ConfigError, InputError
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
 from geoloc.models.hashing import LinearHash, pack_codes
+from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_aerial, prepare_panorama, to_unit
 from geoloc.models.store import load_model
-from geoloc.recipe import Recipe
+from geoloc.recipe.model import PolarView
+from geoloc.recipe.recipe import Recipe
 
 View = Literal["aerial", "drone", "panorama", "street"]
 Pixels = npt.NDArray[np.uint8]

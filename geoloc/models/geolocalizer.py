@@ -10,7 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geoloc.model_parts import (
+from geoloc.geometry.aerial import look_down
+from geoloc.geometry.polar import aerial_to_polar
+from geoloc.models.aggregation import make_aggregation
+from geoloc.models.backbones import OriCnn, WrappedCnn
+from geoloc.models.efficientnet_lite import EfficientNetLiteCnn
+from geoloc.models.hashing import make_hash
+from geoloc.models.orientation_maps import OrientationMaps, Pose
+from geoloc.models.preprocessing import input_size, normalise
+from geoloc.models.pretrained import TorchvisionCnn
+from geoloc.models.timm_network import TimmCnn
+from geoloc.models.transformers import make_transformer
+from geoloc.recipe.model import (
     Backbone,
     Branches,
     EfficientNetLite,
@@ -21,18 +32,7 @@ from geoloc.model_parts import (
     SquareView,
     TimmBackbone,
 )
-from geoloc.models.aggregation import make_aggregation
-from geoloc.models.backbones import OriCnn, WrappedCnn
-from geoloc.models.bearings import OrientationMaps, Pose
-from geoloc.models.efficientnet_lite import EfficientNetLiteCnn
-from geoloc.models.hashing import make_hash
-from geoloc.models.preprocessing import input_size, normalise
-from geoloc.models.pretrained import TorchvisionCnn
-from geoloc.models.timm_network import TimmCnn
-from geoloc.models.transformers import make_transformer
-from geoloc.recipe import ModelRecipe
-from geoloc.views.aerial import look_down
-from geoloc.views.polar import aerial_to_polar
+from geoloc.recipe.recipe import ModelRecipe
 
 
 class GeoLocalizer(nn.Module):

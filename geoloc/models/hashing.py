@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from geoloc.model_parts import HashHead
-from geoloc.recipe import ModelRecipe
+from geoloc.recipe.model import HashHead
+from geoloc.recipe.recipe import ModelRecipe
 
 
 class LinearHash(nn.Module):

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from geoloc.errors import InputError, ModelMismatch
-from geoloc.model_parts import PixelRange
-from geoloc.recipe import ModelRecipe
+from geoloc.core.errors import InputError, ModelMismatch
+from geoloc.recipe.model import PixelRange
+from geoloc.recipe.recipe import ModelRecipe
 
 Pixels = npt.NDArray[np.uint8]
 

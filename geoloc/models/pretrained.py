@@ -11,12 +11,12 @@ import torchvision.models
 from safetensors import SafetensorError
 from torch import nn
 
-from geoloc import storage
-from geoloc.errors import CorruptArtifact, ModelMismatch
-from geoloc.model_parts import Orientation, TorchvisionBackbone
+from geoloc.core import storage
+from geoloc.core.errors import CorruptArtifact, ModelMismatch
 from geoloc.models.backbones import MAP_CHANNELS, inject
 from geoloc.models.efficientnet_lite import EfficientNetLiteCnn, packaged_weights
 from geoloc.models.timm_network import TimmCnn
+from geoloc.recipe.model import Orientation, TorchvisionBackbone
 
 _HEAVY_CLASSIFIER = ("alexnet", "vgg16", "vgg16_bn")  # more weights in the part that is thrown away
 

@@ -15,10 +15,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
-from geoloc import storage
-from geoloc.errors import ArtifactError, CorruptArtifact, ModelMismatch
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError, CorruptArtifact, ModelMismatch
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"

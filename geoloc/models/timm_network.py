@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from geoloc.errors import ConfigError, ModelMismatch
-from geoloc.model_parts import Orientation, TimmBackbone
+from geoloc.core.errors import ConfigError, ModelMismatch
 from geoloc.models.backbones import MAP_CHANNELS, inject
+from geoloc.recipe.model import Orientation, TimmBackbone
 
 
 class TimmCnn(nn.Module):

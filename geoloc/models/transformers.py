@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geoloc.model_parts import AffineView, ComposedView, SplineView
-from geoloc.views.warp import (
+from geoloc.geometry.warp import (
     affine_grid,
     control_points,
     polar_places,
@@ -21,6 +20,7 @@ from geoloc.views.warp import (
     spline_grid,
     spline_operator,
 )
+from geoloc.recipe.model import AffineView, ComposedView, SplineView
 
 
 class LocalisationNet(nn.Module):

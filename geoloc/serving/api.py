@@ -11,13 +11,13 @@ from typing import Any, Protocol
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from geoloc.index.region import Region, circle
+from geoloc.index.search.region import Region, circle
 from geoloc.localization.localizer import without_features
-from geoloc.localization.photos import Photo, photo
-from geoloc.serving.answers import Answer
+from geoloc.localization.query_photos import Photo, photo
+from geoloc.serving.answer import Answer
+from geoloc.serving.errors import Overloaded, install
+from geoloc.serving.home_page import PAGE
 from geoloc.serving.limits import RequestEnvelope, ServingLimits
-from geoloc.serving.page import PAGE
-from geoloc.serving.problems import Overloaded, install
 from geoloc.serving.schema import Health, LocalizeAnswer, LocalizeParameters, Problem
 from geoloc.serving.upload import decode_upload, read_form
 

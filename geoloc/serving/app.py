@@ -17,15 +17,15 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from geoloc import storage
-from geoloc.errors import ConfigError
-from geoloc.index.region import Region
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError
+from geoloc.index.search.region import Region
 from geoloc.localization.localizer import MIN_CONFIDENCE
-from geoloc.localization.photos import HEADINGS, Photo
-from geoloc.serving.answers import Answer
+from geoloc.localization.query_photos import HEADINGS, Photo
+from geoloc.serving.answer import Answer
 from geoloc.serving.api import create_api
+from geoloc.serving.errors import Overloaded
 from geoloc.serving.limits import ServingLimits
-from geoloc.serving.problems import Overloaded
 from geoloc.serving.replicas import EncoderReplica, SearchReplica
 from geoloc.serving.schema import Health
 

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from ray import serve
 
-from geoloc import storage
-from geoloc.errors import ServiceUnavailable
-from geoloc.index.commit import current_snapshot
-from geoloc.index.manifest import read_manifest
-from geoloc.index.region import Region
+from geoloc.core import storage
+from geoloc.core.errors import ServiceUnavailable
+from geoloc.index.format.commit import current_snapshot
+from geoloc.index.format.manifest import read_manifest
+from geoloc.index.search.region import Region
 from geoloc.localization.locator import EncodedQueries, Locator
-from geoloc.localization.photos import Photo, encode_prepared
-from geoloc.serving.answers import Answer
+from geoloc.localization.query_photos import Photo, encode_prepared
+from geoloc.serving.answer import Answer
 from geoloc.serving.schema import Health
 
 Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float]  # picture, view, heading, field of view

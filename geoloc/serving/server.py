@@ -15,12 +15,12 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.schema import LoggingConfig
 
-from geoloc import storage
-from geoloc.errors import ConfigError, ServiceUnavailable
-from geoloc.index.commit import current_snapshot
-from geoloc.index.manifest import read_manifest
-from geoloc.pipelines.cluster import ensure_ray
-from geoloc.progress import say
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError, ServiceUnavailable
+from geoloc.core.progress import say
+from geoloc.index.format.commit import current_snapshot
+from geoloc.index.format.manifest import read_manifest
+from geoloc.runtime.ray_session import ensure_ray
 from geoloc.serving.app import ENCODER, SEARCH, ServeArgs, build_app
 
 APPLICATION = "geoloc"

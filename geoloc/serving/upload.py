@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from geoloc.errors import InputError, QueryError
-from geoloc.images import ImageLimits, decode_image, image_format
+from geoloc.core.errors import InputError, QueryError
+from geoloc.core.images import ImageLimits, decode_image, image_format
+from geoloc.serving.errors import UNSUPPORTED
 from geoloc.serving.limits import ServingLimits
-from geoloc.serving.problems import UNSUPPORTED
 from geoloc.serving.schema import LocalizeParameters
 
 _MEDIA_TYPES = {"image/jpeg": "JPEG", "image/jpg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}

@@ -16,12 +16,12 @@ from urllib.parse import urlparse
 
 import pyarrow as pa
 
-from geoloc import storage, tables
-from geoloc.errors import ArtifactError, InputError
-from geoloc.images import decode_image
+from geoloc.core import schemas, storage
+from geoloc.core.errors import ArtifactError, InputError
+from geoloc.core.images import decode_image
+from geoloc.core.schemas import VIEWS, coordinate_problem
 from geoloc.sources.positions import Row, number, read_columns
-from geoloc.sources.refused import Refused
-from geoloc.tables import VIEWS, coordinate_problem
+from geoloc.sources.quarantine import Refused
 
 POSITION_FILES = ("photos.csv", "photos.geojson")
 PHOTO_FOLDER = "photos"
@@ -196,8 +196,8 @@ def _queries_table(kept: Iterable[tuple[Photo, bytes]]) -> pa.Table:
     rows = list(kept)
     columns = {
         field.name: pa.array([getattr(photo, field.name) for photo, _ in rows], field.type)
-        for field in tables.QUERIES
+        for field in schemas.QUERIES
         if field.name != "image"
     }
     columns["image"] = pa.array([data for _, data in rows], pa.binary())
-    return tables.conform(pa.table(columns), tables.QUERIES)
+    return schemas.conform(pa.table(columns), schemas.QUERIES)

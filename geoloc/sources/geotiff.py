@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from geoloc import tables
-from geoloc.errors import InputError
-from geoloc.geodesy import cells
+from geoloc.core import schemas
+from geoloc.core.errors import InputError
+from geoloc.core.geodesy import cells
 from geoloc.sources import grid
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.mosaic import Canvas, render
-from geoloc.sources.refused import Refused
+from geoloc.sources.quarantine import Refused
 from geoloc.sources.sheets import Floats, Sheet
 
 Numbered = Sequence[Sheet] | Mapping[int, Sheet]
@@ -194,7 +194,7 @@ def _row(
 
 def _tiles_table(rows: list[dict[str, object]]) -> pa.Table:
     names = ("tile_id", "lat", "lon", "metres_per_pixel", "image", "source")
-    columns = {name: pa.array([row[name] for row in rows], tables.TILES.field(name).type) for name in names}
+    columns = {name: pa.array([row[name] for row in rows], schemas.TILES.field(name).type) for name in names}
     codes = cells(np.array([row["lat"] for row in rows]), np.array([row["lon"] for row in rows]))
     table = pa.table({**columns, "cell": pa.array(codes.astype(np.int64), pa.int64())})
-    return tables.with_geometry(tables.conform(table, tables.TILES))
+    return schemas.with_geometry(schemas.conform(table, schemas.TILES))

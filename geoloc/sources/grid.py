@@ -20,8 +20,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.errors import ConfigError
-from geoloc.geodesy import LatLon, LocalFrame, destination, distance_m
+from geoloc.core.errors import ConfigError
+from geoloc.core.geodesy import LatLon, LocalFrame, destination, distance_m
 
 _WINDOW_PX = (
     2048  # side of the picture that a block is warped into: 16 MB, and the overlap of blocks stays small

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from geoloc.geodesy import LocalFrame
+from geoloc.core.geodesy import LocalFrame
 from geoloc.sources.sheets import Floats, Pixels, Sheet, read_window
 
 _CELL_PX = 64

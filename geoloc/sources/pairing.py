@@ -8,8 +8,8 @@ import pyarrow as pa
 from pyproj import Transformer
 from sklearn.neighbors import KDTree
 
-from geoloc import tables
-from geoloc.geodesy import distance_m, heading_deg
+from geoloc.core import schemas
+from geoloc.core.geodesy import distance_m, heading_deg
 from geoloc.sources.sheets import Floats
 
 _TO_ECEF = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
@@ -54,7 +54,7 @@ class Pairer:
         positive = first & (metres <= self._radius_m)
         contains = np.maximum(np.abs(east), np.abs(north)) <= self._half_m
         kept = positive | contains
-        relation = np.where(positive, tables.RELATIONS[0], tables.RELATIONS[1])[kept]
+        relation = np.where(positive, schemas.RELATIONS[0], schemas.RELATIONS[1])[kept]
         return _table(
             [query_ids[index] for index in query[kept]],
             self._ids[tile[kept]].tolist(),
@@ -77,5 +77,5 @@ def _table(
     north: npt.NDArray[np.float64],
 ) -> pa.Table:
     columns = [queries, tile_ids, relation, east, north]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, tables.PAIRS, strict=True)]
-    return pa.table(arrays, schema=tables.PAIRS)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schemas.PAIRS, strict=True)]
+    return pa.table(arrays, schema=schemas.PAIRS)

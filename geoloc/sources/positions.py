@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from geoloc import storage
-from geoloc.errors import InputError
-from geoloc.sources.refused import Refused
+from geoloc.core import storage
+from geoloc.core.errors import InputError
+from geoloc.core.schemas import coordinate_problem
+from geoloc.sources.quarantine import Refused
 from geoloc.sources.sheets import Floats
-from geoloc.tables import coordinate_problem
 
 _DELIMITERS = (",", ";", "\t")
 Row = Mapping[str, str]

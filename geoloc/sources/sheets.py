@@ -24,8 +24,8 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window
 
-from geoloc import storage
-from geoloc.errors import ConfigError, InputError, StorageError
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError, InputError, StorageError
 
 SUFFIXES = (".tif", ".tiff", ".gtiff", ".cog")
 _IN_MEMORY_LIMIT_BYTES = 2 * 2**30

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from geoloc.models.bearings import Pose
-from geoloc.training_parts import AugmentationRecipe
+from geoloc.models.orientation_maps import Pose
+from geoloc.recipe.training import AugmentationRecipe
 
 
 @dataclass(frozen=True)

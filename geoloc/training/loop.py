@@ -14,11 +14,11 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+from geoloc.core.progress import say
 from geoloc.models.store import save_model
-from geoloc.progress import say
-from geoloc.recipe import Recipe
-from geoloc.training.gather import is_distributed
-from geoloc.training.pairs import load_pairs, read_index
+from geoloc.recipe.recipe import Recipe
+from geoloc.training.all_gather import is_distributed
+from geoloc.training.pair_store import load_pairs, read_index
 from geoloc.training.sampler import split_pairs
 from geoloc.training.trainer import Trainer
 

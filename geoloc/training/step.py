@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from geoloc.geometry.panorama import limit_view, turn_panorama, visible_columns
 from geoloc.losses.circular import best_turn_similarity, part_similarity
 from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
 from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
 from geoloc.losses.triplet import guidance_loss, triplet_of_similarity
-from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import GeoLocalizer, flatten, initial_log_scale
+from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import to_unit
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
+from geoloc.training.all_gather import gather_rows
 from geoloc.training.augment import PairDraw, change_light
-from geoloc.training.gather import gather_rows
-from geoloc.views.panorama import limit_view, turn_panorama, visible_columns
 
 _LARGEST_LOG_SCALE = 4.6  # a temperature of 0.01: beyond, InfoNCE only sharpens what it already separates
 

@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geoloc.errors import GeolocError
+from geoloc.core.errors import GeolocError
 from geoloc.losses.triplet import hardest_share
-from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.orientation_maps import Pose
 from geoloc.models.pretrained import start_from_weights
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
+from geoloc.recipe.training import TrainingRecipe
+from geoloc.training.all_gather import is_distributed
 from geoloc.training.augment import PairDraw, draw_drone, draw_pairs
-from geoloc.training.gather import is_distributed
-from geoloc.training.pairs import PairStore
+from geoloc.training.pair_store import PairStore
 from geoloc.training.sampler import neighbour_batches, random_batches
 from geoloc.training.step import PairBatch, PairStep, StepResult
-from geoloc.training_parts import TrainingRecipe
 
 _Draw = TypeVar("_Draw", PairDraw, Pose | None)
 _SMALLEST_SPREAD = 1e-3  # of the embeddings in a batch; healthy ones have about 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from geoloc.models.encoder import Encoder
-from geoloc.training.pairs import load_pairs, read_index
+from geoloc.training.pair_store import load_pairs, read_index
 
 _RANKS = (1, 5, 10)
 

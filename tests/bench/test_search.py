@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from index.building import random_tiles
 
-from geoloc import parts, tables
 from geoloc.bench import scans
 from geoloc.bench.galleries import open_gallery, random_codes, write_gallery
 from geoloc.bench.measure import Bar, Spread, interleave
 from geoloc.bench.search import SearchBench, run
 from geoloc.cli import main
-from geoloc.errors import ConfigError
-from geoloc.index.kernels import NumpyKernel
+from geoloc.core import part_table, schemas
+from geoloc.core.errors import ConfigError
+from geoloc.index.search.kernels.scan_kernel import NumpyKernel
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def codes_uri(tmp_path: Path) -> str:
         "model_id": ["m"] * 60,
     }
     uri = str(tmp_path / "codes")
-    part = parts.write_part(uri, 0, pa.table(columns, schema=tables.codes_schema(8, None)))
-    parts.publish(uri, kind="codes", fingerprint="test", parts=[part])
+    part = part_table.write_part(uri, 0, pa.table(columns, schema=schemas.codes_schema(8, None)))
+    part_table.publish(uri, kind="codes", fingerprint="test", parts=[part])
     return uri
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from geoloc import parts, storage
+from geoloc.core import part_table, storage
 
 from .conftest import Head
 
@@ -65,7 +65,7 @@ def test_every_stage_runs_as_a_job(head: Head, tmp_path: Path, free_port: Any) -
         head, "jobs/localize.py", "--index", f"{root}/index", "--photos", f"{root}/city/test/photos.csv",
         "--output", f"{root}/fixes",
     )  # fmt: skip
-    assert parts.read_manifest(f"{root}/fixes/fixes").rows == 16
+    assert part_table.read_manifest(f"{root}/fixes/fixes").rows == 16
     _serve(head, f"{root}/index", free_port())
 
 

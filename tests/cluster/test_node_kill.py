@@ -20,8 +20,8 @@ DRIVER = """
     import ray
     from ray.cluster_utils import Cluster
 
-    from geoloc.index.manifest import read_manifest
-    from geoloc.pipelines.build_index import IndexConfig, IndexInputs, run
+    from geoloc.index.format.manifest import read_manifest
+    from geoloc.stages.index_build import IndexConfig, IndexInputs, run
 
     codes, model, calm, hit = sys.argv[1:]
     options = {"object_store_memory": 150_000_000, "include_dashboard": False}
@@ -66,9 +66,9 @@ DRIVER = """
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_is_killed_while_shards_are_built(tmp_path: Path) -> None:
-    from pipelines.test_build_index import Gallery, write_model
+    from stages.test_index_build import Gallery, write_model
 
-    from geoloc.index.inspect import verify
+    from geoloc.index.maintenance.inspect import verify
 
     gallery = Gallery(60_000, dim=64)
     codes, model = gallery.write(str(tmp_path / "codes"), pieces=8), write_model(str(tmp_path / "model"))

@@ -142,7 +142,7 @@ def test_the_job_is_a_command_line_that_parses() -> None:
     job = next(document for document in _rendered("k8s/build-index") if document["kind"] == "RayJob")
     words = job["spec"]["entrypoint"].split()
     assert words[0] == "geoloc"
-    assert find_command(words[1:])[1].module == "geoloc.pipelines.imagery_index"
+    assert find_command(words[1:])[1].module == "geoloc.stages.index_imagery"
 
 
 def test_ray_cluster_file_is_what_ray_up_takes() -> None:

@@ -20,12 +20,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from geoloc import geodesy, parts, tables
-from geoloc.evaluation.encoded import ENCODED, KIND
+from geoloc.core import geodesy, part_table, schemas
+from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import read_card, save_model
-from geoloc.pipelines import blocks, encoded
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
+from geoloc.runtime import table_job
+from geoloc.stages import encode_queries
 
 from .conftest import RECIPE, Geoloc
 
@@ -147,7 +148,7 @@ def way(geoloc: Geoloc, tmp_path_factory: pytest.TempPathFactory) -> Way:
 
 
 def read(uri: str, kind: str) -> Rows:
-    rows: Rows = parts.read(f"{uri}/{kind}", kind=kind).to_pylist()
+    rows: Rows = part_table.read(f"{uri}/{kind}", kind=kind).to_pylist()
     return rows
 
 
@@ -298,7 +299,7 @@ def write_oracle(way: Way, case: Case, kind: str) -> tuple[str, str]:
             "embedding": [v.astype(np.float16) for v in tile_vectors],
             "model_id": [card.model_id] * len(tiles),
         },
-        schema=tables.codes_schema(BITS // 8, DIM),
+        schema=schemas.codes_schema(BITS // 8, DIM),
     )
     publish(f"{base} codes", "codes", kind, codes, details)
     rows = {
@@ -308,18 +309,20 @@ def write_oracle(way: Way, case: Case, kind: str) -> tuple[str, str]:
         "columns": [1] * len(queries), "lit": pa.nulls(len(queries), pa.binary()),
     }  # fmt: skip
     known = {name: [q[name] for q in queries] for name in ("query_id", "view", "heading_deg", "lat", "lon")}
-    source = parts.read_manifest(f"{uri}/queries", kind="queries")
+    source = part_table.read_manifest(f"{uri}/queries", kind="queries")
     # The mark of the encoded table that the stage would make of these queries: it takes ours for that.
-    mark = blocks.fingerprint(
-        KIND, encoded._VERSION, [part.sha256 for part in source.parts], card.model_id, HEADINGS
+    mark = table_job.fingerprint(
+        KIND, encode_queries._VERSION, [part.sha256 for part in source.parts], card.model_id, HEADINGS
     )
     publish(f"{base} queries", KIND, mark, pa.table({**known, **rows}, schema=ENCODED), details)
     return f"{base} codes", f"{base} queries"
 
 
 def publish(uri: str, kind: str, mark: str, rows: pa.Table, details: dict[str, Any]) -> None:
-    assert parts.begin(uri, mark) is None
-    parts.publish(uri, kind=kind, fingerprint=mark, parts=[parts.write_part(uri, 0, rows)], details=details)
+    assert part_table.begin(uri, mark) is None
+    part_table.publish(
+        uri, kind=kind, fingerprint=mark, parts=[part_table.write_part(uri, 0, rows)], details=details
+    )
 
 
 def evaluated(way: Way, case: Case, kind: str, protocol: str | None = None) -> Any:

@@ -12,11 +12,12 @@ import geopandas
 import httpx
 import pytest
 
-from geoloc import Localizer, cli, geodesy, parts
-from geoloc.demo.lines import post_summary
+from geoloc import Localizer, cli
+from geoloc.core import geodesy, part_table
+from geoloc.core.errors import ServiceUnavailable
 from geoloc.demo.memory import MemoryWatch
-from geoloc.demo.posts import Post, post_photos
-from geoloc.errors import ServiceUnavailable
+from geoloc.demo.service_check import Post, post_photos
+from geoloc.demo.text import post_summary
 
 from .conftest import RECIPE, SIZES, Geoloc, demo_words
 
@@ -57,7 +58,9 @@ def test_the_index_is_calibrated_on_the_validation_district(demo: Any) -> None:
 
 
 def test_posted_photos_were_answered_with_their_error(demo: Any, demo_folder: str) -> None:
-    queries = parts.read(f"{demo_folder}/tables/test/queries", columns=["query_id", "lat", "lon"]).to_pylist()
+    queries = part_table.read(
+        f"{demo_folder}/tables/test/queries", columns=["query_id", "lat", "lon"]
+    ).to_pylist()
     truth = {row["query_id"]: (row["lat"], row["lon"]) for row in queries}
     assert len(demo["posts"]) == 6
     for post in demo["posts"]:
@@ -96,14 +99,14 @@ def test_what_is_printed_names_the_figures_and_how_to_go_on(
 
 def test_without_serving_everything_else_is_there(demo: Any, demo_folder: str, tmp_path: Path) -> None:
     """What jobs/pipeline.py runs: no service, no posts, the same figures in the same page."""
-    from geoloc.demo import page
+    from geoloc.demo import report
     from geoloc.demo.result import DemoResult
     from geoloc.demo.run import DemoConfig
     from geoloc.demo.stages import Way
 
     config = DemoConfig(**{name.replace("-", "_"): value for name, value in SIZES.items()}, recipe=RECIPE)
     bare = DemoResult.model_validate(demo | {"posts": []})
-    text, html = bare.text(), page.render(bare, Way(config, demo_folder))
+    text, html = bare.text(), report.render(bare, Way(config, demo_folder))
     assert "posted to the service" not in text + html
     assert f"{SIZES['test-photos']} photos against {SIZES['test-photos']} tiles" in text
     assert "data:image" not in html
@@ -162,7 +165,7 @@ def test_a_model_that_does_not_fit_the_codes_is_one_sentence(
 ) -> None:
     from geoloc.models.geolocalizer import GeoLocalizer
     from geoloc.models.store import save_model
-    from geoloc.recipe import Recipe
+    from geoloc.recipe.recipe import Recipe
 
     recipe = Recipe.load(RECIPE)
     save_model(GeoLocalizer(recipe.model), recipe, str(tmp_path / "other"))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from geoloc import Localizer, cli, parts
+from geoloc import Localizer, cli
+from geoloc.core import part_table
 
 from .conftest import Geoloc, demo_words
 
@@ -32,7 +33,7 @@ def built(words: list[str], geoloc: Geoloc) -> Any:
 
 
 def test_tiles_lie_in_estonia(built: Any) -> None:
-    tiles = parts.read(f"{built['index_uri']}-tables/tiles", columns=["lat", "lon", "metres_per_pixel"])
+    tiles = part_table.read(f"{built['index_uri']}-tables/tiles", columns=["lat", "lon", "metres_per_pixel"])
     assert tiles.num_rows == built["tiles"] > 3 * 16
     for row in tiles.to_pylist():
         assert 57.5 < row["lat"] < 59.9
@@ -46,7 +47,7 @@ def test_run_again_everything_is_reused(built: Any, words: list[str], geoloc: Ge
 
 def test_a_tile_posted_as_a_drone_photo_finds_itself(built: Any) -> None:
     """Even weights of a few steps find the very pixels that they encoded, through the aerial branch."""
-    tiles = parts.read(f"{built['index_uri']}-tables/tiles", columns=["tile_id", "image", "lat", "lon"])
+    tiles = part_table.read(f"{built['index_uri']}-tables/tiles", columns=["tile_id", "image", "lat", "lon"])
     localizer = Localizer.open(built["index_uri"])
     for row in tiles.slice(0, 3).to_pylist():
         fix = localizer.localize(row["image"], view="drone", heading_deg=0.0, extent_m=40.0)
@@ -91,7 +92,9 @@ def test_the_demo_locates_drone_photos_in_own_imagery(
     }
     # The photos' headings are kept back, so every candidate was searched; the truth is known by position.
     for name in counts:
-        table = parts.read(f"{demo_folder}/imagery/{name}/tables/queries", columns=["heading_deg", "view"])
+        table = part_table.read(
+            f"{demo_folder}/imagery/{name}/tables/queries", columns=["heading_deg", "view"]
+        )
         assert table["heading_deg"].null_count == table.num_rows
         assert set(table["view"].to_pylist()) == {"drone"}
     page = Path(demo_folder, "report.html").read_text()

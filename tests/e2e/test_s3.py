@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from geoloc import Localizer, cli, parts, storage
+from geoloc import Localizer, cli
+from geoloc.core import part_table, storage
 from tests.conftest import S3Server
 
 from .conftest import RECIPE, SIZES, Geoloc
@@ -62,8 +63,8 @@ def index(geoloc: Geoloc, root: str, tables: dict[str, Any], model: str) -> Any:
 
 def test_tables_on_s3_have_the_bytes_of_those_on_disk(tables: dict[str, Any], demo_folder: str) -> None:
     for kind in ("tiles", "queries", "pairs"):
-        there = parts.read_manifest(f"{tables['test']['output']}/{kind}", kind=kind)
-        here = parts.read_manifest(f"{demo_folder}/tables/test/{kind}", kind=kind)
+        there = part_table.read_manifest(f"{tables['test']['output']}/{kind}", kind=kind)
+        here = part_table.read_manifest(f"{demo_folder}/tables/test/{kind}", kind=kind)
         assert [part.sha256 for part in there.parts] == [part.sha256 for part in here.parts]
 
 
@@ -72,8 +73,8 @@ def test_codes_on_s3_have_the_bytes_of_those_on_disk(
 ) -> None:
     words = ("--tiles", tables["test"]["output"], "--model", f"{demo_folder}/model")
     geoloc("encode", *words, "--output", f"{root}/codes-again", "--json")
-    there = parts.read_manifest(f"{root}/codes-again", kind="codes")
-    here = parts.read_manifest(f"{demo_folder}/codes/test", kind="codes")
+    there = part_table.read_manifest(f"{root}/codes-again", kind="codes")
+    here = part_table.read_manifest(f"{demo_folder}/codes/test", kind="codes")
     assert [part.sha256 for part in there.parts] == [part.sha256 for part in here.parts]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from geoloc.evaluation.sides import Asking, Photos, Side
+from geoloc.evaluation.ranking.photos_and_tiles import Asking, Photos, Side
 from geoloc.localization.locator import EncodedQueries
 
 

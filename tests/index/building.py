@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from geoloc import geodesy, storage
-from geoloc.index.commit import Head, commit, read_head
-from geoloc.index.manifest import Bounds, FileEntry, Manifest, ModelEntry, ShardEntry
-from geoloc.index.shard_files import entry_of, write_shard
+from geoloc.core import geodesy, storage
+from geoloc.index.format.commit import Head, commit, read_head
+from geoloc.index.format.manifest import Bounds, FileEntry, Manifest, ModelEntry, ShardEntry
+from geoloc.index.format.shard_writer import entry_of, write_shard
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from geoloc import parts, storage
-from geoloc.index.build import ShardTask, build_name, build_shard
-from geoloc.index.commit import commit, read_head
-from geoloc.index.keys import Histogram
-from geoloc.index.manifest import Change, Manifest, ShardEntry, bounds_around, read_manifest
-from geoloc.index.plan import Plan, Source, group, pieces_of, slices_of
-from geoloc.index.runs import RunTask, TablePart, cut_run, write_run
-from geoloc.index.update import (
+from geoloc.core import part_table, storage
+from geoloc.index.build.partition_keys import Histogram
+from geoloc.index.build.shard_build import ShardTask, build_name, build_shard
+from geoloc.index.build.shard_plan import Plan, Source, group, pieces_of, slices_of
+from geoloc.index.build.sorted_runs import RunTask, TablePart, cut_run, write_run
+from geoloc.index.format.commit import commit, read_head
+from geoloc.index.format.manifest import Change, Manifest, ShardEntry, bounds_around, read_manifest
+from geoloc.index.maintenance.update import (
     MarkTask,
     compacted,
     mark_shard,
@@ -22,8 +22,8 @@ from geoloc.index.update import (
     worth_compacting,
 )
 
+from .build.test_shard_build import codes_table
 from .building import Tiles, model_of
-from .test_build import codes_table
 
 _RUN_ROWS = 40
 
@@ -31,7 +31,7 @@ _RUN_ROWS = 40
 def make_shards(
     index_uri: str, fingerprint: str, sources: Sequence[Source], bits: int, dim: int, shards: int
 ) -> list[ShardEntry]:
-    """What `pipelines.sharding.build_shards` does."""
+    """What `runtime.shard_job.build_shards` does."""
     name = build_name(fingerprint)
     work = storage.join(index_uri, "snapshots", name, "runs")
     storage.write_bytes(storage.join(index_uri, "snapshots", name, "build.json"), b"{}")
@@ -51,7 +51,7 @@ def make_shards(
 
 def sources_of(codes_uri: str, tiles: Tiles) -> tuple[str, list[Source]]:
     """(what names the content, the parts) of a codes table of some tiles."""
-    made: tuple[parts.Part, ...] = codes_table(codes_uri, tiles, 2)
+    made: tuple[part_table.Part, ...] = codes_table(codes_uri, tiles, 2)
     return " ".join(part.sha256 for part in made), [TablePart(codes_uri, part, "m") for part in made]
 
 

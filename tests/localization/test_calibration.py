@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from geoloc.errors import ArtifactError, CorruptArtifact
+from geoloc.core.errors import ArtifactError, CorruptArtifact
 from geoloc.localization.calibration import (
     MIN_QUERIES,
     Calibration,

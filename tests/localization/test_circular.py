@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoloc.errors import ConfigError
+from geoloc.core.errors import ConfigError
 from geoloc.localization.circular import code_distances, refine_peak, turn_scores
 
 Floats = npt.NDArray[np.float32]

@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geoloc import geodesy
-from geoloc.localization.cluster import (
-    FEATURES,
-    ClusterSettings,
-    dominant_set,
-    find_cluster,
-    weights_of,
-)
+from geoloc.core import geodesy
+from geoloc.localization.cluster import FEATURES, ClusterSettings, dominant_set, find_cluster, weights_of
 
 ORIGIN = geodesy.LatLon(-35.28, 149.13)
 SETTINGS = ClusterSettings(sigma_m=30.0, temperature=0.03)

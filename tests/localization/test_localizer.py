@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 from small_index import ORIGIN, SPACING_M, build, encoded
 
-from geoloc import Localizer, geodesy, tables
-from geoloc.errors import ArtifactError, InputError, ModelMismatch, QueryError
-from geoloc.index.region import polygon
+from geoloc import Localizer
+from geoloc.core import geodesy, schemas
+from geoloc.core.errors import ArtifactError, InputError, ModelMismatch, QueryError
+from geoloc.index.search.region import polygon
 from geoloc.localization import fix as reasons
 from geoloc.localization.calibration import Calibration, fit_calibration
 from geoloc.localization.cluster import FEATURES, ClusterSettings
 from geoloc.localization.locator import EncodedQueries, Locator
-from geoloc.localization.photos import encode_photos, photo
+from geoloc.localization.query_photos import encode_photos, photo
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_a_calibrated_locator_says_how_sure_it_is(localizer, small_index):
 
 def test_a_fix_is_a_row_of_the_results_table(localizer, small_index):
     fix = localizer.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, k=3)
-    table = tables.with_geometry(pa.Table.from_pylist([fix.row("q")], schema=tables.FIXES))
+    table = schemas.with_geometry(pa.Table.from_pylist([fix.row("q")], schema=schemas.FIXES))
     row = table.to_pylist()[0]
     assert row["query_id"] == "q"
     assert len(row["matches"]) == 3

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from geoloc.model_parts import (
-    ColumnAttention,
-    GemPool,
-    HeightMean,
-    MeanPool,
-    SafaHeads,
-)
 from geoloc.models.aggregation import GemHead, SafaHead, make_aggregation
+from geoloc.recipe.model import ColumnAttention, GemPool, HeightMean, MeanPool, SafaHeads
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:

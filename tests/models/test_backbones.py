@@ -7,11 +7,11 @@ import safetensors.torch
 import torch
 import torchvision.models
 
-from geoloc.errors import CorruptArtifact, ModelMismatch
-from geoloc.model_parts import OriCnnEncoder, Orientation, PlainCnn, TorchvisionBackbone
+from geoloc.core.errors import CorruptArtifact, ModelMismatch
 from geoloc.models.backbones import OriCnn, WrappedCnn, inject
 from geoloc.models.geolocalizer import make_backbone
 from geoloc.models.pretrained import TorchvisionCnn, start_from_weights
+from geoloc.recipe.model import OriCnnEncoder, Orientation, PlainCnn, TorchvisionBackbone
 
 LIGHT = ["resnet18", "mobilenet_v3_small", "alexnet"]
 HEAVY = ["resnet34", "resnet50", "vgg16", "vgg16_bn", "densenet121", "convnext_tiny", "efficientnet_b0"]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from geoloc.errors import ConfigError, CorruptArtifact, ModelMismatch
-from geoloc.model_parts import EfficientNetLite, Orientation
+from geoloc.core.errors import ConfigError, CorruptArtifact, ModelMismatch
 from geoloc.models.efficientnet_lite import EfficientNetLiteCnn, SameConv, packaged_weights
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.pretrained import start_from_weights
-from geoloc.recipe import ModelRecipe
+from geoloc.recipe.model import EfficientNetLite, Orientation
+from geoloc.recipe.recipe import ModelRecipe
 
 
 def with_extra(name: str) -> None:

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from geoloc import storage
-from geoloc.errors import ArtifactError, ConfigError, CorruptArtifact, InputError, ModelMismatch
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError, ConfigError, CorruptArtifact, InputError, ModelMismatch
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import load_model, read_card, save_model
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
 
 TEXT = """
 name: small

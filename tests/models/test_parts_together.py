@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from geoloc.errors import ModelMismatch
+from geoloc.core.errors import ModelMismatch
+from geoloc.geometry.orientation import aerial_orientation, ground_orientation, polar_orientation
+from geoloc.geometry.polar import aerial_to_polar
 from geoloc.models.aggregation import make_aggregation
-from geoloc.models.bearings import Pose
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer, make_backbone
+from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import normalise
 from geoloc.models.store import load_model, load_weights, save_model, weights_of
-from geoloc.recipe import ModelRecipe, Recipe, built_in_recipes
-from geoloc.views.orientation import aerial_orientation, ground_orientation, polar_orientation
-from geoloc.views.polar import aerial_to_polar
+from geoloc.recipe.recipe import ModelRecipe, Recipe, built_in_recipes
 
 PLAIN = {"kind": "plain_cnn", "widths": [8, 12], "strides": [4, 2]}
 ORICNN = {"kind": "oricnn", "widths": [6, 8, 8, 8]}

@@ -7,12 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from geoloc.errors import ConfigError, ModelMismatch
-from geoloc.model_parts import Orientation, TimmBackbone
+from geoloc.core.errors import ConfigError, ModelMismatch
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.pretrained import start_from_weights
 from geoloc.models.timm_network import TimmCnn
-from geoloc.recipe import ModelRecipe, Recipe
+from geoloc.recipe.model import Orientation, TimmBackbone
+from geoloc.recipe.recipe import ModelRecipe, Recipe
 
 TEXT = """
 name: by-name

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from geoloc.model_parts import AffineView, ComposedView, SplineView
+from geoloc.geometry.polar import aerial_to_polar
+from geoloc.geometry.warp import affine_grid, control_points, pixel_grid, sample
 from geoloc.models.transformers import make_transformer
-from geoloc.views.polar import aerial_to_polar
-from geoloc.views.warp import affine_grid, control_points, pixel_grid, sample
+from geoloc.recipe.model import AffineView, ComposedView, SplineView
 
 SIDE = 64
 VIEWS = [

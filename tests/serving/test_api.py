@@ -6,9 +6,9 @@ import httpx
 import pytest
 from small_index import encoded, texture
 
-from geoloc.errors import ModelMismatch, ServiceUnavailable
+from geoloc.core.errors import ModelMismatch, ServiceUnavailable
 from geoloc.localization.fix import Fix
-from geoloc.serving.answers import Answer
+from geoloc.serving.answer import Answer
 from geoloc.serving.api import create_api
 from geoloc.serving.limits import ServingLimits
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from geoloc.errors import ConfigError
+from geoloc.core.errors import ConfigError
 from geoloc.serving.app import ServeArgs, build_app
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "serve.yaml"

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from small_index import SmallIndex, build, encoded, texture, write_index
 
-from geoloc import geodesy, storage
-from geoloc.errors import ArtifactError, ConfigError
-from geoloc.index.shard import TILES_SCHEMA
+from geoloc.core import geodesy, storage
+from geoloc.core.errors import ArtifactError, ConfigError
+from geoloc.index.format.shard import TILES_SCHEMA
 from geoloc.models.encoder import Encoder
 from geoloc.serving.server import ServeConfig, start
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geoloc.errors import ArtifactError, InputError
+from geoloc.core.errors import ArtifactError, InputError
 from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos
 from geoloc.sources.positions import read_centres
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyproj import Transformer
 
-from geoloc.errors import ConfigError, GeolocError, InputError
-from geoloc.geodesy import LatLon, LocalFrame, distance_m, heading_deg
+from geoloc.core.errors import ConfigError, GeolocError, InputError
+from geoloc.core.geodesy import LatLon, LocalFrame, distance_m, heading_deg
 from geoloc.sources import geotiff, grid
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.mosaic import NEUTRAL, render

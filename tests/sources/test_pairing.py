@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoloc.geodesy import LatLon, LocalFrame, distance_m
+from geoloc.core.geodesy import LatLon, LocalFrame, distance_m
 from geoloc.sources.pairing import Pairer
 
 

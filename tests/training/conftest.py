@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from geoloc import parts, storage, tables
-from geoloc.geodesy import LatLon, LocalFrame
-from geoloc.recipe import Recipe
-from geoloc.views.polar import aerial_to_polar
+from geoloc.core import part_table, schemas, storage
+from geoloc.core.geodesy import LatLon, LocalFrame
+from geoloc.geometry.polar import aerial_to_polar
+from geoloc.recipe.recipe import Recipe
 
 TINY = """
 name: tiny
@@ -91,19 +91,19 @@ def write_ingest(
             | {"east_m": float(east), "north_m": float(north)}
         )
     for kind, rows, schema in (
-        ("tiles", tile_rows, tables.TILES),
-        ("queries", query_rows, tables.QUERIES),
-        ("pairs", pair_rows, tables.PAIRS),
+        ("tiles", tile_rows, schemas.TILES),
+        ("queries", query_rows, schemas.QUERIES),
+        ("pairs", pair_rows, schemas.PAIRS),
     ):
-        table = tables.conform(pa.Table.from_pylist(rows), schema)
+        table = schemas.conform(pa.Table.from_pylist(rows), schema)
         place = storage.join(uri, kind)
-        parts.begin(place, f"{kind}-{seed}-{count}-{extent_m}")
+        part_table.begin(place, f"{kind}-{seed}-{count}-{extent_m}")
         half = max(1, count // 2)
         written = [
-            parts.write_part(place, number, table.slice(number * half, half if number == 0 else None))
+            part_table.write_part(place, number, table.slice(number * half, half if number == 0 else None))
             for number in range(2)
         ]
-        parts.publish(place, kind=kind, fingerprint=f"{kind}-{seed}-{count}-{extent_m}", parts=written)
+        part_table.publish(place, kind=kind, fingerprint=f"{kind}-{seed}-{count}-{extent_m}", parts=written)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from geoloc.recipe.training import AugmentationRecipe
 from geoloc.training.augment import change_light, draw_drone, draw_pairs, in_disc
-from geoloc.training_parts import AugmentationRecipe
 
 
 def seeded(seed: int = 0) -> torch.Generator:

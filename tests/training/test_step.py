@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from geoloc.geometry.panorama import limit_view, turn_panorama
+from geoloc.geometry.polar import aerial_to_polar
 from geoloc.losses.circular import best_turn_similarity
 from geoloc.losses.contrastive import masked, symmetric_info_nce
-from geoloc.models.bearings import Pose
 from geoloc.models.geolocalizer import flatten
+from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import to_unit
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
 from geoloc.training.augment import PairDraw, draw_pairs
-from geoloc.training.pairs import PairIndex, PairStore
+from geoloc.training.pair_store import PairIndex, PairStore
 from geoloc.training.step import _turned_back
 from geoloc.training.trainer import Trainer
-from geoloc.views.panorama import limit_view, turn_panorama
-from geoloc.views.polar import aerial_to_polar
 
 COUNT = 12
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from geoloc.errors import GeolocError
-from geoloc.recipe import Recipe
-from geoloc.training.pairs import PairStore, load_pairs, read_index
+from geoloc.core.errors import GeolocError
+from geoloc.recipe.recipe import Recipe
+from geoloc.training.pair_store import PairStore, load_pairs, read_index
 from geoloc.training.trainer import Trainer, learning_rate
 
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from geoloc import storage
-from geoloc.errors import InputError
+from geoloc.core import storage
+from geoloc.core.errors import InputError
 from geoloc.sources.datasets.rows import CloudPlace
 
 SQUARE_M = 114.0  # half the side of the square kept around a tile, the authors' value

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import Transformer
 
-from geoloc import storage
-from geoloc.errors import InputError
-from geoloc.geodesy import map_metres_per_pixel
+from geoloc.core import storage
+from geoloc.core.errors import InputError
+from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Pictures
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geoloc import storage
-from geoloc.geodesy import map_metres_per_pixel
+from geoloc.core import storage
+from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile, offsets_m

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from geoloc import storage
-from geoloc.errors import ArtifactError, CorruptArtifact, InputError
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError, CorruptArtifact, InputError
 from geoloc.sources.datasets.rows import Picture
-from geoloc.sources.refused import Refused
+from geoloc.sources.quarantine import Refused
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 

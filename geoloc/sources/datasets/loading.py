@@ -14,16 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from geoloc import storage, tables
-from geoloc.errors import ArtifactError, InputError
-from geoloc.geodesy import cells
-from geoloc.images import decode_image
+from geoloc.core import schemas, storage
+from geoloc.core.errors import ArtifactError, InputError
+from geoloc.core.geodesy import cells
+from geoloc.core.images import decode_image
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.cloud import tile_points
 from geoloc.sources.datasets.rows import Picture, Query, Tile
 from geoloc.sources.folder import check_shape
 from geoloc.sources.jpeg import encode_jpeg
-from geoloc.sources.refused import Refused
+from geoloc.sources.quarantine import Refused
 
 Pixels = npt.NDArray[np.uint8]
 Row = TypeVar("Row", Tile, Query)
@@ -82,14 +82,14 @@ def load_queries(
             )
         return {
             field.name: data if field.name == "image" else getattr(query, field.name)
-            for field in tables.QUERIES
+            for field in schemas.QUERIES
         }
 
     kept, refused = _load(rows, load, lambda query: query.query_id)
     columns = {
-        field.name: pa.array([row[field.name] for row in kept], field.type) for field in tables.QUERIES
+        field.name: pa.array([row[field.name] for row in kept], field.type) for field in schemas.QUERIES
     }
-    return tables.conform(pa.table(columns), tables.QUERIES), refused
+    return schemas.conform(pa.table(columns), schemas.QUERIES), refused
 
 
 def _load(
@@ -142,11 +142,11 @@ def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _tiles_table(rows: list[dict[str, object]]) -> pa.Table:
-    names = [name for name in tables.TILES.names if name not in ("cell", "captured_at", "geometry")]
-    columns = {name: pa.array([row[name] for row in rows], tables.TILES.field(name).type) for name in names}
+    names = [name for name in schemas.TILES.names if name not in ("cell", "captured_at", "geometry")]
+    columns = {name: pa.array([row[name] for row in rows], schemas.TILES.field(name).type) for name in names}
     lat = np.array([np.nan if row["lat"] is None else row["lat"] for row in rows], dtype=np.float64)
     lon = np.array([np.nan if row["lon"] is None else row["lon"] for row in rows], dtype=np.float64)
     known = np.isfinite(lat) & np.isfinite(lon)
     codes = cells(np.where(known, lat, 0.0), np.where(known, lon, 0.0))
     columns["cell"] = pa.array(codes, pa.int64(), mask=~known)
-    return tables.with_geometry(tables.conform(pa.table(columns), tables.TILES))
+    return schemas.with_geometry(schemas.conform(pa.table(columns), schemas.TILES))

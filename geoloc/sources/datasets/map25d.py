@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geoloc import storage
-from geoloc.geodesy import LatLon, SphericalTransverseMercator
+from geoloc.core import storage
+from geoloc.core.geodesy import LatLon, SphericalTransverseMercator
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
 from geoloc.sources.datasets.rows import CloudPlace, DataSet, Pair, Plan, Query, Request, Tile

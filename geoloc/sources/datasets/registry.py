@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from geoloc.errors import ConfigError
+from geoloc.core.errors import ConfigError
 from geoloc.sources.datasets import cvact, cvusa, map25d, university1652, vigor, webdataset, xyz
 from geoloc.sources.datasets.rows import DataSet
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoloc import storage, tables
-from geoloc.errors import ConfigError
-from geoloc.geodesy import FloatArray, distance_m, heading_deg
-from geoloc.sources.refused import Refused
+from geoloc.core import schemas, storage
+from geoloc.core.errors import ConfigError
+from geoloc.core.geodesy import FloatArray, distance_m, heading_deg
+from geoloc.sources.quarantine import Refused
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Pair(NamedTuple):
 
     query_id: str
     tile_id: str
-    relation: str = tables.RELATIONS[0]
+    relation: str = schemas.RELATIONS[0]
     east_m: float | None = None
     north_m: float | None = None
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geoloc import storage
-from geoloc.errors import InputError
-from geoloc.geodesy import map_metres_per_pixel
+from geoloc.core import storage
+from geoloc.core.errors import InputError
+from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import PICTURE_ENDINGS
 from geoloc.sources.datasets.rows import DataSet, Pair, Picture, Plan, Query, Request, Tile

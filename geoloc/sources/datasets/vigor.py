@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from geoloc import tables
-from geoloc.errors import ConfigError
-from geoloc.geodesy import FloatArray, map_metres_per_pixel
+from geoloc.core import schemas
+from geoloc.core.errors import ConfigError
+from geoloc.core.geodesy import FloatArray, map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile, offsets_m
@@ -241,7 +241,7 @@ def _add_city(made: Plan, root: str, labels: Labels) -> None:
                 unlisted += 1
                 continue
             east, north = offset_m(d_row, d_col, known[tile][0], corrected=labels.corrected)
-            made.pairs.append(Pair(label.panorama, tile, tables.RELATIONS[min(place, 1)], east, north))
+            made.pairs.append(Pair(label.panorama, tile, schemas.RELATIONS[min(place, 1)], east, north))
     for what, count in (("tiles", len(known)), ("queries", len(labels.labels))):
         made.counts[what] = made.counts.get(what, 0) + count
     made.findings += _findings(labels, unlisted)

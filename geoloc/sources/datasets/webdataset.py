@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from geoloc import storage, tables
-from geoloc.errors import InputError
+from geoloc.core import schemas, storage
+from geoloc.core.errors import InputError
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.rows import DataSet, Pair, Picture, Plan, Query, Request, Tile
 
 NOTE_NAME = "dataset.json"
 TILE_COLUMNS = ("tile_id", "lat", "lon", "place_id", "metres_per_pixel", "source")
-QUERY_COLUMNS = tuple(name for name in tables.QUERIES.names if name != "image")
+QUERY_COLUMNS = tuple(name for name in schemas.QUERIES.names if name != "image")
 LAYOUT = (
     "<root>/<split>/*.tar (or <root>/*.tar) with samples {key}.ground.jpg, {key}.aerial.jpg and {key}.json, the JSON "
     "having query, tile and pairs"
@@ -154,8 +154,8 @@ def _add_sample(made: Plan, tiles: dict[str, Tile], sample: Sample) -> None:
     if "query" in content:
         values = _values(sample, "query", content["query"], QUERY_COLUMNS)
         query = _row(sample, Query, {"picture": sample.pictures["ground"], **values})
-        if query.view not in tables.VIEWS:
-            raise _broken(sample, f"view is {query.view!r}, not one of {', '.join(tables.VIEWS)}")
+        if query.view not in schemas.VIEWS:
+            raise _broken(sample, f"view is {query.view!r}, not one of {', '.join(schemas.VIEWS)}")
         made.queries.append(query)
     made.pairs += _pairs(sample, content.get("pairs", []))
 
@@ -185,8 +185,8 @@ def _pairs(sample: Sample, rows: Any) -> Iterator[Pair]:
             pair = Pair(**row)
         except TypeError as error:
             raise _broken(sample, f"pairs holds {row!r}") from error
-        if pair.relation not in tables.RELATIONS:
-            raise _broken(sample, f"relation is {pair.relation!r}, not one of {', '.join(tables.RELATIONS)}")
+        if pair.relation not in schemas.RELATIONS:
+            raise _broken(sample, f"relation is {pair.relation!r}, not one of {', '.join(schemas.RELATIONS)}")
         yield pair
 
 

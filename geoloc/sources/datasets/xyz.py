@@ -10,12 +10,12 @@ import re
 
 from pyarrow.fs import FileSelector, FileType
 
-from geoloc import storage
-from geoloc.errors import ConfigError
-from geoloc.geodesy import map_metres_per_pixel, map_tile_bounds
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError
+from geoloc.core.geodesy import map_metres_per_pixel, map_tile_bounds
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.rows import DataSet, Picture, Plan, Request, Tile
-from geoloc.sources.refused import Refused
+from geoloc.sources.quarantine import Refused
 
 LAYOUT = "<root>/<zoom>/<x>/<y>.png (or .jpg, .webp), web mercator, y counted from the north; the split is the zoom"
 _PATH = re.compile(r"(\d+)/(\d+)/(\d+)\.(?:png|jpe?g|webp)", re.IGNORECASE)

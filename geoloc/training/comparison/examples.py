@@ -8,18 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.model_parts import PolarView, SplineView
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import prepare_aerial
 from geoloc.models.store import load_model
-from geoloc.recipe import Recipe
-from geoloc.training.comparison.described import BRIDGES, Described, in_order, in_words
-from geoloc.training.comparison.measured import Measuring, Model, TestTable, pictures_taken
-from geoloc.training.comparison.page import Shown
-from geoloc.training.comparison.pictures import Named, draw_circles, draw_sights
-from geoloc.training.comparison.sights import OTHER_TILES, look, turn_photos
-from geoloc.training.pairs import PairStore
+from geoloc.recipe.model import PolarView, SplineView
+from geoloc.recipe.recipe import Recipe
+from geoloc.training.comparison.aerial_views import OTHER_TILES, look, turn_photos
+from geoloc.training.comparison.draw import Named, draw_circles, draw_sights
+from geoloc.training.comparison.measurements import Measuring, Model, TestTable, pictures_taken
+from geoloc.training.comparison.model_facts import BRIDGES, Described, in_order, in_words
+from geoloc.training.comparison.report import Shown
+from geoloc.training.pair_store import PairStore
 
 _PLACES = 3
 _TURNED = 4

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from geoloc.training.comparison.described import BRIDGES, Described, Point, in_order
-from geoloc.training.comparison.measured import Measured
+from geoloc.training.comparison.measurements import Measured
+from geoloc.training.comparison.model_facts import BRIDGES, Described, Point, in_order
 from geoloc.training.comparison.tables import protocol_means, wilson
-from geoloc.training.conditions import CONDITIONS, PROTOCOL
+from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL
 
 COLOURS = dict(zip(BRIDGES.values(), ("#7a7a7a", "#1f6fb4", "#d98a1c", "#b3432f", "#2b8a57"), strict=True))
 _MEAN = "mean of five"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geoloc.training.comparison.described import Described, in_order
-from geoloc.training.comparison.measured import Measured
-from geoloc.training.conditions import CONDITIONS, PROTOCOL
+from geoloc.training.comparison.measurements import Measured
+from geoloc.training.comparison.model_facts import Described, in_order
+from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL
 
 _Z_95 = 1.959964  # of the normal distribution, both sides together 5 %
 _LEAST_ALIGNED = 5.0  # percent, below which a share of it says nothing

@@ -173,7 +173,7 @@ MAP25D_ORIGIN = (40.7424436, -73.9816155)
 
 def make_map25d(root: Path, *, area: str = "wallstreet5kU", cloud: bool = True, metres: bool = True) -> Path:
     """Five places 60 m apart along a street of Manhattan; a cloud of one point a metre east and north of each."""
-    from geoloc.geodesy import LatLon, SphericalTransverseMercator
+    from geoloc.core.geodesy import LatLon, SphericalTransverseMercator
 
     frame = SphericalTransverseMercator(LatLon(*MAP25D_ORIGIN))
     rows, rows_xy, rows_set, points = [], [], [], []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pyproj import Transformer
 
-from geoloc.errors import ArtifactError, InputError
+from geoloc.core.errors import ArtifactError, InputError
 from geoloc.sources.datasets import registry
 from geoloc.sources.datasets.rows import Plan
 from tests.sources.datasets.miniatures import CVACT_IDS, CVACT_UTM, make_cvact, write_mat

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from geoloc.errors import ArtifactError, ConfigError, InputError
-from geoloc.geodesy import map_metres_per_pixel
+from geoloc.core.errors import ArtifactError, ConfigError, InputError
+from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import registry
 from geoloc.sources.datasets.rows import Plan
 from tests.sources.datasets.miniatures import lines, make_cvusa

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geoloc.errors import ArtifactError, InputError
-from geoloc.geodesy import SphericalTransverseMercator
+from geoloc.core.errors import ArtifactError, InputError
+from geoloc.core.geodesy import SphericalTransverseMercator
 from geoloc.sources.datasets import map25d, registry
 from geoloc.sources.datasets.cloud import read_array, tile_points
 from geoloc.sources.datasets.loading import load_tiles

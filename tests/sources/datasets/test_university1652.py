@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from geoloc.errors import ArtifactError, ConfigError, InputError
+from geoloc.core.errors import ArtifactError, ConfigError, InputError
 from geoloc.sources.datasets import registry
 from geoloc.sources.datasets.rows import Plan
 from tests.sources.datasets.miniatures import make_university, picture

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoloc.errors import ArtifactError, ConfigError, InputError
-from geoloc.geodesy import distance_m
+from geoloc.core.errors import ArtifactError, ConfigError, InputError
+from geoloc.core.geodesy import distance_m
 from geoloc.sources.datasets import registry, vigor
 from geoloc.sources.datasets.rows import Plan
 from tests.sources.datasets.miniatures import lines, make_vigor, vigor_lines, vigor_satellites

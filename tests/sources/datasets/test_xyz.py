@@ -6,7 +6,7 @@ from pathlib import Path
 import morecantile
 import pytest
 
-from geoloc.errors import ArtifactError, ConfigError
+from geoloc.core.errors import ArtifactError, ConfigError
 from geoloc.sources.datasets import registry
 from geoloc.sources.datasets.loading import load_tiles
 from geoloc.sources.datasets.rows import Plan

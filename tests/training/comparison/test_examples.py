@@ -9,11 +9,11 @@ from PIL import Image
 
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
-from geoloc.recipe import Recipe
+from geoloc.recipe.recipe import Recipe
 from geoloc.training.comparison import examples
-from geoloc.training.comparison.described import describe
 from geoloc.training.comparison.examples import show_examples
-from geoloc.training.comparison.measured import Measuring, Model, TestTable
+from geoloc.training.comparison.measurements import Measuring, Model, TestTable
+from geoloc.training.comparison.model_facts import describe
 
 
 def test_places_are_shown_for_every_transform_and_circles_where_azimuth_is_kept(

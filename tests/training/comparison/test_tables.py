@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoloc.training.comparison.described import Described
-from geoloc.training.comparison.measured import Measured
+from geoloc.training.comparison.measurements import Measured
+from geoloc.training.comparison.model_facts import Described
 from geoloc.training.comparison.tables import make_tables, shares_of_aligned, spread, to_markdown, wilson
-from geoloc.training.conditions import CONDITIONS
+from geoloc.training.heading_and_fov import CONDITIONS
 
 
 def measured(recipe: str, seed: int, condition: str, recall: float, error: float | None = None) -> Measured:

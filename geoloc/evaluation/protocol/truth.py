@@ -1,0 +1,110 @@
+"""Which tiles are right for which query: from the pairs of a data set, or from coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from geoloc.core import geodesy
+from geoloc.evaluation.ranking.blockwise_scores import IntArray
+from geoloc.evaluation.ranking.ranks import Truth
+
+FloatArray = npt.NDArray[np.float64]
+JUNK_PLACE = "-1"
+_EARTH_RADIUS_M = 6_335_000.0  # the smallest of curvature: a search with it misses nothing
+
+
+def truth_from_pairs(
+    query_ids: pa.Array, pairs: pa.Table, tile_ids: pa.Array, *, relations: tuple[str, ...] = ("positive",)
+) -> Truth:
+    """Positives by the pairs table; pairs of other queries or of tiles outside the gallery are left out.
+
+    Positions refer to `query_ids` and `tile_ids` (pa.string arrays).
+    """
+    wanted = pairs.filter(pc.is_in(pairs["relation"], pa.array(relations)))
+    query = pc.index_in(wanted["query_id"].cast(pa.large_string()), query_ids.cast(pa.large_string()))
+    tile = pc.index_in(wanted["tile_id"].cast(pa.large_string()), tile_ids.cast(pa.large_string()))
+    both = pc.and_(pc.is_valid(query), pc.is_valid(tile))
+    return _truth(_numbers(query.filter(both)), _numbers(tile.filter(both)))
+
+
+def truth_from_places(
+    query_place: pa.Array, tile_place: pa.Array, *, junk: tuple[str, ...] = (JUNK_PLACE,)
+) -> Truth:
+    """Positives by identity: all tiles of the query's place (pa.string arrays [Q] and [N]).
+
+    A null place is nobody's: a distractor. A junk place has no positives either.
+    """
+    keep = pc.and_(pc.is_valid(query_place), pc.invert(pc.is_in(query_place, pa.array(junk, pa.string()))))
+    queries = pa.table({"place": query_place, "query": np.arange(len(query_place))}).filter(keep)
+    tiles = pa.table({"place": tile_place, "tile": np.arange(len(tile_place))})
+    tiles = tiles.filter(pc.is_valid(tiles["place"]))
+    both = queries.join(tiles, "place", join_type="inner")
+    return _truth(_numbers(both["query"]), _numbers(both["tile"]))
+
+
+def is_junk(tile_place: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which tiles are taken out of every ranking, bool[N]: those of the place "-1" (pa.string [N])."""
+    found = pc.fill_null(pc.equal(tile_place, JUNK_PLACE), False)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def truth_within_projected(
+    lat: FloatArray, lon: FloatArray, tile_lat: FloatArray, tile_lon: FloatArray, radius_m: float, crs: str
+) -> Truth:
+    """Positives by straight distance on a map: all tiles within `radius_m` in the metres of `crs`.
+
+    lat, lon: float64[Q] and tile_lat, tile_lon: float64[N] WGS84 degrees; NaN has no positives.
+    """
+    from pyproj import Transformer
+    from scipy.spatial import cKDTree
+
+    to_map = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    points = []
+    for one_lat, one_lon in ((lat, lon), (tile_lat, tile_lon)):
+        known = np.flatnonzero(np.isfinite(one_lat) & np.isfinite(one_lon))
+        points.append((known, np.stack(to_map.transform(one_lon[known], one_lat[known]), axis=1)))
+    (queries, from_here), (tiles, to_there) = points
+    if not len(queries) or not len(tiles):
+        return _truth(np.empty(0, np.int64), np.empty(0, np.int64))
+    found = cKDTree(to_there).query_ball_point(from_here, radius_m + 1e-6)
+    query = np.repeat(np.arange(len(queries)), [len(one) for one in found])
+    tile = np.array([place for one in found for place in one], dtype=np.int64)
+    # A round trip through degrees moves a point by nanometres: what lies on the circle is inside.
+    inside = np.linalg.norm(from_here[query] - to_there[tile], axis=1) <= radius_m + 1e-6
+    return _truth(queries[query[inside]], tiles[tile[inside]])
+
+
+def truth_within(
+    lat: FloatArray, lon: FloatArray, tile_lat: FloatArray, tile_lon: FloatArray, radius_m: float
+) -> Truth:
+    """Positives by position: all tiles whose centre lies within `radius_m` of the query (geodesic).
+
+    lat, lon: float64[Q] and tile_lat, tile_lon: float64[N] WGS84 degrees; NaN has no positives.
+    """
+    from sklearn.neighbors import BallTree
+
+    queries = np.flatnonzero(np.isfinite(lat) & np.isfinite(lon))
+    tiles = np.flatnonzero(np.isfinite(tile_lat) & np.isfinite(tile_lon))
+    if not len(queries) or not len(tiles):
+        return _truth(np.empty(0, np.int64), np.empty(0, np.int64))
+    tree = BallTree(np.radians(np.stack([tile_lat[tiles], tile_lon[tiles]], axis=1)), metric="haversine")
+    # The sphere only preselects; what counts is the distance on the ellipsoid.
+    near = tree.query_radius(
+        np.radians(np.stack([lat[queries], lon[queries]], axis=1)), 1.01 * radius_m / _EARTH_RADIUS_M
+    )
+    query = np.repeat(queries, [len(found) for found in near])
+    tile = tiles[np.concatenate(near).astype(np.int64)]
+    inside = geodesy.distance_m(lat[query], lon[query], tile_lat[tile], tile_lon[tile]) <= radius_m
+    return _truth(query[inside], tile[inside])
+
+
+def _numbers(column: pa.ChunkedArray | pa.Array) -> IntArray:
+    return np.asarray(column.to_numpy(), dtype=np.int64)
+
+
+def _truth(query: IntArray, tile: IntArray) -> Truth:
+    unique = np.unique(np.stack([query, tile], axis=1), axis=0) if len(query) else np.empty((0, 2), np.int64)
+    return Truth(unique[:, 0].astype(np.int64), unique[:, 1].astype(np.int64))

@@ -1,0 +1,337 @@
+"""One walk over all scores of queries against a gallery, block by block: no Q x N matrix is ever made.
+
+A walk counts, for each query, how many gallery items score above each of its edges, and keeps its k best. All
+ranks, ties and precisions of `ranks` and `precision` are arithmetic on those counts.
+
+Memory, beside the queries and the gallery's files: a block of the gallery in float32, one of the queries, one
+block of scores (`SCORES_BYTES` at most), 20 bytes for each query and kept answer, 12 for each edge. None of it
+grows with Q x N: 100,000 queries of 512 dimensions against 1,000,000 items with k = 100 need about 0.5 GB, of
+which 0.2 GB are the queries; their scores would be 400 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+from numba.extending import intrinsic
+
+from geoloc.core.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+Blocks = Callable[[], Iterable[Array]]
+
+SCORES_BYTES = 8 * 2**20
+FLOAT_TIE = 1e-6  # cosines nearer than float32 rounding are equal: identical tiles must not beat each other
+_GALLERY_BLOCK = 8192  # vectors, heading candidates counted one by one
+_PAIR_BLOCK = 2048
+_LEAST_ENERGY = 1e-12  # of the part of a unit vector: below it there is nothing to compare
+
+
+class Measure(Protocol):
+    """How alike a query and a gallery item are: float32, more is better, within `tie` is equal."""
+
+    tie: float
+
+    def prepare(self, rows: Array, *, query: bool) -> Array:
+        """Rows [n, R, D] as `scores` and `pairwise` take them, [n, R, E]."""
+        ...
+
+    def scores(self, queries: Array, block: Array) -> Scores:
+        """Scores float32[q, n] of flat queries [q, E] with a flat block [n, E]."""
+        ...
+
+    def pairwise(self, left: Array, right: Array) -> Scores:
+        """Scores float32[p, R, S] of query p's candidates [p, R, E] with those of its item [p, S, E]."""
+        ...
+
+
+class Cosine:
+    """Dot products of embeddings of length 1."""
+
+    tie = FLOAT_TIE
+
+    def prepare(self, rows: Array, *, query: bool) -> Array:
+        """See `Measure.prepare`."""
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+    def scores(self, queries: Array, block: Array) -> Scores:
+        """See `Measure.scores`."""
+        return np.asarray(queries @ block.T, dtype=np.float32)
+
+    def pairwise(self, left: Array, right: Array) -> Scores:
+        """See `Measure.pairwise`."""
+        return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)
+
+
+class PartCosine:
+    """Cosines of the part of embeddings that a photo of limited view shows.
+
+    Queries come as [n, R, D + columns]: unit vectors of that part, zero elsewhere, and which columns it has (1 or 0).
+    """
+
+    tie = FLOAT_TIE
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+
+    def prepare(self, rows: Array, *, query: bool) -> Array:
+        """See `Measure.prepare`; gallery items get the energy of each of their columns."""
+        wide = np.ascontiguousarray(rows, dtype=np.float32)
+        if query:
+            return wide
+        energy = np.square(wide.reshape(*wide.shape[:2], -1, self._columns)).sum(axis=2)
+        return np.concatenate([wide, energy], axis=-1)
+
+    def scores(self, queries: Array, block: Array) -> Scores:
+        """See `Measure.scores`."""
+        return self._of(queries, block.T)
+
+    def pairwise(self, left: Array, right: Array) -> Scores:
+        """See `Measure.pairwise`."""
+        return self._of(left, right.swapaxes(1, 2))
+
+    def _of(self, queries: Array, items: Array) -> Scores:
+        parted = queries.shape[-1] - self._columns
+        product = queries[..., :parted] @ items[..., :parted, :]
+        energy = queries[..., parted:] @ items[..., parted:, :]
+        return np.asarray(product / np.sqrt(np.maximum(energy, _LEAST_ENERGY)), dtype=np.float32)
+
+
+class Hamming:
+    """Minus the Hamming distance of codes; `bits` compares that many first bits only."""
+
+    tie = 0.0
+
+    def __init__(self, code_bytes: int, bits: int | None = None) -> None:
+        self._width = prefix_bytes(code_bytes, bits)
+
+    def prepare(self, rows: Array, *, query: bool) -> Array:
+        """Codes uint8[n, R, B] as words uint64[n, R, ceil(width / 8)], padded with zeros on both sides alike."""
+        padded = np.zeros((*rows.shape[:2], -(-self._width // 8) * 8), dtype=np.uint8)
+        padded[..., : self._width] = rows[..., : self._width]
+        words: Array = padded.view(np.uint64)
+        return words
+
+    def scores(self, queries: Array, block: Array) -> Scores:
+        """See `Measure.scores`."""
+        out = np.empty((len(queries), len(block)), dtype=np.float32)
+        _minus_distances(np.ascontiguousarray(queries), np.ascontiguousarray(block), out)
+        return out
+
+    def pairwise(self, left: Array, right: Array) -> Scores:
+        """See `Measure.pairwise`."""
+        differing = np.bitwise_count(left[:, :, None] ^ right[:, None])
+        return np.asarray(-differing.sum(axis=-1, dtype=np.uint32).astype(np.float32))
+
+
+def prefix_bytes(code_bytes: int, bits: int | None) -> int:
+    """Bytes of the first `bits` bits of a code (None: all of it); `InputError` when it has no such prefix."""
+    if bits is None:
+        return code_bytes
+    if bits % 8 or not 8 <= bits <= 8 * code_bytes:
+        raise InputError(f"bits is {bits}; give a multiple of 8 from 8 to {8 * code_bytes}.")
+    return bits // 8
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Scores to count above: values float32[E] of query[E], in any order; NaN and infinity count nothing."""
+
+    query: IntArray
+    value: Scores
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk found.
+
+    above: int64[E], items of the gallery that score above each edge.
+    pair_scores: float32[P], the scores of the wanted pairs as the walk saw them.
+    rows, scores: int64[Q, k] and float32[Q, k], the best items, ties in order of rows; -1 and -inf where the
+    gallery has fewer.
+    gallery: items walked over, dropped ones included.
+    """
+
+    above: IntArray
+    pair_scores: Scores
+    rows: IntArray
+    scores: Scores
+    gallery: int
+
+
+def candidates(rows: Array) -> Array:
+    """Vectors [n, D] or [n, R, D] as [n, R, D]."""
+    return rows if rows.ndim == 3 else rows[:, None]
+
+
+def gallery_blocks(gallery: Blocks) -> Iterator[tuple[int, Array]]:
+    """(row of its first item, block [n, R, D]) of the gallery in blocks of bounded size."""
+    start = 0
+    for block in gallery():
+        rows = candidates(block)
+        step = max(1, _GALLERY_BLOCK // rows.shape[1])
+        for first in range(0, len(rows), step):
+            piece = rows[first : first + step]
+            yield start, piece
+            start += len(piece)
+
+
+def pair_scores(queries: Array, gallery: Blocks, measure: Measure, query: IntArray, item: IntArray) -> Scores:
+    """Scores float32[P] of pairs of a query and a gallery row, `item` in ascending order."""
+    prepared = measure.prepare(candidates(queries), query=True)
+    out = np.full(len(query), -np.inf, dtype=np.float32)
+    for start, raw in gallery_blocks(gallery):
+        first, last = np.searchsorted(item, [start, start + len(raw)])
+        if first == last:
+            continue
+        block = measure.prepare(raw, query=False)
+        step = max(1, _PAIR_BLOCK // prepared.shape[1])
+        for low in range(first, last, step):
+            part = slice(low, min(low + step, last))
+            values = measure.pairwise(prepared[query[part]], block[item[part] - start])
+            out[part] = values.max(axis=(1, 2))
+    return out
+
+
+def walk(
+    queries: Array,
+    gallery: Blocks,
+    measure: Measure,
+    *,
+    edges: Edges | None = None,
+    pairs: tuple[IntArray, IntArray] | None = None,
+    dropped: npt.NDArray[np.bool_] | None = None,
+    k: int = 0,
+) -> Walked:
+    """Walk once over the scores of queries [Q, D] or [Q, R, D] with all blocks [n, D] or [n, R, D] of a gallery.
+
+    With several heading candidates on either side the best of them counts. `pairs` are (query, gallery row) in
+    ascending order of rows, whose scores are wanted; `dropped` (bool[N]) are items that count for nobody.
+    """
+    prepared = measure.prepare(candidates(queries), query=True)
+    count, heads = prepared.shape[:2]
+    order, values, starts = _sorted_edges(edges, count)
+    bins = np.zeros(len(values), dtype=np.int64)
+    wanted = pairs or (np.empty(0, np.int64), np.empty(0, np.int64))
+    seen = np.full(len(wanted[0]), -np.inf, dtype=np.float32)
+    best = np.full((count, k), -np.inf, dtype=np.float32)
+    rows = np.full((count, k), -1, dtype=np.int64)
+    size = 0
+    for start, raw in gallery_blocks(gallery):
+        size = start + len(raw)
+        block = measure.prepare(raw, query=False)
+        inside = slice(*np.searchsorted(wanted[1], [start, size]))
+        by_query = inside.start + np.argsort(wanted[0][inside], kind="stable")
+        gone = None if dropped is None else np.flatnonzero(dropped[start:size])
+        step = max(1, SCORES_BYTES // (4 * heads * block.shape[0] * block.shape[1]))
+        for first in range(0, count, step):
+            part = slice(first, min(first + step, count))
+            scores = _block_scores(measure, prepared[part], block)
+            mine = by_query[slice(*np.searchsorted(wanted[0][by_query], [part.start, part.stop]))]
+            seen[mine] = scores[wanted[0][mine] - first, wanted[1][mine] - start]
+            if gone is not None and len(gone):
+                scores[:, gone] = np.nan
+            _visit(scores, first, start, values, starts, bins, best, rows)
+    above = np.empty(len(values), dtype=np.int64)
+    above[order] = _counts_above(bins, starts)
+    return Walked(above, seen, rows, best, size)
+
+
+def _sorted_edges(edges: Edges | None, queries: int) -> tuple[IntArray, Scores, IntArray]:
+    """(where each edge came from, values ascending within each query, where each query's begin, int64[Q + 1])."""
+    if edges is None:
+        return np.empty(0, np.int64), np.empty(0, np.float32), np.zeros(queries + 1, np.int64)
+    value = np.where(np.isfinite(edges.value), edges.value, np.inf).astype(np.float32)
+    order = np.lexsort((value, edges.query))
+    starts = np.searchsorted(edges.query[order], np.arange(queries + 1)).astype(np.int64)
+    return order.astype(np.int64), value[order], starts
+
+
+def _block_scores(measure: Measure, queries: Array, block: Array) -> Scores:
+    """Scores float32[q, n] of queries [q, R, E] with a block [n, S, E]: the best pair of candidates."""
+    flat = measure.scores(
+        queries.reshape(-1, queries.shape[-1]),
+        block.reshape(-1, block.shape[-1]),
+    )
+    if queries.shape[1] == block.shape[1] == 1:
+        return flat
+    shape = (queries.shape[0], queries.shape[1], block.shape[0], block.shape[1])
+    return np.ascontiguousarray(flat.reshape(shape).max(axis=(1, 3)))
+
+
+@intrinsic
+def _ones(typing: Any, word: Any) -> Any:  # pragma: no cover - compiled
+    """Bits that are set in a word, in one instruction."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), code
+
+
+@njit(cache=True, nogil=True)
+def _minus_distances(queries: Array, block: Array, out: Scores) -> None:  # pragma: no cover - compiled
+    """Minus the Hamming distances of codes in words [q, W] and [n, W], float32[q, n]."""
+    for line in range(queries.shape[0]):
+        for column in range(block.shape[0]):
+            apart = types.uint64(0)
+            for word in range(queries.shape[1]):
+                apart += _ones(queries[line, word] ^ block[column, word])  # type: ignore[call-arg]
+            out[line, column] = -types.float32(apart)
+
+
+@njit(cache=True, nogil=True)
+def _visit(  # pragma: no cover - compiled
+    scores: Scores,
+    first: int,
+    start: int,
+    edges: Scores,
+    starts: IntArray,
+    bins: IntArray,
+    best: Scores,
+    rows: IntArray,
+) -> None:
+    """Put a block of scores [q, n] into the bins of its queries and among their best; NaN is passed over.
+
+    Bin j of a query counts the scores above its edge j and not above edge j + 1.
+    """
+    k = best.shape[1]
+    for line in range(scores.shape[0]):
+        query = first + line
+        low, high = starts[query], starts[query + 1]
+        floor = edges[low] if high > low else np.float32(np.inf)
+        limit = best[query, k - 1] if k else np.float32(np.inf)
+        for column in range(scores.shape[1]):
+            value = scores[line, column]
+            if value > floor:
+                left, right = low, high
+                while right - left > 1:
+                    middle = (left + right) >> 1
+                    if value > edges[middle]:
+                        left = middle
+                    else:
+                        right = middle
+                bins[left] += 1
+            if value > limit:
+                place = k - 1
+                while place > 0 and value > best[query, place - 1]:
+                    best[query, place] = best[query, place - 1]
+                    rows[query, place] = rows[query, place - 1]
+                    place -= 1
+                best[query, place] = value
+                rows[query, place] = start + column
+                limit = best[query, k - 1]
+
+
+def _counts_above(bins: IntArray, starts: IntArray) -> IntArray:
+    """From counts between edges to counts above each: sums from the right within each query."""
+    total = np.concatenate([np.zeros(1, np.int64), np.cumsum(bins)])
+    ends = np.repeat(starts[1:], np.diff(starts))
+    return np.asarray(total[ends] - total[:-1], dtype=np.int64)

@@ -1,0 +1,77 @@
+"""What codes find and embeddings put in order: ranks of the truth in a re-ranked shortlist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.evaluation.ranking.blockwise_scores import (
+    Array,
+    Blocks,
+    Cosine,
+    Hamming,
+    IntArray,
+    Measure,
+    Scores,
+    candidates,
+    walk,
+)
+from geoloc.evaluation.ranking.ranks import Question, RankCounts
+
+Gather = Callable[[IntArray], Array]
+
+
+def nearest_codes(codes: npt.NDArray[np.uint8], gallery: Blocks, *, bits: int | None, keep: int) -> IntArray:
+    """Rows int64[Q, <= keep] of the nearest gallery codes, ties in order of rows.
+
+    codes: uint8[Q, B] or [Q, R, B] (the nearest candidate counts); `bits` compares a prefix only.
+    """
+    found = walk(codes, gallery, Hamming(codes.shape[-1], bits), k=keep)
+    return found.rows[:, : min(keep, found.gallery)]
+
+
+def similarities(
+    queries: npt.NDArray[np.float32], rows: IntArray, gather: Gather, measure: Measure | None = None
+) -> Scores:
+    """Cosines float32[Q, K] of queries [Q, D] or [Q, R, D] with their own rows of the gallery; NaN for row -1."""
+    out = np.full(rows.shape, np.nan, dtype=np.float32)
+    measure, heads = measure or Cosine(), candidates(queries)
+    for query, own in enumerate(rows):
+        there = own >= 0
+        if there.any():
+            items = measure.prepare(candidates(gather(own[there])), query=False)
+            scores = measure.scores(heads[query], items.reshape(-1, items.shape[-1]))
+            # Candidates of the query and of each item: the best pair of them counts.
+            out[query, there] = scores.max(axis=0).reshape(len(items), -1).max(axis=1)
+    return out
+
+
+def shortlist_ranks(
+    rows: IntArray, similarity: Scores, question: Question, by_codes: RankCounts
+) -> RankCounts:
+    """Ranks of the truth after ordering shortlists int64[Q, K] by similarity float32[Q, K].
+
+    A positive outside its shortlist keeps its rank by codes, behind all of the shortlist. Ignored pairs are as
+    if they were not there.
+    """
+    positive = _listed(rows, question.positives.query, question.positives.tile, by_codes.gallery)
+    ignored = _listed(rows, question.ignored.query, question.ignored.tile, by_codes.gallery)
+    positive &= ~ignored
+    best = np.where(positive, similarity, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    others = (rows >= 0) & ~positive & ~ignored
+    listed = positive.any(axis=1)
+    size = ((rows >= 0) & ~ignored).sum(axis=1)
+    better = np.where(listed, (others & (similarity > best)).sum(axis=1), np.maximum(by_codes.better, size))
+    cut = by_codes.better < size  # tied codes that straddled the end of the shortlist: the order is known
+    tied = np.where(listed, (others & (similarity == best)).sum(axis=1), np.where(cut, 0, by_codes.tied))
+    positives = np.where(listed, (positive & (similarity == best)).sum(axis=1), by_codes.positives)
+    return RankCounts(better, tied, positives, by_codes.gallery)
+
+
+def _listed(rows: IntArray, query: IntArray, tile: IntArray, gallery: int) -> npt.NDArray[np.bool_]:
+    """Which entries of the shortlists are among the pairs, bool[Q, K]."""
+    keys = np.sort(query * gallery + tile)
+    own = np.arange(len(rows), dtype=np.int64)[:, None] * gallery + np.maximum(rows, 0)
+    return np.asarray((rows >= 0) & np.isin(own, keys))

@@ -1,0 +1,242 @@
+"""The report of an evaluation: one HTML file with its tables, plots and pictures inside, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from geoloc.evaluation.protocol.apply_protocol import Assessed
+from geoloc.evaluation.ranking.method_rows import CHANCE
+from geoloc.evaluation.ranking.metrics import recall
+from geoloc.evaluation.ranking.ranks import RankCounts
+from geoloc.evaluation.report import plots
+from geoloc.evaluation.report.best_and_worst import Cases, Pictures
+from geoloc.evaluation.report.html import page, plot, table
+from geoloc.evaluation.report.measure import Measured
+from geoloc.evaluation.report.results import (
+    DirectionResult,
+    EvaluateResult,
+    Summary,
+    TopPercentRow,
+    WithinRow,
+    recall_curve,
+    tie_table,
+)
+
+__all__ = ["Pictures", "render"]
+
+_KS = (1, 5, 10)
+_MOST_K = 100  # of the curve of recall
+
+
+def render(
+    result: EvaluateResult,
+    assessed: Sequence[Assessed],
+    measured: Measured | None,
+    pictures: Pictures,
+    count: int,
+) -> str:
+    """The report as HTML; `count` queries are shown with pictures, half of them the best, half the worst."""
+    sections = [
+        f"<h1>geoloc evaluation</h1>{_summary(result)}",
+        *(f'<p class="finding">{html.escape(sentence)}</p>' for sentence in result.findings),
+    ]
+    for figures, one in zip(result.protocol.directions, assessed, strict=True):
+        own = measured if measured is not None and measured.assessed is one else None
+        sections += _direction(figures, one, own)
+        if one is assessed[0]:
+            sections += [_located(result), Cases(one, own).section(pictures, count)]
+            sections.append(_by_kind(result.protocols))
+    sections.append(_provenance(result))
+    return page("geoloc evaluation", sections)
+
+
+def _summary(result: EvaluateResult) -> str:
+    refused = f", {result.quarantined:,} photos refused" if result.quarantined else ""
+    protocol = result.protocol
+    changed = ""
+    if protocol.changed:
+        changed = (
+            f"<p class=finding>Not as the protocol says: {html.escape('; '.join(protocol.changed))}.</p>"
+        )
+    return (
+        f"<p>Protocol <b>{html.escape(protocol.id)}</b>. {html.escape(protocol.definition)}</p>{changed}"
+        f"<p>{result.queries:,} queries{refused} against {result.gallery:,} gallery items with codes of "
+        f"{result.bits} bits. Snapshot <code>{html.escape(result.snapshot_id)}</code>, model "
+        f"<code>{html.escape(result.model_id)}</code>.</p>"
+    )
+
+
+def _direction(figures: DirectionResult, one: Assessed, measured: Measured | None) -> list[str]:
+    ties = (
+        "<p class=muted>Recall in percent, ties at their expected rank; where ties matter, also with every tie lost "
+        "and every tie won.</p>"
+    )
+    sections = [
+        f"<h2>{html.escape(figures.direction.capitalize())}</h2>",
+        f"<p>{_sizes(figures)}</p>",
+        _text_table(tie_table(figures.table)),
+        ties,
+    ]
+    if figures.multi_query:
+        places = f"<h3>{figures.multi_query_queries:,} places, the photos of each as one query</h3>"
+        sections += [places, _text_table(tie_table(figures.multi_query))]
+    sections.append(_plots(one, measured))
+    sections.append(_top_percent(figures.top_percent))
+    sections.append(_within(figures.within))
+    if figures.best_error:
+        sections.append(
+            "<h3>Distance of the best answer</h3>" + _summary_table({"best answer": figures.best_error})
+        )
+    return sections
+
+
+def _sizes(figures: DirectionResult) -> str:
+    junk = f", {figures.junk:,} of them junk" if figures.junk else ""
+    missing = f"; {figures.without_match:,} queries have no right item" if figures.without_match else ""
+    return f"{figures.queries:,} queries, {figures.gallery:,} gallery items{junk}{missing}."
+
+
+def _text_table(lines: Sequence[Sequence[str]]) -> str:
+    return table(lines[0], lines[1:])
+
+
+def _top_percent(rows: Sequence[TopPercentRow]) -> str:
+    methods = list(rows[0].recall)
+    cells = ([row.rule, f"{row.k:,}", *(f"{row.recall[name]:.2f}" for name in methods)] for row in rows)
+    return "<h3>Top 1 %, by each published rule</h3>" + table(["rule", "K", *methods], cells)
+
+
+def _within(rows: Sequence[WithinRow]) -> str:
+    if not rows:
+        return ""
+    methods = [one.method for one in rows[0].table if one.method != CHANCE]
+    names = [name for name in rows[0].table[0].recall if name != "R@1%"]
+    cells = [
+        [f"{name}, {method}", *(f"{one.table[place].recall[name]:.2f}" for one in rows)]
+        for name in names
+        for place, method in enumerate(methods)
+    ]
+    head = ["", *(f"{one.radius_m:g} m" for one in rows)]
+    return "<h3>Recall of any item within r metres, percent</h3>" + table(head, cells)
+
+
+def _plots(one: Assessed, measured: Measured | None) -> str:
+    most = min(_MOST_K, one.retrieval.gallery)
+    curves = {method: recall_curve(one, method, most) for method in one.retrieval.counts}
+    curves[CHANCE] = _chance_curve(one, most)
+    pictures = [plots.recall_curves(curves, dotted=(CHANCE,))]
+    if one.within and np.isfinite(one.error_m).any():
+        known = np.isfinite(one.asking.lat)
+        pictures.append(
+            plots.within_curves(one.error_m[known], [k for k in _KS if k <= one.error_m.shape[1]])
+        )
+        errors = {"best answer by floats": one.error_m[known, 0]}
+        if measured is not None:
+            errors = {"best match": measured.top1_error_m[known], "located": measured.error_m[known]}
+        pictures.append(plots.error_curve(errors))
+        placed = _placed(one, measured)
+        if np.isfinite(placed.error_m).any():
+            pictures.append(plots.error_map(placed))
+    return '<p class="plots">' + "".join(map(plot, pictures)) + "</p>"
+
+
+def _chance_curve(one: Assessed, most: int) -> Any:
+    retrieval = one.retrieval
+    positives = retrieval.truth.counts(retrieval.queries)
+    level = RankCounts(
+        np.zeros_like(positives), np.maximum(retrieval.gallery - positives, 0), positives, retrieval.gallery
+    )
+    ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))
+    return ks, [100.0 * recall(level, int(k)) for k in ks]
+
+
+def _placed(one: Assessed, measured: Measured | None) -> plots.Placed:
+    asking, gallery = one.asking, one.gallery
+    if measured is not None:
+        lat, lon, error_m = measured.lat, measured.lon, measured.error_m
+    else:
+        best = np.maximum(one.retrieved.rows[:, 0], 0)
+        lat, lon, error_m = gallery.lat[best], gallery.lon[best], one.error_m[:, 0]
+    return plots.Placed(asking.lat, asking.lon, lat, lon, gallery.lat, gallery.lon, error_m)
+
+
+def _located(result: EvaluateResult) -> str:
+    if not result.located_error:
+        return ""
+    rows = {"best match": result.top1_error, "located": result.located_error}
+    return (
+        "<h2>Errors of located photos in metres</h2>"
+        + _summary_table(rows)
+        + _coverage_table([one.model_dump() for one in result.coverage])
+    )
+
+
+def _summary_table(rows: Mapping[str, Summary]) -> str:
+    names = list(next(iter(rows.values())))
+    cells = ([name, *(_number(errors[key], key) for key in names)] for name, errors in rows.items())
+    return table(["", *(_heading(name) for name in names)], cells)
+
+
+def _heading(name: str) -> str:
+    """A figure's name in words: `q75_m` is the 75 % quantile, `within_5m` a share in percent."""
+    if name.startswith("within_"):
+        return f"% within {name.removeprefix('within_').removesuffix('m')} m"
+    if name in ("median_m", "q50_m"):
+        return "median m"
+    if name.endswith("_m"):
+        return f"{name[1:-2]} % m"
+    return name
+
+
+def _number(value: float | int | None, name: str) -> str:
+    if value is None:
+        return "not located"
+    return f"{value:,}" if name in ("queries", "located") else f"{value:,.1f}"
+
+
+def _coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "<p class=muted>The index is not calibrated: answers carry no radius and no confidence.</p>"
+    head = [
+        "calibration",
+        "queries",
+        "% inside the radius",
+        "mean confidence %",
+        "median radius m",
+        "queries were held out",
+    ]
+    cells = (
+        [
+            row["protocol"],
+            f"{row['queries']:,}",
+            f"{row['inside_percent']:.1f}",
+            f"{100 * row['mean_confidence']:.1f}",
+            f"{row['median_radius_m']:.1f}",
+            "yes" if row["held_out"] else "not known",
+        ]
+        for row in rows
+    )
+    return "<h2>Radius and confidence</h2>" + table(head, cells)
+
+
+def _by_kind(kinds: Mapping[str, Any]) -> str:
+    if len(kinds) < 2:
+        return ""
+    tables = (f"<h3>{html.escape(name)}</h3>{_text_table(tie_table(rows))}" for name, rows in kinds.items())
+    return "<h2>By kind of query</h2>" + "".join(tables)
+
+
+def _provenance(result: EvaluateResult) -> str:
+    blocks = {"Data": result.data, "Environment": result.environment, "Recipe": result.recipe}
+    return "<h2>Where these figures come from</h2>" + "".join(_details(blocks.items()))
+
+
+def _details(blocks: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterable[str]:
+    for name, content in blocks:
+        text = html.escape(json.dumps(content, indent=1, ensure_ascii=False))
+        yield f"<details><summary>{name}</summary><pre>{text}</pre></details>"

@@ -1,0 +1,235 @@
+"""What an evaluation found, as it lies in metrics.json: figures, and the protocol, data and machine behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core.errors import InputError
+from geoloc.evaluation.protocol.apply_protocol import Assessed
+from geoloc.evaluation.protocol.protocols import Protocol
+from geoloc.evaluation.ranking.method_rows import RecallRow
+from geoloc.evaluation.ranking.metrics import (
+    TOP_PERCENT_RULES,
+    TopPercent,
+    distance_summary,
+    recall,
+    top_percent_k,
+)
+from geoloc.evaluation.report.located_errors import Coverage
+
+FORMAT_VERSION = 2
+Summary = dict[str, float | int | None]
+
+
+class TopPercentRow(BaseModel):
+    """Recall in percent by one of the published meanings of "top 1 %": the first `k` answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rule: TopPercent
+    k: int
+    recall: dict[str, float] = Field(description="By method, ties at their expected rank.")
+
+
+class WithinRow(BaseModel):
+    """Recall@K of any item within `radius_m` of the query."""
+
+    model_config = ConfigDict(frozen=True)
+
+    radius_m: float
+    queries_with_any: int
+    table: list[RecallRow]
+
+
+class DirectionResult(BaseModel):
+    """The figures of one direction; what needs metres is empty where there are no coordinates."""
+
+    model_config = ConfigDict(frozen=True)
+
+    direction: str
+    queries: int
+    gallery: int
+    junk: int
+    without_match: int
+    table: list[RecallRow]
+    top_percent: list[TopPercentRow]
+    within: list[WithinRow]
+    best_error: Summary
+    multi_query: list[RecallRow]
+    multi_query_queries: int
+
+
+class ProtocolResult(BaseModel):
+    """The protocol that was applied, in words, and its figures."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    version: int
+    definition: str
+    changed: list[str] = Field(description="Settings of the user's that are not the protocol's.")
+    top_percent: TopPercent
+    directions: list[DirectionResult]
+
+
+class EvaluateResult(BaseModel):
+    """What was measured; recalls in percent, lengths in metres.
+
+    table, within_radius and protocols (kinds of query) are of the protocol's first direction; errors and coverage
+    are of located photos, empty where there are no coordinates. Everything else is in `protocol`.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    format_version: int = FORMAT_VERSION
+    fingerprint: str
+    snapshot_id: str
+    model_id: str
+    output: str
+    queries: int
+    quarantined: int = 0
+    gallery: int
+    bits: int
+    rerank: int
+    top_percent_k: int
+    protocol: ProtocolResult
+    table: list[RecallRow]
+    within_radius_m: float
+    within_radius: list[RecallRow]
+    protocols: dict[str, list[RecallRow]]
+    top1_error: Summary
+    located_error: Summary
+    located_error_by_protocol: dict[str, Summary]
+    coverage: list[Coverage] = Field(default_factory=list)
+    calibrated: bool
+    findings: list[str]
+    data: dict[str, Any]
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    reused: bool = False
+
+    def recall(self, method: str, measure: str = "R@1") -> float:
+        """A figure of the main table, such as ("floats", "R@1"); `InputError` for names it does not have."""
+        for row in self.table:
+            if row.method == method and measure in row.recall:
+                return row.recall[measure]
+        known = ", ".join(row.method for row in self.table)
+        raise InputError(
+            f"The table has no {measure} of {method!r}; its rows are {known}.", reason="no_such_figure"
+        )
+
+    def text(self) -> str:
+        """What the command line prints."""
+        return evaluation_text(self)
+
+
+def evaluation_text(result: EvaluateResult) -> str:
+    """Tables side by side, with the three treatments of ties, and every finding."""
+    blocks = [f"Protocol {result.protocol.id}. {result.protocol.definition}"]
+    if result.protocol.changed:
+        blocks.append("Not as the protocol says: " + "; ".join(result.protocol.changed) + ".")
+    for one in result.protocol.directions:
+        blocks.append(f"{one.queries:,} queries, {one.gallery:,} gallery items, {one.direction}:")
+        blocks.append(aligned(tie_table(one.table)))
+        if one.multi_query:
+            blocks.append(f"{one.multi_query_queries:,} places as one query each:")
+            blocks.append(aligned(tie_table(one.multi_query)))
+        if one.best_error:
+            shown = (
+                f"{name} {value:.1f}"
+                for name, value in one.best_error.items()
+                if value is not None and name != "queries"
+            )
+            blocks.append("Best answer's distance: " + ", ".join(shown) + ".")
+    blocks += [f"Finding: {sentence}" for sentence in result.findings]
+    blocks.append(f"Everything: {result.output}/metrics.json, {result.output}/report.html")
+    return "\n".join(blocks)
+
+
+def tie_table(table: Sequence[RecallRow]) -> list[list[str]]:
+    """Rows of text: expected figures of every method, with pessimistic and optimistic ones where ties matter."""
+    names = list(dict.fromkeys(name for row in table for name in row.recall))
+    lines = [["%", *names]]
+    for row in table:
+        lines.append([row.method, *(_figure(row.recall, name) for name in names)])
+        if row.pessimistic and row.pessimistic != row.optimistic:
+            lines.append(["  ties lose", *(_figure(row.pessimistic, name) for name in names)])
+            lines.append(["  ties win", *(_figure(row.optimistic, name) for name in names)])
+    return lines
+
+
+def _figure(figures: dict[str, float], name: str) -> str:
+    return f"{figures[name]:.2f}" if name in figures else ""
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text in columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join(["", row[0].ljust(widths[0]), *cells]))
+    return "\n".join(lines)
+
+
+def direction_result(assessed: Assessed, ks: Sequence[int], rule: TopPercent) -> DirectionResult:
+    """The figures of one direction, recalls in percent."""
+    retrieval = assessed.retrieval
+    best = assessed.error_m[:, 0] if assessed.error_m.shape[1] else np.empty(0)
+    known = np.isfinite(assessed.asking.lat)
+    junk = assessed.asked.dropped
+    multi = assessed.multi
+    return DirectionResult(
+        direction=assessed.asked.direction,
+        queries=retrieval.queries,
+        gallery=retrieval.gallery,
+        junk=0 if junk is None else int(junk.sum()) - assessed.gallery.removed_count,
+        without_match=int((retrieval.truth.counts(retrieval.queries) == 0).sum()),
+        table=retrieval.rows(ks, rule),
+        top_percent=[_top_percent(assessed, one) for one in TOP_PERCENT_RULES],
+        within=[
+            WithinRow(
+                radius_m=radius,
+                queries_with_any=int((found.truth.counts(found.queries) > 0).sum()),
+                table=found.rows(ks, rule),
+            )
+            for radius, found in assessed.within.items()
+        ],
+        best_error=distance_summary(best[known], assessed.asked.protocol.radii_m) if assessed.within else {},
+        multi_query=multi.rows(ks, rule) if multi else [],
+        multi_query_queries=multi.queries if multi else 0,
+    )
+
+
+def _top_percent(assessed: Assessed, rule: TopPercent) -> TopPercentRow:
+    k = top_percent_k(assessed.retrieval.gallery, rule)
+    figures = {method: 100.0 * recall(counts, k) for method, counts in assessed.retrieval.counts.items()}
+    return TopPercentRow(rule=rule, k=k, recall=figures)
+
+
+def protocol_result(
+    protocol: Protocol, directions: list[DirectionResult], rule: TopPercent, changed: list[str]
+) -> ProtocolResult:
+    """The protocol with its figures."""
+    return ProtocolResult(
+        id=protocol.id,
+        name=protocol.name,
+        version=protocol.version,
+        definition=protocol.definition,
+        changed=changed,
+        top_percent=rule,
+        directions=directions,
+    )
+
+
+def recall_curve(assessed: Assessed, method: str, most: int) -> tuple[npt.NDArray[np.int64], list[float]]:
+    """(K, Recall@K in percent) for K from 1 to `most`, ties at their expected rank."""
+    counts = assessed.retrieval.counts[method]
+    ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))
+    return ks, [100.0 * recall(counts, int(k)) for k in ks]

@@ -1,0 +1,1 @@
+"""Geometry between the views: aerial tiles, panoramas, polar images, orientation maps, warps."""

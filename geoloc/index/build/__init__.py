@@ -1,0 +1,1 @@
+"""Building an index: sorted runs, a plan, shards; no Ray inside."""

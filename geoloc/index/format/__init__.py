@@ -1,0 +1,1 @@
+"""The files of an index: shards, manifest, snapshots made visible, copies on this host."""

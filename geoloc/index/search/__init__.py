@@ -1,0 +1,1 @@
+"""Search in an open snapshot: scan, merge, re-rank, regions; no Ray inside."""

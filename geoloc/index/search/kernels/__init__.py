@@ -1,0 +1,1 @@
+"""The compiled inner loops of search: population counts and dot products."""

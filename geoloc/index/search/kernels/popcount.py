@@ -1,0 +1,234 @@
+"""The compiled scan: XOR and population count on whole vector registers, made by numba at the user's machine.
+
+A block of codes that fits the first cache is transposed into columns of 64-bit words, `GROUP` rows side by side;
+then every query of the batch walks over it. Eight rows lie in a register, so a word of them costs one XOR, one
+count and one add, and no sum over lanes is ever taken. One or two queries do not repay the transposition: they
+read the rows as they lie, and the lanes of a row are added pairwise.
+
+Per query a histogram of the distances kept so far gives the k-th best at any moment. Whatever is as far or
+farther is dropped with one comparison a register; rows come in ascending order, so of equals the first stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.index.search.kernels.llvm_ops import (
+    GROUP,
+    LANES,
+    ROW_WORDS,
+    load_byte,
+    load_word,
+    nearer_of_columns,
+    nearer_of_rows,
+    transpose_rows,
+)
+
+Codes = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Codes that are transposed at once: half of a first-level data cache of 32 KiB.
+_BLOCK_BYTES = 16_384
+_FEW_QUERIES = 2
+
+
+@numba.njit(cache=True, nogil=True)
+def _transpose(address: int, width: int, rows: int, columns: npt.NDArray[np.uint64]) -> None:
+    """Turn up to `GROUP` rows of `width` bytes into columns uint64[words, GROUP], zeros where none are."""
+    words = columns.shape[0]
+    if rows == GROUP and width == 8 * words and words in ROW_WORDS:
+        _transpose_fast(words, address, columns.ctypes.data)
+        return
+    columns[:] = 0
+    for row in range(rows):
+        start = address + row * width
+        for word in range(width // 8):
+            columns[word, row] = load_word(start + 8 * word)
+        for byte in range(width // 8 * 8, width):
+            columns[words - 1, row] |= np.uint64(load_byte(start + byte)) << np.uint64(8 * (byte % 8))
+
+
+@numba.njit(cache=True, nogil=True)
+def _transpose_fast(words: int, address: int, out: int) -> None:
+    if words == 1:
+        transpose_rows(1, address, out)
+    elif words == 2:
+        transpose_rows(2, address, out)
+    elif words == 4:
+        transpose_rows(4, address, out)
+    elif words == 8:
+        transpose_rows(8, address, out)
+    else:
+        transpose_rows(16, address, out)
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearer_of_rows(words: int, rows: int, query: int, limit: int, out: int) -> Any:
+    if words == 1:
+        return nearer_of_rows(1, rows, query, limit, out)
+    if words == 2:
+        return nearer_of_rows(2, rows, query, limit, out)
+    if words == 4:
+        return nearer_of_rows(4, rows, query, limit, out)
+    if words == 8:
+        return nearer_of_rows(8, rows, query, limit, out)
+    return nearer_of_rows(16, rows, query, limit, out)
+
+
+@numba.njit(cache=True, nogil=True)
+def _compact(query: int, k: int, best: Any) -> None:
+    """Keep the first k of a query's candidates by (distance, row), in the order of rows."""
+    limit, within, seen, filled, distances, rows = best
+    farthest = limit[query]
+    ties = k - (within[query] - seen[query, farthest])
+    kept = 0
+    for place in range(filled[query]):
+        distance = distances[query, place]
+        if distance > farthest or (distance == farthest and ties <= 0):
+            continue
+        if distance == farthest:
+            ties -= 1
+        distances[query, kept] = distance
+        rows[query, kept] = rows[query, place]
+        kept += 1
+    filled[query] = kept
+
+
+@numba.njit(cache=True, nogil=True)
+def _offer(query: int, k: int, found: Any, first: int, last: int, out: Any, live: int, best: Any) -> None:
+    """Take in the rows of a group whose bit is set in `found`, unless they are not live or there are k nearer."""
+    limit, within, seen, filled, distances, rows = best
+    row = first
+    while found:
+        if found & np.uint64(1) and row < last and (live == 0 or load_byte(live + row)):
+            distance = np.int64(out[row - first])
+            if distance < limit[query]:
+                if filled[query] == distances.shape[1]:
+                    _compact(query, k, best)
+                distances[query, filled[query]] = distance
+                rows[query, filled[query]] = row
+                filled[query] += 1
+                seen[query, distance] += 1
+                within[query] += 1
+                # The limit is the smallest distance that k candidates do not exceed.
+                while within[query] - seen[query, limit[query]] >= k:
+                    within[query] -= seen[query, limit[query]]
+                    limit[query] -= 1
+        found >>= np.uint64(1)
+        row += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _enough_words(limit: int, words: int) -> int:
+    """After how many words a code unlike the query's is most likely farther than the limit.
+
+    Half of the bits of unlike codes differ; half a word on top leaves little to chance.
+    """
+    return min(words, (2 * limit + 64) // 64 + 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _scan_columns(
+    codes: int, count: int, width: int, start: int, queries: Any, k: int, live: int, best: Any
+) -> None:
+    """Offer all rows from `start` on to all queries, a transposed block at a time."""
+    words = queries.shape[1]
+    groups = max(1, _BLOCK_BYTES // (GROUP * words * 8))
+    block = np.empty((groups, words, GROUP), np.uint64)
+    out = np.empty(GROUP, np.uint64)
+    for first in range(start, count, groups * GROUP):
+        filled = min(groups, (count - first + GROUP - 1) // GROUP)
+        for group in range(filled):
+            row = first + group * GROUP
+            _transpose(codes + row * width, width, min(GROUP, count - row), block[group])
+        for query in range(queries.shape[0]):
+            code = queries.ctypes.data + query * words * 8
+            enough = _enough_words(best[0][query], words)
+            for group in range(filled):
+                columns = block.ctypes.data + group * words * GROUP * 8
+                found = nearer_of_columns(enough, words, columns, code, best[0][query], out.ctypes.data)
+                if found:
+                    _offer(query, k, found, first + group * GROUP, count, out, live, best)
+
+
+@numba.njit(cache=True, nogil=True)
+def _scan_rows(codes: int, count: int, width: int, queries: Any, k: int, live: int, best: Any) -> Any:
+    """Offer all whole groups of rows to all queries as they lie; returns where the rest begins."""
+    words = width // 8
+    repeated = np.empty((queries.shape[0], max(words, LANES)), np.uint64)
+    for lane in range(repeated.shape[1]):
+        repeated[:, lane] = queries[:, lane % words]
+    out = np.empty(GROUP, np.uint64)
+    for first in range(0, count - GROUP + 1, GROUP):
+        for query in range(queries.shape[0]):
+            code = repeated[query].ctypes.data
+            found = _nearer_of_rows(words, codes + first * width, code, best[0][query], out.ctypes.data)
+            if found:
+                _offer(query, k, found, first, count, out, live, best)
+    return count // GROUP * GROUP
+
+
+@numba.njit(cache=True, nogil=True)
+def _in_order(k: int, bits: int, best: Any, sorted_distances: Any, sorted_rows: Any) -> None:
+    """Write each query's first k candidates by (distance, row)."""
+    _, _, _, filled, distances, rows = best
+    for query in range(len(filled)):
+        _compact(query, k, best)
+        places = np.zeros(bits + 2, np.int64)
+        for place in range(filled[query]):
+            places[distances[query, place] + 1] += 1
+        places = np.cumsum(places)
+        for place in range(filled[query]):
+            distance = distances[query, place]
+            sorted_distances[query, places[distance]] = distance
+            sorted_rows[query, places[distance]] = rows[query, place]
+            places[distance] += 1
+
+
+class PopcountKernel:
+    """The compiled scan on the calling thread, which does not hold the interpreter's lock meanwhile."""
+
+    name = "popcount"
+
+    def nearest(
+        self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """See `Kernel.nearest`."""
+        count, width = codes.shape
+        words = -(-width // 8)
+        padded = np.zeros((len(queries), words * 8), np.uint8)
+        padded[:, :width] = queries
+        asked = padded.view(np.uint64)
+        best = _nothing_yet(len(queries), width * 8, min(k + min(max(k, 64), 8192), count))
+        # Addresses: arrays in a mapped file are another type to the compiler than those in memory.
+        codes = np.ascontiguousarray(codes)
+        live = None if live is None else np.ascontiguousarray(live, dtype=np.bool_)
+        marks, here = 0 if live is None else live.ctypes.data, (codes.ctypes.data, count, width)
+        start = 0
+        if len(queries) <= _FEW_QUERIES and width == 8 * words and words in ROW_WORDS:
+            start = _scan_rows(*here, asked, k, marks, best)
+        _scan_columns(*here, start, asked, k, marks, best)
+        distances, rows = (np.full((len(queries), k), -1, np.int64) for _ in range(2))
+        _in_order(k, width * 8, best, distances, rows)
+        return distances, rows
+
+
+def _nothing_yet(queries: int, bits: int, room: int) -> tuple[npt.NDArray[Any], ...]:
+    """The candidates of all queries before the first row.
+
+    limit: int64[Q], only what is nearer is taken; within: int64[Q], candidates not farther than the limit;
+    seen: int32[Q, bits + 2], how many were taken at each distance; filled: int64[Q]; distances, rows: [Q, room].
+    """
+    return (
+        np.full(queries, bits + 1, np.int64),
+        np.zeros(queries, np.int64),
+        np.zeros((queries, bits + 2), np.int32),
+        np.zeros(queries, np.int64),
+        np.empty((queries, room), np.uint16),
+        np.empty((queries, room), np.uint32),
+    )

@@ -1,0 +1,134 @@
+"""Scans: the exact nearest codes of a block of rows, single-threaded; search.py spreads blocks over threads.
+
+Every kernel gives the same answer, ordered by (distance, row). The compiled scan of popcount.py is the default,
+FAISS's the next, NumPy's the last. Each must first prove itself once in each process, on codes full of ties: the
+compiled one because it is made at the user's machine, FAISS because what our answers rest on (it walks rows in
+order, keeps the first of equals and evicts the last) is no documented promise.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.index.search import topk
+
+Codes = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Codes of one FAISS pass: small enough to stay in the L2 cache while all queries of a block walk over them.
+_FAISS_PASS_CODES = 4096
+_NUMPY_PASS_CODES = 4096
+
+
+class Kernel(Protocol):
+    """An exact scan."""
+
+    name: str
+
+    def nearest(
+        self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """(distances, rows) int64[Q, k] of the first k rows by (distance, row), padded with -1.
+
+        codes: uint8[M, B], C-contiguous; queries: uint8[Q, B]; 1 <= k <= M. live: bool[M], the rows that take
+        part, None for all of them.
+        """
+        ...
+
+
+class FaissKernel:
+    """FAISS's heap scan over the raw codes, on the calling thread alone."""
+
+    name = "faiss"
+
+    def __init__(self) -> None:
+        faiss.cvar.hamming_batch_size = _FAISS_PASS_CODES  # type: ignore[attr-defined]
+
+    def nearest(
+        self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """See `Kernel.nearest`."""
+        if live is not None:
+            return _among_live(self, codes, queries, k, live)
+        # FAISS would split the queries over OpenMP threads; we split the rows. The setting is this thread's own.
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            distances, rows = faiss.knn_hamming(np.ascontiguousarray(queries), codes, k, variant="hc")
+        finally:
+            faiss.omp_set_num_threads(before)
+        return distances.astype(np.int64), rows
+
+
+class NumpyKernel:
+    """NumPy's popcount, block by block: slower, needs nothing but its own arithmetic."""
+
+    name = "numpy"
+
+    def nearest(
+        self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """See `Kernel.nearest`."""
+        if live is not None:
+            return _among_live(self, codes, queries, k, live)
+        best = np.empty((len(queries), 0), np.int64)
+        for start in range(0, len(codes), _NUMPY_PASS_CODES):
+            block = codes[start : start + _NUMPY_PASS_CODES]
+            rows = np.arange(start, start + len(block))
+            keys = np.stack([topk.pack(_distances(block, query), rows) for query in queries])
+            best = topk.smallest(np.concatenate([best, keys], axis=1), min(k, start + len(block)))
+        return topk.unpack(best)
+
+
+def _distances(codes: Codes, query: Codes) -> npt.NDArray[np.uint16]:
+    return np.asarray(np.bitwise_count(codes ^ query).sum(axis=1, dtype=np.uint16))
+
+
+def _among_live(
+    kernel: Kernel, codes: Codes, queries: Codes, k: int, live: BoolArray
+) -> tuple[IntArray, IntArray]:
+    """The answer of a kernel that knows nothing of marks: it scans a copy of the live rows."""
+    rows = np.flatnonzero(live)
+    distances, found = (np.full((len(queries), k), -1, np.int64) for _ in range(2))
+    wanted = min(k, len(rows))
+    if wanted:
+        distances[:, :wanted], places = kernel.nearest(np.ascontiguousarray(codes[rows]), queries, wanted)
+        found[:, :wanted] = rows[places]
+    return distances, found
+
+
+@lru_cache(maxsize=1)
+def default_kernel() -> Kernel:
+    """The fastest kernel whose answers are right on this machine, ready for its first request."""
+    compiled = compiled_kernel()
+    candidates = [FaissKernel()] if compiled is None else [compiled, FaissKernel()]
+    return next((kernel for kernel in candidates if orders_ties_by_row(kernel)), NumpyKernel())
+
+
+def compiled_kernel() -> Kernel | None:
+    """The kernel of popcount.py; None where numba is missing or has no place to keep what it compiles."""
+    try:
+        from geoloc.index.search.kernels.popcount import PopcountKernel
+    except (ImportError, RuntimeError):
+        return None
+    return PopcountKernel()
+
+
+def orders_ties_by_row(kernel: Kernel) -> bool:
+    """Whether a kernel keeps and orders equal distances by row, tried on codes full of ties."""
+    rng = np.random.default_rng(20230)
+    for code_bytes in (8, 20, 32, 64):
+        few = rng.integers(0, 256, (7, code_bytes), dtype=np.uint8)
+        codes = np.ascontiguousarray(few[rng.integers(0, len(few), 3 * _FAISS_PASS_CODES // 2 + 5)])
+        for k, queries in ((1, few[:1]), (10, few[:3]), (2000, few[:3])):
+            got = kernel.nearest(codes, queries, k)
+            wanted = NumpyKernel().nearest(codes, queries, k)
+            if not all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True)):
+                return False
+    return True

@@ -1,0 +1,89 @@
+"""Codes that do not change when a photo turns: one scan for photos of unknown heading; optional.
+
+The embedding is [channels, columns] and a turn rolls the columns, so of its spectrum X_c(f) a turn changes phases
+alone, those of one frequency alike. What it leaves are the products X_c(f) conj X_d(f) of all channels: the phases
+between the channels stay in them, which magnitudes lose. Two such products of photos x and y have the inner product
+|<x(f), y(f)>|^2, and the sum of |<x(f), y(f)>| bounds the correlation at the best turn from above. A bit is the sign of
+a random projection of all products of the lower half of the frequencies; the projections are of rank one,
+Re(a.X(f) conj(b.X(f))) with random signs in a and b, so that they cost two products of matrices a frequency.
+
+    any-heading.npy   uint8[N, bits // 8], beside the codes of a shard and in their order
+
+A photo whose circle is not seen whole has other products; it is searched by its turned codes instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.core.errors import ConfigError
+from geoloc.index.format.manifest import ANY_HEADING_NAME
+from geoloc.index.format.shard_writer import save_array
+from geoloc.index.search.kernels.scan_kernel import Codes
+
+_SEED = 2023
+_BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class AnyHeading:
+    """Codes of `bits` bits of embeddings with `columns` azimuth columns; `ConfigError` for what has no turns."""
+
+    bits: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.bits < 8 or self.bits % 8 or self.columns < 2:
+            raise ConfigError(
+                f"any_heading_bits is {self.bits} and the model's embedding has {self.columns} azimuth columns that "
+                "turn with the photo; give a multiple of 8 and a model that keeps its columns."
+            )
+
+    def codes(self, embeddings: npt.NDArray[np.floating]) -> Codes:
+        """Codes uint8[N, bits // 8] of embeddings [N, D], the same for every roll of the columns.
+
+        Sums are float64; where one lies within rounding of zero, machines may differ in that bit.
+        """
+        out = np.empty((len(embeddings), self.bits // 8), np.uint8)
+        for start in range(0, len(embeddings), _BLOCK_ROWS):
+            block = embeddings[start : start + _BLOCK_ROWS].astype(np.float64)
+            out[start : start + _BLOCK_ROWS] = self._block(block)
+        return out
+
+    def _block(self, embeddings: npt.NDArray[np.float64]) -> Codes:
+        if embeddings.shape[1] % self.columns:
+            raise ConfigError(
+                f"Embeddings of dimension {embeddings.shape[1]} have no {self.columns} columns; build the index with "
+                "the model that made them."
+            )
+        by_column = embeddings.reshape(len(embeddings), -1, self.columns)
+        spectrum = np.fft.rfft(by_column)[..., : self.columns // 4 + 1]
+        projected = np.zeros((len(embeddings), self.bits))
+        for frequency, (left, right) in enumerate(_signs(self.bits, *spectrum.shape[1:])):
+            one = spectrum[:, :, frequency]
+            product = ((one @ left) * np.conj(one @ right)).real
+            projected += product if frequency else product / np.sqrt(2)  # the mean has no negative frequency
+        return np.packbits(projected > 0, axis=1)
+
+
+@lru_cache(maxsize=4)
+def _signs(
+    bits: int, channels: int, frequencies: int
+) -> list[tuple[npt.NDArray[np.complex128], npt.NDArray[np.complex128]]]:
+    """Random a and b of every frequency, each [channels, bits] of +-1 +-i: of a fixed seed, so of the format."""
+    rng = np.random.default_rng(_SEED)
+    drawn = []
+    for _ in range(frequencies):
+        signs = rng.integers(0, 2, (4, channels, bits)) * 2.0 - 1.0
+        drawn.append((signs[0] + 1j * signs[1], signs[2] + 1j * signs[3]))
+    return drawn
+
+
+def write_any_heading(directory: Path, kind: AnyHeading, embeddings: npt.NDArray[np.float16]) -> None:
+    """Write the codes of a shard's embeddings beside its own files."""
+    save_array(directory / ANY_HEADING_NAME, kind.codes(embeddings))

@@ -1,0 +1,399 @@
+"""A snapshot of an index, open for search."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError, QueryError
+from geoloc.index.format.commit import current_snapshot
+from geoloc.index.format.local_cache import cache_directory, ensure_local
+from geoloc.index.format.manifest import Manifest, ShardEntry, read_manifest
+from geoloc.index.format.shard import Shard
+from geoloc.index.search import multi_code, topk
+from geoloc.index.search import scan as scanning
+from geoloc.index.search.inverted_lists import CENTRES_NAME, Lists, open_lists
+from geoloc.index.search.kernels.dot_products import default_products
+from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
+from geoloc.index.search.matches import Matches
+from geoloc.index.search.region import Region
+
+Codes = npt.NDArray[np.uint8]
+Embeddings = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Found = tuple[IntArray, IntArray, Embeddings]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class Snapshot:
+    """An immutable set of tiles with their codes, safe to use from many threads.
+
+    The answer to a search depends on the snapshot, the query and the search's own parameters alone. Rows are
+    numbered through the shards in the manifest's order.
+    """
+
+    def __init__(
+        self,
+        index_uri: str,
+        snapshot_id: str,
+        manifest: Manifest,
+        cache: Path,
+        kernel: Kernel | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.index_uri = index_uri
+        self.snapshot_id = snapshot_id
+        self.manifest = manifest
+        self._cache = cache
+        self._kernel = kernel or default_kernel()
+        self._threads = threads or scanning.thread_count()
+        self._shards: list[Shard] = []
+        # Reading and hashing run in parallel; afterwards there is a verdict and only mapping is left.
+        with ThreadPoolExecutor(self._threads) as pool:
+            places = list(pool.map(lambda entry: local_files(index_uri, entry, cache), manifest.shards))
+        if manifest.embedding_dim is not None:
+            default_products()  # compiled now, not in the first request
+        first_row = 0
+        for entry, (directory, marks) in zip(manifest.shards, places, strict=True):
+            self._shards.append(Shard(entry, directory, manifest.bits, first_row, marks))
+            self._check(self._shards[-1])
+            first_row += entry.count
+        self._rows = first_row
+        self._lists: dict[int, Lists] = {}
+        for shard in self._shards:
+            if len(shard) and shard.entry.file(CENTRES_NAME) is not None:
+                self._lists[shard.first_row] = open_lists(shard.directory, len(shard), manifest.bits)
+
+    @classmethod
+    def open(
+        cls,
+        index_uri: str,
+        snapshot_id: str | None = None,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        kernel: Kernel | None = None,
+        threads: int | None = None,
+    ) -> Snapshot:
+        """Open the current snapshot of an index, or the one named.
+
+        Every file's size and checksum is verified before it is parsed; the verdict is kept on this host, so later
+        openings only map. `cache_dir` (default: `GEOLOC_CACHE`, else `~/.cache/geoloc`) holds the verdicts and
+        the copies of indexes that are not local. `threads` limits a search (default: all CPUs we may use).
+
+        Raises `ArtifactError` (nothing there, or a newer format) and `CorruptArtifact` naming the bad file.
+        """
+        index_uri = storage.absolute(index_uri)
+        snapshot_id = snapshot_id or current_snapshot(index_uri)
+        manifest = read_manifest(index_uri, snapshot_id)
+        return cls(index_uri, snapshot_id, manifest, cache_directory(cache_dir), kernel, threads)
+
+    def _check(self, shard: Shard) -> None:
+        dim = None if shard.embeddings is None else shard.embeddings.shape[1]
+        if dim != self.manifest.embedding_dim:
+            raise ArtifactError(
+                f"The embeddings of {shard.entry.directory!r} have dimension {dim}, the snapshot "
+                f"{self.snapshot_id} says {self.manifest.embedding_dim}; build the index again."
+            )
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.manifest.bits
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Dimension of the re-rank embeddings; None for an index without."""
+        return self.manifest.embedding_dim
+
+    @cached_property
+    def any_heading_bits(self) -> int | None:
+        """Bits of the codes that no turn changes; None for an index without, or of which only a part has them."""
+        widths = {
+            0 if shard.any_heading is None else shard.any_heading.shape[1]
+            for shard in self._shards
+            if len(shard)
+        }
+        width = widths.pop() if len(widths) == 1 else 0
+        return 8 * width or None
+
+    @property
+    def count(self) -> int:
+        """Number of tiles; those that were removed do not count."""
+        return self.manifest.count
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: tiles and what is left of removed ones; matches name rows below this."""
+        return self._rows
+
+    @property
+    def located(self) -> bool:
+        """Whether the tiles have coordinates; without them an index retrieves, but cannot locate."""
+        return self.manifest.located
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The open shards in the order of their rows, for whoever reads all tiles."""
+        return tuple(self._shards)
+
+    @cached_property
+    def model_uri(self) -> str:
+        """The model that made the codes, verified, as a local directory (copied into the cache from elsewhere)."""
+        model = self.manifest.model
+        return str(ensure_local(storage.join(self.index_uri, model.directory), model.files, self._cache))
+
+    def search(
+        self,
+        codes: Codes,
+        *,
+        k: int,
+        region: Region | None = None,
+        embeddings: Embeddings | None = None,
+        rerank: int = 0,
+        probes: int | None = None,
+    ) -> Matches:
+        """The k nearest tiles of each query by Hamming distance, exact, in the order (distance, tile_id).
+
+        codes: uint8[Q, bits // 8]. `region` leaves only tiles whose centre lies inside. With `embeddings`
+        (float32[Q, D]) and `rerank` > 0 the max(rerank, k) nearest by Hamming distance are ordered anew by
+        (-dot product, tile_id), and the first k of them returned. Memory: a block of queries times the
+        candidates; never queries times tiles.
+
+        `probes` makes it approximate, for an index that was built with lists: of each shard only so many lists
+        are scanned (ivf.py). Shards without lists, as updates add them, are scanned whole.
+
+        Raises `QueryError` for arrays of another shape, k < 0, a region or re-ranking that the index cannot serve.
+        """
+        codes = self._checked_codes(codes)
+        self._check_counts(k, rerank)
+        self._check_probes(probes)
+        if rerank:
+            embeddings = self._checked_embeddings(embeddings, len(codes))
+        selections = self._select(region)
+        parts: list[Found] = []
+        for start in range(0, len(codes), scanning.QUERY_BLOCK):
+            block = slice(start, start + scanning.QUERY_BLOCK)
+            floats = embeddings[block] if rerank and embeddings is not None else None
+            parts.append(self._search_block(selections, codes[block], k, floats, rerank, probes))
+        return self._matches(parts, k)
+
+    def search_scored(
+        self,
+        codes: Codes,
+        score: multi_code.Score,
+        *,
+        k: int,
+        shortlist: int,
+        region: Region | None = None,
+        any_heading: Codes | None = None,
+    ) -> Matches:
+        """The k best tiles of each query by a score of the caller's own, of the nearest max(shortlist, k) by codes.
+
+        codes: uint8[Q, R, bits // 8], R of each query: a tile is as far as the nearest of them. `score` gets the
+        number of a query and stored embeddings float16[M, D], and gives float32[M]: they are the similarities of
+        the answer, which has the order (-score, tile_id). With `any_heading` uint8[Q, any_heading_bits // 8] the
+        shortlist is of the nearest by those codes instead. Exact and of bounded memory as `search`; raises as it does.
+        """
+        count, each = codes.shape[:2]
+        self._checked_codes(np.ascontiguousarray(codes).reshape(count * each, -1))
+        self._check_counts(k, shortlist)
+        if self.embedding_dim is None:
+            raise _without_embeddings()
+        selections, wanted = self._select(region), max(k, shortlist)
+        asked = codes
+        if any_heading is not None:
+            asked = self._checked_any_heading(any_heading)[:, None]
+            selections = [replace(chosen, codes=chosen.shard.any_heading) for chosen in selections]
+        step = max(1, scanning.QUERY_BLOCK // max(1, asked.shape[1]))
+        parts: list[Found] = []
+        for start in range(0, count, step):
+            block = slice(start, start + step)
+            rows = self._nearest_of_several(selections, asked[block], wanted)
+            similarity = multi_code.scores_of(self._shards, rows, score, start)
+            order = self._best(rows, topk.descending(np.nan_to_num(similarity)), len(selections), k)
+            rows = _take(rows, order, -1)
+            distances = multi_code.distances_of(self._shards, rows, codes[block])
+            parts.append((rows, distances, _take(similarity, order, np.nan)))
+        return self._matches(parts, k)
+
+    def _nearest_of_several(self, selections: list[scanning.Selection], codes: Codes, k: int) -> IntArray:
+        """Rows [Q, k] that are nearest to any of a query's codes uint8[Q, R, B]."""
+        queries, each = codes.shape[:2]
+        flat = np.ascontiguousarray(codes).reshape(queries * each, -1)
+        found, distances, _ = self._search_block(selections, flat, k, None, 0, None)
+        rows, distances = multi_code.once_each(found.reshape(queries, -1), distances.reshape(queries, -1))
+        return _take(rows, self._best(rows, distances, len(selections), k), -1)
+
+    def _best(self, rows: IntArray, scores: npt.NDArray[np.integer], shards: int, k: int) -> IntArray:
+        candidates = scanning.Candidates(scores.astype(np.int64), rows, shards)
+        return scanning.best_columns(self._shards, candidates, k)
+
+    def embeddings_of(self, rows: IntArray) -> multi_code.Half:
+        """Stored embeddings float16[M, D] of rows [M]; `QueryError` for an index without."""
+        if self.embedding_dim is None:
+            raise _without_embeddings()
+        return multi_code.embeddings_of(self._shards, rows)
+
+    def _search_block(
+        self,
+        selections: list[scanning.Selection],
+        codes: Codes,
+        k: int,
+        embeddings: Embeddings | None,
+        rerank: int,
+        probes: int | None,
+    ) -> Found:
+        """(rows, distances, similarities) of a block of queries, [Q, k] each."""
+        wanted = max(k, rerank) if embeddings is not None and k else k
+        candidates = self._scan(selections, codes, wanted, probes)
+        columns = scanning.best_columns(self._shards, candidates, wanted)
+        rows, distances = _take(candidates.rows, columns, -1), _take(candidates.scores, columns, -1)
+        if embeddings is None:
+            return rows, distances, np.full(rows.shape, np.nan, np.float32)
+        similarity = scanning.rerank(self._shards, rows, embeddings, self._threads)
+        scores = topk.descending(np.nan_to_num(similarity)).astype(np.int64)
+        order = scanning.best_columns(self._shards, scanning.Candidates(scores, rows, candidates.shards), k)
+        return _take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan)
+
+    def _scan(
+        self, selections: list[scanning.Selection], codes: Codes, k: int, probes: int | None
+    ) -> scanning.Candidates:
+        whole, listed = selections, []
+        if probes is not None:
+            pairs = [(chosen, self._lists.get(chosen.shard.first_row)) for chosen in selections]
+            listed = [(chosen, lists) for chosen, lists in pairs if lists is not None]
+            whole = [chosen for chosen, lists in pairs if lists is None]
+        found = scanning.scan(whole, codes, k, self._kernel, self._threads)
+        if not listed or probes is None:
+            return found
+        near = scanning.scan_lists(listed, codes, k, probes, self._kernel, self._threads)
+        return scanning.together(found, near)
+
+    def exact_float(self, embeddings: Embeddings, k: int, region: Region | None = None) -> Matches:
+        """The k tiles with the greatest dot product over all stored embeddings, in the order (-product, tile_id).
+
+        embeddings: float32[Q, D]. Brute force, block by block: the referee of what codes and re-ranking lose.
+        Raises `QueryError` as `search` does.
+        """
+        self._check_counts(k, 0)
+        embeddings = self._checked_embeddings(embeddings, None)
+        selections = self._select(region)
+        parts: list[Found] = []
+        for start in range(0, len(embeddings), scanning.QUERY_BLOCK):
+            candidates = scanning.float_scan(selections, embeddings[start : start + scanning.QUERY_BLOCK], k)
+            columns = scanning.best_columns(self._shards, candidates, k)
+            rows = _take(candidates.rows, columns, -1)
+            similarity = topk.similarity_of(_take(candidates.scores, columns, topk.PADDING_SCORE))
+            parts.append((rows, np.full(rows.shape, -1, np.int64), similarity))
+        return self._matches(parts, k)
+
+    def _matches(self, parts: list[Found], k: int) -> Matches:
+        empty = np.empty((0, k), np.int64)
+        rows, bits, similarity = (
+            np.concatenate(column)
+            for column in zip((empty, empty, empty.astype(np.float32)), *parts, strict=True)
+        )
+        tile_ids = np.full(rows.shape, None, dtype=object)
+        found = rows >= 0
+        tile_ids[found] = scanning.take_ids(self._shards, rows[found]).to_numpy(zero_copy_only=False)
+        lat, lon = scanning.take_positions(self._shards, rows)
+        return Matches(self.snapshot_id, rows, tile_ids, lat, lon, bits.astype(np.int32), similarity)
+
+    def _select(self, region: Region | None) -> list[scanning.Selection]:
+        if region is not None and not self.located:
+            raise QueryError(
+                "This index holds tiles without coordinates, so a search cannot be restricted to a region; "
+                "leave the region out.",
+                reason="not_located",
+            )
+        return scanning.select(self._shards, region)
+
+    def _checked_codes(self, codes: Codes) -> Codes:
+        width = self.bits // 8
+        if codes.ndim != 2 or codes.shape[1] != width or codes.dtype != np.uint8:
+            raise QueryError(
+                f"The query codes are {codes.dtype}{list(codes.shape)}, this index takes uint8[Q, {width}] "
+                f"({self.bits} bits); encode the queries with its own model.",
+                reason="wrong_code",
+            )
+        return codes
+
+    def _checked_any_heading(self, codes: Codes) -> Codes:
+        bits = self.any_heading_bits
+        if bits is None or codes.ndim != 2 or codes.shape[1] != bits // 8 or codes.dtype != np.uint8:
+            raise QueryError(
+                f"The codes for any heading are {codes.dtype}{list(codes.shape)}, this index has {bits or 0} bits of "
+                "them for every tile; search by the codes of all headings, or build it with any_heading_bits.",
+                reason="wrong_code",
+            )
+        return codes
+
+    def _checked_embeddings(self, embeddings: Embeddings | None, queries: int | None) -> Embeddings:
+        if self.embedding_dim is None:
+            raise _without_embeddings()
+        if embeddings is None:
+            raise QueryError(
+                "Re-ranking needs the float embeddings of the queries; pass them.", reason="wrong_embedding"
+            )
+        array = np.asarray(embeddings, dtype=np.float32)
+        rows = array.shape[0] if queries is None and array.ndim else queries
+        if array.shape != (rows, self.embedding_dim) or not np.isfinite(array).all():
+            raise QueryError(
+                f"The query embeddings are float{list(array.shape)}, this index takes finite numbers of shape "
+                f"[{'Q' if queries is None else queries}, {self.embedding_dim}].",
+                reason="wrong_embedding",
+            )
+        return array
+
+    def _check_probes(self, probes: int | None) -> None:
+        if probes is not None and probes < 1:
+            raise QueryError(f"probes is {probes}; it must be 1 or more.", reason="probes_out_of_range")
+        if probes is not None and not self._lists and self.count:
+            raise QueryError(
+                "This index was built without lists, so probes has no meaning; leave it out for the exact search, "
+                "or build the index with lists.",
+                reason="no_lists",
+            )
+
+    def _check_counts(self, k: int, rerank: int) -> None:
+        if k < 0 or rerank < 0:
+            raise QueryError(
+                f"k is {k} and rerank is {rerank}; both must be 0 or more.", reason="k_out_of_range"
+            )
+
+
+def local_files(index_uri: str, entry: ShardEntry, cache: Path) -> tuple[Path, Path | None]:
+    """Local directories of a shard's files and of its marks, all verified."""
+    directory = ensure_local(storage.join(index_uri, entry.directory), entry.files, cache)
+    if entry.marks is None:
+        return directory, None
+    return directory, ensure_local(storage.join(index_uri, entry.marks.directory), [entry.marks.file], cache)
+
+
+def open_shard(index_uri: str, entry: ShardEntry, bits: int, cache: Path) -> Shard:
+    """One shard of a snapshot, its rows numbered from 0."""
+    directory, marks = local_files(index_uri, entry, cache)
+    return Shard(entry, directory, bits, 0, marks)
+
+
+def _without_embeddings() -> QueryError:
+    return QueryError(
+        "This index keeps no embeddings, so it cannot re-rank; search without, or build it with them.",
+        reason="no_embeddings",
+    )
+
+
+def _take(values: npt.NDArray[Scalar], columns: IntArray, padding: float) -> npt.NDArray[Scalar]:
+    """values[q, columns[q, j]], padding where the column is -1."""
+    taken = np.full(columns.shape, padding, values.dtype)
+    query, place = np.nonzero(columns >= 0)
+    taken[query, place] = values[query, columns[query, place]]
+    return taken

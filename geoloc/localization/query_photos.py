@@ -1,0 +1,155 @@
+"""Photos with what is known about them, and their way through the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.core.errors import QueryError
+from geoloc.core.schemas import VIEWS
+from geoloc.localization.all_headings import lit_columns, only_lit, turning_columns
+from geoloc.localization.locator import EncodedQueries
+
+if TYPE_CHECKING:
+    from geoloc.models.encoder import Encoder
+
+Pixels = npt.NDArray[np.uint8]
+
+HEADINGS = 32  # candidates for an unknown heading: 11.25 degrees apart
+STREET_FOV_DEG = 70.0  # of a phone's main camera held upright or across, about the middle
+_PANORAMA_ASPECT = 1.75
+_FEATURELESS_STD = 2.5  # grey levels of 255: below lies sensor noise, not content
+_SAMPLE_PX = 256
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo uint8[H, W, 3] and how it was taken; `photo` checks and fills in what was not said.
+
+    heading_deg: of the image centre (for a drone photo: of its top), clockwise from north, None when unknown.
+    fov_deg: horizontal field of view. extent_m: ground covered by the shorter side of a drone photo.
+    """
+
+    image: Pixels
+    view: str
+    heading_deg: float | None
+    fov_deg: float
+    extent_m: float | None
+
+    @property
+    def featureless(self) -> bool:
+        """Whether the picture shows nothing but a plain surface (fog, open water, a lens cap)."""
+        step = max(1, max(self.image.shape[:2]) // _SAMPLE_PX)
+        grey = self.image[::step, ::step].mean(axis=2)
+        return float(grey.std()) < _FEATURELESS_STD
+
+
+def photo(
+    image: Pixels,
+    *,
+    view: str | None = None,
+    heading_deg: float | None = None,
+    fov_deg: float | None = None,
+    extent_m: float | None = None,
+) -> Photo:
+    """A checked photo, with what was not said filled in.
+
+    Without `view`, one with `extent_m` is a drone's, one at least 1.75 times as wide as high without a smaller
+    `fov_deg` a panorama, any other a street photo.
+    Raises `QueryError` (reason `bad_view`, `bad_heading`, `bad_fov`, `bad_extent`) for values out of range.
+    """
+    if view is None:
+        view = _guess_view(image, fov_deg, extent_m)
+    if view not in VIEWS:
+        raise QueryError(f"view is {view!r}; give one of {', '.join(VIEWS)}.", reason="bad_view")
+    if heading_deg is not None and not -360.0 <= heading_deg <= 360.0:
+        raise QueryError(
+            f"heading_deg is {heading_deg}; give degrees clockwise from north, -360 to 360.",
+            reason="bad_heading",
+        )
+    if fov_deg is not None and not 1.0 <= fov_deg <= 360.0:
+        raise QueryError(f"fov_deg is {fov_deg}; give 1 to 360 degrees.", reason="bad_fov")
+    if extent_m is not None and not (math.isfinite(extent_m) and 0.0 < extent_m <= 100_000.0):
+        raise QueryError(
+            f"extent_m is {extent_m}; give the metres of ground along the photo's shorter side.",
+            reason="bad_extent",
+        )
+    if fov_deg is None:
+        fov_deg = STREET_FOV_DEG if view == "street" else 360.0
+    return Photo(image, view, None if heading_deg is None else heading_deg % 360.0, fov_deg, extent_m)
+
+
+def _guess_view(image: Pixels, fov_deg: float | None, extent_m: float | None) -> str:
+    if extent_m is not None:
+        return "drone"
+    height, width = image.shape[:2]
+    whole = fov_deg is None or fov_deg >= 360.0
+    return "panorama" if whole and width >= _PANORAMA_ASPECT * height else "street"
+
+
+def groups(photos: Sequence[Photo]) -> dict[tuple[str, bool], list[int]]:
+    """Positions of photos that can be encoded together, by (view, heading known)."""
+    found: dict[tuple[str, bool], list[int]] = {}
+    for position, one in enumerate(photos):
+        found.setdefault((one.view, one.heading_deg is not None), []).append(position)
+    return found
+
+
+def encode_photos(encoder: Encoder, photos: Sequence[Photo], *, headings: int = HEADINGS) -> EncodedQueries:
+    """Encode photos of one group (see `groups`); `headings` candidates each where the heading is unknown."""
+    view, known = photos[0].view, photos[0].heading_deg is not None
+    batch = encoder.prepare(
+        [one.image for one in photos],
+        view,  # type: ignore[arg-type]
+        extent_m=[one.extent_m for one in photos],
+        fov_deg=[one.fov_deg for one in photos],
+        heading_deg=[one.heading_deg for one in photos],
+    )
+    heading_deg = [one.heading_deg for one in photos] if known else None
+    return encode_prepared(
+        encoder, batch, view, heading_deg, headings, fov_deg=[one.fov_deg for one in photos]
+    )
+
+
+def encode_prepared(
+    encoder: Encoder,
+    batch: Pixels,
+    view: str,
+    heading_deg: Sequence[float | None] | None,
+    headings: int = HEADINGS,
+    *,
+    fov_deg: Sequence[float] | None = None,
+) -> EncodedQueries:
+    """Encode what `Encoder.prepare` gave; `heading_deg` is None where all headings are unknown.
+
+    Preparing turns panoramas to north; a drone picture of known heading is turned by taking the nearest of
+    `headings` candidates. `fov_deg` of ground photos says which columns show something (None: all of them).
+    """
+    known = heading_deg is not None
+    given = np.array([np.nan if value is None else value for value in heading_deg or [None] * len(batch)])
+    turned = view == "drone" and known and bool(np.any(given % 360.0 != 0.0))
+    if known and not turned:
+        encoded = encoder.encode(batch, view)  # type: ignore[arg-type]
+        embedding, code = encoded.embedding[:, None], encoded.code[:, None]
+    else:
+        encoded = encoder.encode_headings(batch, view, headings)  # type: ignore[arg-type]
+        embedding, code = encoded.embedding, encoded.code
+    if turned:
+        nearest = np.rint(given / 360.0 * headings).astype(np.int64) % headings
+        rows = np.arange(len(batch))
+        embedding, code = embedding[rows, nearest][:, None], code[rows, nearest][:, None]
+    recipe = encoder.recipe.model
+    columns, lit = turning_columns(recipe, view), None
+    if columns > 1 and view != "drone" and fov_deg is not None:
+        known_deg = [None] * len(batch) if heading_deg is None else heading_deg
+        lit = lit_columns(fov_deg, known_deg, recipe.panorama_px[1], columns)
+    if lit is not None and not lit.all():
+        embedding, seen = only_lit(embedding, lit)
+        limited = ~seen.all(axis=-1, keepdims=True)
+        code = np.where(limited, encoder.codes_of_parts(embedding, seen), code)
+    return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, lit)

@@ -1,0 +1,79 @@
+"""How a picture is looked at, and the orientation maps that belong to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from geoloc.geometry.orientation import aerial_orientation, ground_orientation, polar_orientation
+from geoloc.models.preprocessing import AERIAL_VIEWS
+from geoloc.recipe.model import Orientation, SquareView
+from geoloc.recipe.recipe import ModelRecipe
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a picture is looked at, one value per picture [B]; None leaves it as it is.
+
+    Convention: east_m and north_m move the centre of an aerial look, heading_deg is clockwise from north and comes
+    to the middle column (of a square: to the top), `scale` multiplies the ground radius, `mirrored` swaps left
+    and right.
+    """
+
+    east_m: torch.Tensor | None = None
+    north_m: torch.Tensor | None = None
+    heading_deg: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    mirrored: torch.Tensor | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is said at all."""
+        return any(value is not None for value in vars(self).values())
+
+    @property
+    def yaw_deg(self) -> torch.Tensor | None:
+        """Heading of the picture's middle in its own world: mirroring the world turns east into west."""
+        if self.heading_deg is None or self.mirrored is None:
+            return self.heading_deg
+        return torch.where(self.mirrored, -self.heading_deg, self.heading_deg)
+
+
+class OrientationMaps(nn.Module):
+    """The maps of a model's inputs: those of pictures with north in the middle are kept, others are made."""
+
+    ground: torch.Tensor
+    above: torch.Tensor
+
+    def __init__(self, recipe: ModelRecipe, orientation: Orientation) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.sampling = orientation.sampling
+        self.register_buffer("ground", self._make("panorama", Pose()), persistent=False)
+        self.register_buffer("above", self._make("aerial", Pose()), persistent=False)
+
+    def forward(self, view: str, count: int, pose: Pose | None = None) -> torch.Tensor:
+        """Maps float[count, 2, H, W] of pictures of a view that were looked at with `pose`."""
+        if pose is None or (pose.heading_deg is None and pose.scale is None):
+            kept = self.above if view in AERIAL_VIEWS else self.ground
+            return kept.expand(count, -1, -1, -1)
+        return self._make(view, pose).to(self.ground.device).expand(count, -1, -1, -1)
+
+    def _make(self, view: str, pose: Pose) -> torch.Tensor:
+        if view not in AERIAL_VIEWS:
+            height, width = self.recipe.panorama_px
+            return ground_orientation(
+                height,
+                width,
+                elevation_deg=self.recipe.elevation_deg,
+                yaw_deg=pose.yaw_deg,
+                sampling=self.sampling,
+            )
+        seen = self.recipe.view
+        if isinstance(seen, SquareView):
+            return aerial_orientation(self.recipe.tile_px, yaw_deg=pose.yaw_deg, scale=pose.scale)
+        height, width = self.recipe.aerial_px
+        power = getattr(seen, "radial_power", 1.0)
+        return polar_orientation(height, width, radial_power=power, yaw_deg=pose.yaw_deg, scale=pose.scale)

@@ -1,1 +1,0 @@
-"""Stages on Ray: ingest, encode, build an index, evaluate, localize."""

@@ -1,0 +1,364 @@
+"""Recipes: everything that defines a model and its training, as frozen data read from YAML.
+
+A recipe is named (`geoloc`, a file of `geoloc/recipe/built_in/`) or a URI of a YAML file. Unknown keys are refused:
+a misspelt option must not silently mean the default. `base: NAME` starts from another recipe and changes keys of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Annotated, Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from geoloc.core import storage
+from geoloc.core.errors import ConfigError, GeolocError
+from geoloc.recipe.model import (
+    AffineView,
+    Aggregation,
+    Backbone,
+    Branches,
+    ColumnAttention,
+    ComposedView,
+    EfficientNetLite,
+    HashHead,
+    HeightMean,
+    OriCnnEncoder,
+    Orientation,
+    PixelRange,
+    PlainCnn,
+    PolarView,
+    PositiveFloat,
+    PositiveInt,
+    Projection,
+    SafaHeads,
+    Section,
+    SplineView,
+    SquareView,
+    View,
+)
+from geoloc.recipe.training import LossRecipe, TrainingRecipe
+
+_SMALLEST_LOCALISED_PX = 64  # four poolings of the localisation network leave something of it
+_LONGEST_CHAIN = 8  # of recipes that start from each other
+
+
+class ModelRecipe(Section):
+    """What the network sees and how it is built."""
+
+    tile_m: PositiveFloat = Field(
+        64.0, description="side of the ground square that the aerial branch sees, metres"
+    )
+    tile_px: PositiveInt = Field(160, description="side of the aerial input, pixels")
+    panorama_px: tuple[PositiveInt, PositiveInt] = Field((64, 256), description="height, width of a panorama")
+    elevation_deg: tuple[float, float] = Field(
+        (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
+    )
+    pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
+    view: View = PolarView()
+    backbone: Backbone = PlainCnn()
+    orientation: Orientation | None = None
+    aggregation: Annotated[Aggregation, Field(discriminator="kind")] = ColumnAttention()
+    projection: Projection | None = None
+    branches: Branches | None = None
+    shared_weights: bool = Field(True, description="one backbone for all branches")
+    hash: HashHead = HashHead()
+
+    @property
+    def columns(self) -> int:
+        """Azimuth columns of the embedding; 1 where the aggregation does not keep the azimuth."""
+        return self.aggregation.columns if isinstance(self.aggregation, HeightMean | ColumnAttention) else 1
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of the float embedding."""
+        if self.projection is not None:
+            return self.columns * self.projection.channels
+        if isinstance(self.aggregation, HeightMean | ColumnAttention):
+            return self.columns * self.aggregation.channels
+        heads = self.aggregation.heads if isinstance(self.aggregation, SafaHeads) else 1
+        return self.backbone.channels * heads
+
+    @property
+    def metres_per_pixel(self) -> float:
+        """Ground sampling distance of the aerial input."""
+        return self.tile_m / self.tile_px
+
+    @property
+    def aerial_px(self) -> tuple[int, int]:
+        """Height and width of what the aerial backbone sees, after the view transform."""
+        if isinstance(self.view, SquareView):
+            return self.tile_px, self.tile_px
+        return self.view.height_px, self.view.width_px
+
+    @property
+    def map_turns_by_rolling(self) -> bool:
+        """Whether a picture rolled by whole strides gives a feature map rolled by whole columns, exactly."""
+        wrapped = isinstance(self.backbone, PlainCnn) or (
+            isinstance(self.backbone, EfficientNetLite) and self.backbone.wrap
+        )
+        return wrapped and self.orientation is None
+
+    @property
+    def turns_by_rolling(self) -> bool:
+        """Whether a picture rolled by whole columns gives an embedding rolled by whole columns, exactly."""
+        return self.map_turns_by_rolling and isinstance(self.aggregation, HeightMean | ColumnAttention)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelRecipe:
+        self._check_strides()
+        if isinstance(self.aggregation, HeightMean | ColumnAttention):
+            self._check_columns()
+        if self.hash.layout == "columns":
+            for bits in (self.hash.bits, *self.hash.prefixes):
+                if bits % self.columns:
+                    raise ValueError(
+                        f"{bits} bits do not divide among the embedding's {self.columns} columns"
+                    )
+        low, high = self.elevation_deg
+        if not -90 <= low < high <= 90:
+            raise ValueError(
+                f"elevation_deg is ({low:g}, {high:g}); give lowest before highest, within -90 to 90"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transformer_has_room(self) -> ModelRecipe:
+        learned = isinstance(self.view, AffineView | ComposedView | SplineView)
+        if learned and self.tile_px < _SMALLEST_LOCALISED_PX:
+            raise ValueError(
+                f"tile_px is {self.tile_px}; a view of kind {self.view.kind} needs {_SMALLEST_LOCALISED_PX} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _orientation_fits(self) -> ModelRecipe:
+        if self.orientation is None:
+            return self
+        if isinstance(self.view, AffineView | ComposedView | SplineView):
+            raise ValueError(
+                f"orientation maps need a view of kind none or polar (got {self.view.kind!r}): a learned transform "
+                "moves the picture under them"
+            )
+        if self.orientation.scheme == "scales" and not isinstance(self.backbone, PlainCnn | OriCnnEncoder):
+            raise ValueError(
+                "orientation at all scales needs the backbone plain_cnn or oricnn; use scheme input"
+            )
+        return self
+
+    def _check_strides(self) -> None:
+        stride, prefix = self.backbone.stride, "tile_px" if isinstance(self.view, SquareView) else "view"
+        sizes = (
+            ("panorama_px height", self.panorama_px[0]),
+            ("panorama_px width", self.panorama_px[1]),
+            ("tile_px" if prefix == "tile_px" else "view height_px", self.aerial_px[0]),
+            ("tile_px" if prefix == "tile_px" else "view width_px", self.aerial_px[1]),
+        )
+        for what, size in sizes:
+            if isinstance(self.backbone, PlainCnn) and size % stride:
+                raise ValueError(f"{what} is {size}, not a multiple of the backbone's stride {stride}")
+            if not isinstance(self.backbone, OriCnnEncoder) and size < stride:
+                raise ValueError(f"{what} is {size}, smaller than the backbone's stride {stride}")
+            wraps = isinstance(self.backbone, EfficientNetLite) and self.backbone.wrap
+            if wraps and not what.endswith("height") and (size % stride or size < 2 * stride):
+                raise ValueError(
+                    f"{what} is {size}; a width that wraps is twice the backbone's stride {stride} or another multiple"
+                )
+
+    def _check_columns(self) -> None:
+        width, stride = self.aerial_px[1], self.backbone.stride
+        if self.panorama_px[1] != width:
+            raise ValueError(
+                f"panorama_px width is {self.panorama_px[1]} but view width_px is {width}; make them equal"
+            )
+        if -(-width // stride) % self.columns:
+            raise ValueError(
+                f"{self.columns} columns do not divide the feature map's width {-(-width // stride)}"
+            )
+
+
+class Recipe(Section):
+    """A model and its training, complete."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    seed: int = 0
+    model: ModelRecipe = ModelRecipe()
+    loss: LossRecipe = LossRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+
+    @model_validator(mode="after")
+    def _losses_fit_the_model(self) -> Recipe:
+        learned = isinstance(self.model.view, AffineView | ComposedView | SplineView)
+        if self.loss.guidance_weight is not None and not learned:
+            raise ValueError(
+                f"loss.guidance_weight needs a view of kind affine, composed or tps (got {self.model.view.kind!r})"
+            )
+        if self.loss.heading == "unknown" and self.model.columns == 1:
+            raise ValueError("loss.heading unknown needs an aggregation that keeps the azimuth's columns")
+        return self
+
+    @classmethod
+    def load(cls, name_or_uri: str) -> Recipe:
+        """A built-in recipe by name, or the recipe in the YAML file at a URI.
+
+        Raises `ConfigError` naming the key, the file and the near match for anything that does not fit.
+        """
+        built_in = name_or_uri in built_in_recipes()
+        where = f"built-in recipe {name_or_uri!r}" if built_in else repr(name_or_uri)
+        return cls.from_yaml(_text_of(name_or_uri), where=where, beside=None if built_in else name_or_uri)
+
+    @classmethod
+    def from_yaml(cls, text: str, *, where: str = "the recipe", beside: str | None = None) -> Recipe:
+        """Read a recipe from YAML text; `where` names its origin in errors.
+
+        A relative path in `base` is looked up beside the file that names it, `beside` for this text.
+        """
+        data = _with_base(_keys_and_values(text, where), where, beside)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, where)) from error
+
+    def with_overrides(self, **training: Any) -> Recipe:
+        """The recipe with other values in `training` (steps, batch_size, ...); `ConfigError` if they do not fit."""
+        data = self.model_dump(mode="json")
+        data["training"] |= {key: value for key, value in training.items() if value is not None}
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, f"recipe {self.name!r} with overrides")) from error
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML with every value written out; `from_yaml` gives the same recipe back.
+
+        Parts that the recipe does not have are left out, so that a new kind of part changes no old recipe.
+        """
+        return yaml.safe_dump(self._written(), sort_keys=False, default_flow_style=None)
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the canonical content: equal for recipes that mean the same."""
+        canonical = json.dumps(self._written(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _written(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def built_in_recipes() -> list[str]:
+    """Names of the recipes that ship with the package, sorted."""
+    folder = resources.files("geoloc.recipe") / "built_in"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def _keys_and_values(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{where} is not YAML: {detail}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{where} holds {type(data).__name__}, not keys and values; see geoloc/recipe/built_in/geoloc.yaml."
+        )
+    return data
+
+
+def _with_base(data: dict[str, Any], where: str, beside: str | None) -> dict[str, Any]:
+    """The keys and values of the recipes that this one starts from, with its own over them."""
+    chain = [data]
+    while "base" in chain[-1]:
+        name = str(chain[-1]["base"])
+        if len(chain) > _LONGEST_CHAIN:
+            raise ConfigError(
+                f"{where} starts from {name!r} in a circle, or over more than {_LONGEST_CHAIN}."
+            )
+        if name.endswith((".yaml", ".yml")):
+            folder, slash, _ = (beside or "").rpartition("/")
+            name = beside = name if "://" in name or name.startswith("/") else f"{folder}{slash}{name}"
+        chain.append(_keys_and_values(_text_of(name), f"base recipe {name!r} of {where}"))
+    merged: dict[str, Any] = {}
+    for layer in reversed(chain):
+        own = {key: value for key, value in layer.items() if key != "base"}
+        merged = _merged({key: value for key, value in merged.items() if key != "name"}, own)
+    return merged
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `base`, section by section; a section of another kind replaces the base's."""
+    result = dict(base)
+    for key, value in own.items():
+        below = result.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("kind", below.get("kind")) == below.get("kind")
+        ):
+            result[key] = _merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _text_of(name_or_uri: str) -> str:
+    """Text of a built-in recipe or of the YAML file at a URI; `ConfigError` for neither."""
+    if name_or_uri in built_in_recipes():
+        built_in = resources.files("geoloc.recipe") / "built_in" / f"{name_or_uri}.yaml"
+        return built_in.read_text(encoding="utf-8")
+    if not name_or_uri.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"There is no recipe {name_or_uri!r}{_near(name_or_uri, built_in_recipes())}; built in are: "
+            f"{', '.join(built_in_recipes())}. Or give the path of a .yaml file."
+        )
+    try:
+        return storage.read_text(name_or_uri)
+    except GeolocError as error:
+        raise ConfigError(f"The recipe cannot be read: {error}") from error
+
+
+def _near(word: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One sentence for the first problem that pydantic found."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path) or "recipe"
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(path[:-1])
+        hint = _near(path[-1], known) or f"; known are {', '.join(known)}"
+        return f"{where} has the unknown key {key!r}{hint}"
+    if first["type"] == "missing":
+        return f"{where} lacks the key {key!r}; add it."
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | list) else ""
+    return f"{where}: {key}: {message}{shown}."
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """Keys that the section at `path` knows; a tagged section's path carries its `kind` as one more part."""
+    sections: list[type[BaseModel]] = [Recipe]
+    for part in path:
+        tagged = [s for s in sections if "kind" in s.model_fields and s.model_fields["kind"].default == part]
+        sections = tagged or [
+            inner
+            for s in sections
+            if part in s.model_fields
+            for inner in _sections_of(s.model_fields[part].annotation)
+        ]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_of(part)]

@@ -1,0 +1,115 @@
+"""Where Ray runs: the cluster or job that this process belongs to, else a small one of its own.
+
+Every stage calls `ensure_ray()` first. On a laptop that starts Ray on the loopback interface; inside
+`ray job submit`, or with `RAY_ADDRESS` set, it attaches, and the same code uses the cluster's machines.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+
+import ray
+
+from geoloc.core.errors import ConfigError, ServiceUnavailable
+
+# Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
+LOOPBACK = "127.0.0.2"
+_OBJECT_STORE_BYTES = 2 * 2**30
+_START_ATTEMPTS = 3
+_TARGET_BLOCK_BYTES = 64 * 2**20
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is installed; workers must not rebuild it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU keeps the variables it was given
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+
+
+def ensure_ray(num_cpus: int | None = None) -> None:
+    """Make sure that this process has a Ray cluster; does nothing when it already has one.
+
+    Attaches to `RAY_ADDRESS` (which `ray job submit` sets) when there is one; otherwise starts a local Ray with
+    `num_cpus` CPUs (None: all of this machine's) that ends with the process. Raises `ConfigError` for an
+    address that cannot be attached to and `ServiceUnavailable` when no cluster answers there.
+    """
+    if not ray.is_initialized():
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        # Says at every start that tokens are in use, which is the default and what we want.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        address = os.environ.get("RAY_ADDRESS", "")
+        if address and address != "local":
+            _attach(address)
+        else:
+            _start(num_cpus)
+    _configure_data()
+
+
+def cpu_count() -> int:
+    """CPUs of the cluster, at least 1: how many tasks of ours run side by side."""
+    return max(1, int(_resources().get("CPU", 1)))
+
+
+def gpu_count() -> int:
+    """GPUs of the cluster."""
+    return int(_resources().get("GPU", 0))
+
+
+def _resources() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _attach(address: str) -> None:
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"RAY_ADDRESS is {address!r}, which is a dashboard for `ray job submit`; unset it to run on this "
+            "machine, or set it to the head's own address such as 10.0.0.1:6379."
+        )
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, ignore_reinit_error=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ServiceUnavailable(
+            f"No Ray cluster answers at RAY_ADDRESS={address!r} ({detail}); start it or unset RAY_ADDRESS."
+        ) from error
+
+
+def _start(num_cpus: int | None) -> None:
+    """Start a local Ray; again when it was not up within the half minute that Ray gives it (a busy machine)."""
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address=LOOPBACK,
+                logging_level=logging.WARNING,
+                ignore_reinit_error=True,
+            )
+            atexit.register(ray.shutdown)
+            return
+        except Exception as error:  # Ray raises the bare class here
+            if attempt == _START_ATTEMPTS or "timed out" not in str(error):
+                detail = " ".join(str(error).split())[:200]
+                raise ServiceUnavailable(
+                    f"Ray did not start on this machine after {attempt} attempts ({detail}); free some CPU and memory."
+                ) from error
+            ray.shutdown()
+
+
+def _configure_data() -> None:
+    """Ray Data for parts of a few megabytes: bars only on a terminal, small blocks, a quiet log."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = _TARGET_BLOCK_BYTES
+    for name in ("ray.data", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what goes wrong reaches the user as an exception

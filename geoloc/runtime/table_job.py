@@ -1,0 +1,227 @@
+"""The one way a stage makes a table on Ray Data: a unit of work a part, only the missing ones, counts come back.
+
+The driver plans units (small, JSON-able descriptions); unit k makes part k and nothing else, so a part's bytes
+depend on the plan alone and never on which worker made it, how many there are, or how often the stage was
+killed. A task writes its own part; rows never travel through the driver or the object store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray.data
+
+from geoloc.core import errors, part_table, storage
+from geoloc.core.errors import GeolocError, InputError, TooManyBadRows
+from geoloc.core.part_table import Part, TableManifest
+from geoloc.core.progress import track
+from geoloc.runtime.ray_session import ensure_ray
+from geoloc.sources.quarantine import Refused, count_reasons, quarantine_table
+
+_COUNTS_KEY = b"geoloc_counts"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one unit gave: the rows of its part, refused rows, and numbers worth adding up over all parts."""
+
+    rows: pa.Table
+    refused: Sequence[Refused] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+
+
+class Maker(Protocol):
+    """Makes the rows of one unit; a function, or a class that Ray builds once per actor."""
+
+    def __call__(self, unit: Any) -> Made:
+        """The rows that this unit stands for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where makers run: `actors` None means plain tasks, else that many actors of `cpus` and `gpus` each."""
+
+    actors: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def fingerprint(*values: object) -> str:
+    """Hexadecimal SHA-256 of JSON-able values: what a table's content depends on."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split(items: Sequence[Any], weight: Callable[[Any], int], limit: int) -> list[list[Any]]:
+    """Consecutive groups of items whose weights add up to `limit` at most (a heavier item stands alone)."""
+    groups: list[list[Any]] = []
+    filled = limit
+    for item in items:
+        if filled + weight(item) > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(item)
+        filled += weight(item)
+    return groups
+
+
+def make_parts(
+    uri: str,
+    units: Sequence[Any],
+    maker: Callable[..., Any],
+    *,
+    what: str,
+    workers: Workers | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> tuple[list[Part], Counter[str]]:
+    """Make the missing parts of a begun table; all parts and the counts summed over them.
+
+    `maker` is a function `unit -> Made`, or, with `workers.actors`, a class that is built with `arguments` in
+    each actor and called with a unit. Counts of refused rows are named `quarantined/<reason>`. The first
+    `GeolocError` of a task ends the stage with that error; the parts that were written stay.
+    """
+    missing = set(part_table.missing_parts(uri, len(units)))
+    done = [index for index in range(len(units)) if index not in missing]
+    written: list[Part] = []
+    totals: Counter[str] = Counter()
+    for index in done:
+        part, counts = _existing(uri, index)
+        written.append(part)
+        totals.update(counts)
+    if missing:
+        made = _run(uri, units, sorted(missing), maker, workers or Workers(), arguments)
+        for result in track(made, total=len(missing), what=what, unit="parts"):
+            if result["failure"]:
+                raise _revived(result["failure"])
+            written.append(Part.model_validate_json(result["part"]))
+            totals.update(json.loads(result["counts"]))
+    return sorted(written, key=lambda part: part.name), totals
+
+
+def _run(
+    uri: str,
+    units: Sequence[Any],
+    missing: list[int],
+    maker: Callable[..., Any],
+    workers: Workers,
+    arguments: tuple[Any, ...],
+) -> Iterator[dict[str, str]]:
+    ensure_ray()
+    items = [{"index": index, "unit": json.dumps(units[index])} for index in missing]
+    source = ray.data.from_items(items, override_num_blocks=len(items))
+    actor: Any = _PartActor  # Ray Data takes a class, and its annotations do not say so
+    if workers.actors is None:
+        results = source.map(_PartTask(uri, maker), num_cpus=workers.cpus, num_gpus=workers.gpus)
+    else:
+        results = source.map(
+            actor,
+            fn_constructor_args=(uri, maker, arguments),
+            compute=ray.data.ActorPoolStrategy(size=min(workers.actors, len(missing))),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus,
+        )
+    yield from results.iter_rows()
+
+
+class _PartTask:
+    """A plain callable that Ray ships with its maker."""
+
+    def __init__(self, uri: str, maker: Maker) -> None:
+        self.uri = uri
+        self.maker = maker
+        self.__name__ = getattr(maker, "__name__", type(maker).__name__)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        try:
+            part, counts = _write(self.uri, int(row["index"]), self.maker(json.loads(row["unit"])))
+        except GeolocError as error:
+            return {"part": "", "counts": "", "failure": _told(error)}
+        return {"part": part.model_dump_json(), "counts": json.dumps(counts), "failure": ""}
+
+
+class _PartActor(_PartTask):
+    """Builds its maker once; a maker that cannot be built fails its units with one sentence, not a stack trace."""
+
+    def __init__(self, uri: str, maker: Callable[..., Maker], arguments: tuple[Any, ...]) -> None:
+        try:
+            built: Maker = maker(*arguments)
+        except GeolocError as error:
+            built = _Failing(error)
+        super().__init__(uri, built)
+
+
+@dataclass(frozen=True)
+class _Failing:
+    error: GeolocError
+
+    def __call__(self, unit: Any) -> Made:
+        raise self.error
+
+
+def _write(uri: str, index: int, made: Made) -> tuple[Part, dict[str, int]]:
+    reasons = {f"quarantined/{reason}": count for reason, count in count_reasons(made.refused).items()}
+    counts = dict(made.counts) | reasons
+    rows = made.rows.replace_schema_metadata(
+        {**(made.rows.schema.metadata or {}), _COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()}
+    )
+    refused = quarantine_table(made.refused) if made.refused else None
+    return part_table.write_part(uri, index, rows, refused), counts
+
+
+def _existing(uri: str, index: int) -> tuple[Part, dict[str, int]]:
+    part, metadata = part_table.written_part(uri, index)
+    counts: dict[str, int] = json.loads(metadata.get(_COUNTS_KEY, b"{}"))
+    return part, counts
+
+
+def _told(error: GeolocError) -> str:
+    return json.dumps([type(error).__name__, str(error), getattr(error, "reason", "")])
+
+
+def _revived(failure: str) -> GeolocError:
+    """The error of a task as it was raised there: its kind, sentence and reason."""
+    kind_name, message, reason = json.loads(failure)
+    kind: type[GeolocError] = getattr(errors, kind_name, GeolocError)
+    return kind(message, reason=reason) if issubclass(kind, InputError) else kind(message)
+
+
+def quarantined(totals: Counter[str]) -> dict[str, int]:
+    """Counts of refused rows by reason."""
+    prefix = "quarantined/"
+    return {
+        name.removeprefix(prefix): count for name, count in sorted(totals.items()) if name.startswith(prefix)
+    }
+
+
+def check_bad_share(what: str, uri: str, rows: int, refused: dict[str, int], limit: float) -> None:
+    """Raise `TooManyBadRows` with the counts when refused rows are more than `limit` of all."""
+    bad = sum(refused.values())
+    if bad and bad > limit * (rows + bad):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
+        raise TooManyBadRows(
+            f"{bad:,} of {rows + bad:,} {what} are bad ({reasons}), more than the limit of {limit:.1%}; nothing was "
+            f"published: see {storage.join(uri, part_table.QUARANTINE)} and repair them, or raise max_bad_share."
+        )
+
+
+def summary(what: str, manifest: TableManifest) -> str:
+    """One line for people: rows, parts, and what was left out and why."""
+    left_out = [f"{count:,} {reason}" for reason, count in manifest.quarantined.items() if count]
+    tail = f"; quarantined: {', '.join(left_out)}" if left_out else "; nothing quarantined"
+    return f"{what}: {manifest.rows:,} rows in {len(manifest.parts):,} parts{tail}"
+
+
+def source_files(patterns: Iterable[str]) -> list[tuple[str, int, int]]:
+    """(name, bytes, modification time in ns) of files: notices a replaced sheet without reading it."""
+    listed = []
+    for uri in patterns:
+        info = storage.file_info(uri)
+        listed.append((uri.rsplit("/", 1)[-1], int(info.size), int(info.mtime_ns or 0)))
+    return listed

@@ -1,0 +1,1 @@
+"""The stages on Ray: each reads URIs and writes a URI."""

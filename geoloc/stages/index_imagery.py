@@ -1,0 +1,86 @@
+"""A user's own imagery to a searchable index in one call: ingest, encode and index, one after the other.
+
+<output>                 the index
+<output>-tables/tiles    what was cut from the imagery, with quarantine/
+<output>-tables/codes    what the model made of it
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import storage
+from geoloc.index.build.partition_keys import Partition
+from geoloc.models.store import RECIPE_NAME, read_card
+from geoloc.recipe.recipe import Recipe
+from geoloc.stages import encode, index_build, ingest
+from geoloc.stages.encode import EncodeConfig, EncodeInputs
+from geoloc.stages.index_build import IndexConfig, IndexInputs, IndexResult
+from geoloc.stages.ingest import IngestConfig, IngestInputs
+
+_INGEST_DEFAULTS = IngestConfig()
+
+
+class ImageryIndexConfig(BaseModel):
+    """How imagery is cut, encoded and indexed; the size of a tile is what the model was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stride_m: float = Field(
+        10.0,
+        gt=0,
+        description="Step between tile centres, metres: smaller is nearer to the truth, and larger to make.",
+    )
+    max_nodata_share: float = Field(
+        _INGEST_DEFAULTS.max_nodata_share, ge=0, lt=1, description="Tiles with more holes are left out."
+    )
+    scale: tuple[float, float] | None = Field(
+        None, description="Pixel values that are black and white, for imagery that is not 8-bit."
+    )
+    gpu: bool = Field(False, description="Run the network on GPUs.")
+    shards: int = Field(4, ge=1, le=65_536, description="Shards of the index, built in parallel.")
+    partition: Partition = Field("space", description="'space': neighbours share a shard; 'even': deal out.")
+
+
+class ImageryIndexInputs(BaseModel):
+    """Imagery and the model to encode it with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    imagery: list[str] = Field(description="GeoTIFF files, directories or globs, local or s3://, with a CRS.")
+    model: str = Field(description="URI of a model directory; an index carries one in <index>/model/.")
+    tables: str | None = Field(None, description="Where the tables between go; default <output>-tables.")
+
+
+def run(
+    config: ImageryIndexConfig, inputs: ImageryIndexInputs, output: str, *, overwrite: bool = False
+) -> IndexResult:
+    """Index all imagery; killed halfway and run again it does what is missing.
+
+    Raises what the stages raise: `InputError` for imagery without a CRS, `ModelMismatch`, `TooManyBadRows`, ...
+    """
+    output, model = storage.absolute(output), storage.absolute(inputs.model)
+    work = storage.absolute(inputs.tables or f"{output.rstrip('/')}-tables")
+    codes = storage.join(work, "codes")
+    ingest.run(
+        _ingest_config(config, model),
+        IngestInputs(imagery=inputs.imagery),
+        work,
+        overwrite=overwrite,
+    )
+    encode.run(
+        EncodeConfig(gpu=config.gpu), EncodeInputs(tiles=work, model=model), codes, overwrite=overwrite
+    )
+    return index_build.run(
+        IndexConfig(shards=config.shards, partition=config.partition),
+        IndexInputs(codes=codes, model=model),
+        output,
+        overwrite=overwrite,
+    )
+
+
+def _ingest_config(config: ImageryIndexConfig, model: str) -> IngestConfig:
+    read_card(model)  # says what is wrong where there is no finished model
+    recipe = Recipe.load(storage.join(model, RECIPE_NAME)).model
+    settings = config.model_dump(include={"stride_m", "max_nodata_share", "scale"})
+    return IngestConfig(tile_m=recipe.tile_m, tile_px=recipe.tile_px, **settings)

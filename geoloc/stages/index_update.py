@@ -1,0 +1,388 @@
+"""Stages `index add`, `index remove` and `index compact`: a snapshot into the next one, sharing unchanged shards.
+
+Each builds what is new first and then, on whatever is current by then, marks what went and commits. A writer that
+commits in between is built upon, at most `retries` times; then it is a `CommitConflict`, and running the command
+again finds the finished shards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import part_table, storage
+from geoloc.core.errors import CommitConflict, InputError
+from geoloc.core.progress import say
+from geoloc.index.build.estimate import estimate
+from geoloc.index.build.shard_plan import run_rows, slices_of, tile_bytes
+from geoloc.index.format.commit import commit, current_snapshot, read_head
+from geoloc.index.format.manifest import (
+    ANY_HEADING_NAME,
+    Change,
+    Manifest,
+    Operation,
+    ShardEntry,
+    encode,
+    read_manifest,
+)
+from geoloc.index.maintenance.update import (
+    MarkTask,
+    check_addition,
+    check_embeddings,
+    compacted,
+    default_tiles_per_shard,
+    mark_shard,
+    sorted_ids,
+    successor,
+    worth_compacting,
+)
+from geoloc.index.search.inverted_lists import CENTRES_NAME
+from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.localization.calibration import load_calibration, save_calibration
+from geoloc.runtime.ray_session import cpu_count, ensure_ray
+from geoloc.runtime.shard_job import Build, build_shards, gather, remove_runs
+from geoloc.stages.index_build import (
+    IndexConfig,
+    IndexInputs,
+    any_heading_of,
+    inspect_inputs,
+    machine,
+    plan_build,
+)
+
+_COMPACT_BYTES_PER_S = 100e6
+_NPY_HEADER_BYTES = 128
+_NO_IDS = pa.array([], pa.large_string())
+
+
+class AddInputs(BaseModel):
+    """New tiles; those with ids that the index has replace what is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    codes: str = Field(description="URI of a codes table, made by the index's own model.")
+
+
+class RemoveInputs(BaseModel):
+    """What to remove."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tiles: str = Field(
+        description="URI of the ids: a text file with one a line, a Parquet file with a column tile_id, or a table."
+    )
+
+
+class UpdateConfig(BaseModel):
+    """How an update is committed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retries: int = Field(
+        3, ge=0, description="How often to build upon another writer's snapshot before giving up."
+    )
+
+
+class AddConfig(UpdateConfig):
+    """How tiles are added."""
+
+    tiles_per_shard: int | None = Field(
+        None, ge=1, description="Tiles of a new shard at most (default: as many as the largest of the index)."
+    )
+
+
+class CompactConfig(UpdateConfig):
+    """What is compacted: shards less than half full, or with many removed rows."""
+
+    tiles_per_shard: int | None = Field(
+        None, ge=1, description="Tiles of a shard (default: as many as the largest of the index)."
+    )
+    dead_share: float = Field(
+        0.25, gt=0, le=1, description="Share of removed rows from which a shard is written anew."
+    )
+    lists: int | None = Field(
+        None,
+        ge=0,
+        le=65_536,
+        description="Inverted lists of a new shard (default: as many as the index has).",
+    )
+    everything: bool = Field(False, description="Write all shards anew, as a fresh build would.")
+
+
+class UpdateResult(BaseModel):
+    """The snapshot that came of an update; `reused` when there was nothing to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index_uri: str
+    snapshot_id: str
+    parent: str | None
+    tiles: int
+    shards: int
+    added: int
+    replaced: int
+    removed: int
+    reused: bool
+    findings: list[str]
+
+
+def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
+    """Add tiles to an index, or replace those that have the same ids, as a new snapshot.
+
+    Raises `ArtifactError` (no index, an id twice in the codes), `ModelMismatch`, `InputError`, `ConfigError`
+    (memory), `StorageError` (disk) and `CommitConflict`.
+    """
+    index_uri = storage.absolute(index_uri)
+    base = read_manifest(index_uri, current_snapshot(index_uri))
+    settings = IndexConfig(
+        bits=base.bits,
+        keep_embeddings=base.embedding_dim is not None,
+        any_heading_bits=any_heading_bits_of(base),
+    )
+    model = storage.join(index_uri, base.model.directory)
+    source = inspect_inputs(settings, IndexInputs(codes=inputs.codes, model=model))
+    check_embeddings(index_uri, base, source.embedding_dim)
+    size = config.tiles_per_shard or default_tiles_per_shard(base)
+    settings = settings.model_copy(update={"shards": -(-source.tiles // size)})
+    fingerprint = _fingerprint("add", [part.sha256 for part in source.parts], base.model.model_id, size)
+    ensure_ray()
+    build, told = plan_build(settings, source, index_uri, fingerprint)
+    say(f"index: adding {told.text()}")
+    told.refuse_what_does_not_fit(index_uri)
+    made = build_shards(build)
+    count = sum(entry.count for entry in made)
+
+    def prepare(parent: str, base: Manifest) -> Manifest | None:
+        if base.fingerprint == fingerprint:
+            return None
+        check_addition(index_uri, base, made)
+        kept, replaced = _without(index_uri, base, _NO_IDS, made)
+        change = Change(operation="add", added=count - replaced, replaced=replaced)
+        return successor(base, parent, fingerprint, [*kept, *made], change)
+
+    result = _commit_upon(index_uri, prepare, config.retries)
+    remove_runs(build)
+    return result
+
+
+def remove(index_uri: str, inputs: RemoveInputs, config: UpdateConfig) -> UpdateResult:
+    """Remove tiles from an index as a new snapshot; ids that it does not have are counted as a finding.
+
+    Raises `ArtifactError` (no index), `InputError` (ids that cannot be read) and `CommitConflict`.
+    """
+    index_uri = storage.absolute(index_uri)
+    current_snapshot(index_uri)
+    ids = sorted_ids(read_ids(storage.absolute(inputs.tiles)))
+    fingerprint = _fingerprint("remove", ids.to_pylist())
+    ensure_ray()
+    findings: list[str] = []
+
+    def prepare(parent: str, base: Manifest) -> Manifest | None:
+        findings.clear()
+        kept, removed = _without(index_uri, base, ids, [])
+        if removed < len(ids) and base.fingerprint != fingerprint:
+            findings.append(f"{len(ids) - removed:,} of {len(ids):,} ids are not in the index.")
+        if not removed:
+            return None
+        return successor(base, parent, fingerprint, kept, Change(operation="remove", removed=removed))
+
+    result = _commit_upon(index_uri, prepare, config.retries)
+    return result.model_copy(update={"findings": [*findings, *result.findings]})
+
+
+def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
+    """Write small shards and those with many removed rows anew; every answer stays the same.
+
+    Raises `ArtifactError` (no index), `ConfigError` (memory), `StorageError` (disk), and `CommitConflict` when
+    another writer removed tiles from the shards meanwhile.
+    """
+    index_uri = storage.absolute(index_uri)
+    snapshot_id = current_snapshot(index_uri)
+    base = read_manifest(index_uri, snapshot_id)
+    size = config.tiles_per_shard or default_tiles_per_shard(base)
+    old = worth_compacting(base, size, config.dead_share)
+    if config.everything:
+        old = base.shards
+    if not old:
+        return _result(index_uri, snapshot_id, base, Change(operation="compact"), [], reused=True)
+    ensure_ray()
+    lists = lists_of(base) if config.lists is None else config.lists
+    any_heading = any_heading_of(
+        storage.join(index_uri, base.model.directory), any_heading_bits_of(base), keep=True
+    )
+    build = _compaction(index_uri, base, old, size, lists, any_heading)
+    made = build_shards(build)
+
+    def prepare(parent: str, base: Manifest) -> Manifest | None:
+        if base.fingerprint == build.fingerprint:
+            return None
+        shards = compacted(base, old, made, index_uri)
+        return successor(base, parent, build.fingerprint, shards, Change(operation="compact"))
+
+    result = _commit_upon(index_uri, prepare, config.retries)
+    remove_runs(build)
+    return result
+
+
+def lists_of(manifest: Manifest) -> int:
+    """Inverted lists of a shard of a snapshot: the most that one has, 0 without any."""
+    centres = [file.bytes for shard in manifest.shards if (file := shard.file(CENTRES_NAME))]
+    return max(0, max(centres, default=0) - _NPY_HEADER_BYTES) // (manifest.bits // 8)
+
+
+def any_heading_bits_of(manifest: Manifest) -> int:
+    """Bits of the codes of a snapshot that no turn changes, 0 unless every shard has them."""
+    files = [(shard, shard.file(ANY_HEADING_NAME)) for shard in manifest.shards if shard.count]
+    sizes = {(file.bytes - _NPY_HEADER_BYTES) // shard.count * 8 if file else 0 for shard, file in files}
+    return min(sizes, default=0)
+
+
+def _compaction(
+    index_uri: str,
+    base: Manifest,
+    old: Sequence[ShardEntry],
+    size: int,
+    lists: int,
+    any_heading: AnyHeading | None,
+) -> Build:
+    """The build that makes new shards of old ones; says what it takes and refuses what does not fit."""
+    tiles = sum(entry.live for entry in old)
+    per_tile = tile_bytes(base.bits, base.embedding_dim, any_heading.bits if any_heading else 0)
+    told = estimate(
+        tiles=tiles,
+        bits=base.bits,
+        bytes_per_tile=per_tile,
+        shards=max(1, -(-tiles // size)),
+        largest_source_bytes=0,
+        model_bytes=0,
+        read_bytes_per_s=_COMPACT_BYTES_PER_S,
+        machine=machine(index_uri),
+    )
+    say(f"index: compacting {len(old)} of {len(base.shards)} shards: {told.text()}")
+    told.refuse_what_does_not_fit(index_uri)
+    contents = [
+        [[file.sha256 for file in entry.files], entry.marks.file.sha256 if entry.marks else None]
+        for entry in old
+    ]
+    return Build(
+        index_uri=index_uri,
+        fingerprint=_fingerprint(
+            "compact", contents, size, lists
+        ),  # contents name the codes for any heading too
+        sources=tuple(slices_of(index_uri, old, run_rows(tiles, per_tile, cpu_count()))),
+        bits=base.bits,
+        embedding_dim=base.embedding_dim,
+        partition="space",
+        shards=told.shards,
+        memory_per_task_bytes=told.memory_per_task_bytes,
+        lists=lists,
+        any_heading=any_heading,
+    )
+
+
+def read_ids(uri: str) -> list[str]:
+    """Tile ids from a text file with one a line, a Parquet file with a column tile_id, or a finished table.
+
+    Raises `InputError` when there are none, `ArtifactError` when nothing is there.
+    """
+    if storage.is_directory(uri):
+        ids = part_table.read(uri, columns=["tile_id"])["tile_id"].to_pylist()
+    elif uri.endswith(".parquet"):
+        try:
+            ids = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["tile_id"])[
+                "tile_id"
+            ].to_pylist()
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise InputError(f"{uri!r} is no Parquet file with a column tile_id: {error}") from error
+    else:
+        ids = [line.strip() for line in storage.read_text(uri).splitlines()]
+    named = [name for name in ids if name]
+    if not named:
+        raise InputError(f"{uri!r} names no tile; give one id a line.", reason="no_tiles")
+    return named
+
+
+def _fingerprint(operation: Operation, *content: object) -> str:
+    return storage.sha256_bytes(json.dumps([operation, *content], sort_keys=True).encode())
+
+
+def _without(
+    index_uri: str, base: Manifest, ids: pa.LargeStringArray, newer: Sequence[ShardEntry]
+) -> tuple[list[ShardEntry], int]:
+    """The shards of a snapshot without some tiles, and how many of those were there."""
+    remote, shared = ray.remote(mark_shard), tuple(newer)
+    tasks = [MarkTask(index_uri, entry, ids, shared) for entry in base.shards]
+    marked = gather([remote.remote(task) for task in tasks], "index: marking", "shards")
+    kept = [one.entry for one in marked if one.entry is not None]
+    return kept, sum(one.removed for one in marked)
+
+
+def _commit_upon(
+    index_uri: str, prepare: Callable[[str, Manifest], Manifest | None], retries: int
+) -> UpdateResult:
+    """Commit what `prepare` makes of the current snapshot (None: nothing to do), again when another was faster."""
+    attempt = 0
+    while True:
+        head = read_head(index_uri)
+        parent = head.snapshot_id or current_snapshot(index_uri)
+        base = read_manifest(index_uri, parent)
+        manifest = prepare(parent, base)
+        if manifest is None:
+            return _result(index_uri, parent, base, base.change, [], reused=True)
+        findings = _carry_calibration(index_uri, parent, base, manifest)
+        try:
+            snapshot_id = commit(index_uri, manifest, head)
+        except CommitConflict as conflict:
+            if attempt == retries:
+                raise
+            attempt += 1
+            say(f"index: {conflict} Trying again.")
+            continue
+        say(f"index: committed snapshot {snapshot_id} with {manifest.count:,} tiles")
+        return _result(index_uri, snapshot_id, manifest, manifest.change, findings, reused=False)
+
+
+def _carry_calibration(index_uri: str, parent: str, base: Manifest, manifest: Manifest) -> list[str]:
+    """Give the new snapshot its parent's calibration, before it becomes visible."""
+    fitted = load_calibration(index_uri, parent)
+    if fitted is None:
+        return []
+    origin = fitted.carried_from or parent
+    snapshot_id, _ = encode(manifest)
+    save_calibration(
+        index_uri, fitted.model_copy(update={"snapshot_id": snapshot_id, "carried_from": origin})
+    )
+    change = manifest.change
+    share = (change.added + change.replaced + change.removed) / max(1, base.count)
+    return [
+        f"The calibration of {origin} was carried over; {share:.1%} of the tiles changed with this step. "
+        "Calibrate again when the area or the number of tiles has changed much."
+    ]
+
+
+def _result(
+    index_uri: str,
+    snapshot_id: str,
+    manifest: Manifest,
+    change: Change,
+    findings: list[str],
+    *,
+    reused: bool,
+) -> UpdateResult:
+    return UpdateResult(
+        index_uri=index_uri,
+        snapshot_id=snapshot_id,
+        parent=manifest.parent,
+        tiles=manifest.count,
+        shards=len(manifest.shards),
+        added=0 if reused else change.added,
+        replaced=0 if reused else change.replaced,
+        removed=0 if reused else change.removed,
+        reused=reused,
+        findings=findings,
+    )

@@ -1,0 +1,243 @@
+"""Ingest: imagery and photos, as they come, to checked tables of tiles, queries and pairs.
+
+The driver reads headers and positions and plans; Ray Data tasks read, check, cut and write, one part each.
+Bad rows go to `quarantine/` beside the parts with their reason; too many of them stop the stage. Killed
+halfway and run again it makes the missing parts, byte for byte as one run through would have.
+
+Memory of a task: a picture of about 2,000 x 2,000 pixels and the imagery below it (60 MB) and one part
+(`rows_per_part` tiles of at most 64 Mi pixels, or photos of at most 64 MiB, together).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from geoloc.core import part_table, storage
+from geoloc.runtime import table_job
+from geoloc.runtime.table_job import Made
+from geoloc.sources import folder, geotiff
+from geoloc.sources.folder import Photo
+from geoloc.sources.grid import Block, TilePlace, TileSpec
+from geoloc.sources.positions import read_centres
+from geoloc.sources.quarantine import Refused
+from geoloc.sources.sheets import Floats, Sheet, find_sheets
+from geoloc.stages.ingest_dataset import ingest_dataset
+from geoloc.stages.ingest_settings import IngestConfig, IngestInputs
+from geoloc.stages.ingest_tables import IngestResult, TableCounts, counted, publish
+
+__all__ = ["IngestConfig", "IngestInputs", "IngestResult", "TableCounts", "make_queries", "make_tiles", "run"]
+
+_VERSION = 2  # of what the stage makes of the same inputs
+_PHOTO_PART_BYTES = 64 * 2**20
+_TILE_PART_PIXELS = 64 * 2**20  # about 25 MB as JPEG
+
+
+def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool = False) -> IngestResult:
+    """Make `<output>/tiles`, `<output>/queries` and `<output>/pairs`, whichever the inputs allow.
+
+    Of a data set also `<output>/dataset.json`: its name, split, protocol, counts and what was noticed.
+
+    Raises `InputError` or `ArtifactError` for inputs that cannot be used, `TooManyBadRows` when more than
+    `max_bad_share` of a table's rows were refused (the table is not published).
+    """
+    start = time.monotonic()
+    output = storage.absolute(output)
+    made: list[bool] = []
+    tiles = queries = pairs = None
+    tile_m = config.tile_m
+    if inputs.dataset:
+        result = ingest_dataset(config, inputs, output, overwrite=overwrite)
+        if not inputs.photos or not result.tiles:
+            return result
+        made.append(not result.reused)
+        tiles = result.tiles
+        tile_m = float(part_table.read_manifest(tiles.uri).details["tile_m"])
+    if inputs.imagery:
+        tiles = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, made)
+    if inputs.photos:
+        queries = _queries(config, inputs.photos, storage.join(output, "queries"), overwrite, made)
+    if tiles and queries:
+        pairs = _pairs(config, tile_m, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, made)
+    return IngestResult(
+        output=output,
+        reused=not any(made),
+        seconds=round(time.monotonic() - start, 3),
+        tiles=tiles,
+        queries=queries,
+        pairs=pairs,
+    )
+
+
+def _tiles(
+    config: IngestConfig, inputs: IngestInputs, uri: str, overwrite: bool, made: list[bool]
+) -> TableCounts:
+    sheets = find_sheets([storage.absolute(one) for one in inputs.imagery or []], config.scale)
+    spec = config.spec()
+    settings = {"max_nodata_share": config.max_nodata_share, "jpeg_quality": config.jpeg_quality}
+    centres = storage.sha256_bytes(storage.read_bytes(inputs.centres)) if inputs.centres else ""
+    mark = table_job.fingerprint(
+        "tiles",
+        _VERSION,
+        asdict(spec),
+        settings,
+        config.scale,
+        config.rows_per_part,
+        centres,
+        table_job.source_files(sheet.uri for sheet in sheets),
+    )
+    if done := part_table.begin(uri, mark, overwrite=overwrite):
+        return counted("tiles", uri, done, made, reused=True)
+    units = _tile_units(config, inputs.centres, sheets, spec, settings)
+    written, totals = table_job.make_parts(uri, units, make_tiles, what="cutting tiles")
+    details = {
+        **asdict(spec),
+        **settings,
+        "metres_per_pixel": spec.metres_per_pixel,
+        "mostly_nodata": totals["mostly_nodata"],
+        "sheets": len(sheets),
+    }
+    manifest = publish("tiles", uri, mark, written, totals, details, config.max_bad_share)
+    return counted("tiles", uri, manifest, made, reused=False)
+
+
+def _tile_units(
+    config: IngestConfig,
+    centres_uri: str | None,
+    sheets: Sequence[Sheet],
+    spec: TileSpec,
+    settings: dict[str, float],
+) -> list[dict[str, Any]]:
+    """What tasks need to know, part by part: tiles to cut, the sheets that they may show, rows already refused."""
+    refused: list[Refused] = []
+    if centres_uri:
+        centres = read_centres(centres_uri)
+        refused = centres.refused
+        planned = geotiff.plan_centres(sheets, spec, centres.tile_ids, centres.lat, centres.lon)
+    else:
+        planned = geotiff.plan_grid(sheets, spec)
+    common = {"spec": asdict(spec), "settings": settings, "named": bool(centres_uri)}
+    limit = max(1, min(config.rows_per_part, _TILE_PART_PIXELS // spec.tile_px**2))
+    pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
+    groups = table_job.split(pieces, lambda block: len(block.tiles), limit) or [[]]
+    return [
+        {
+            **common,
+            "sheets": {number: asdict(sheets[number]) for block in group for number in block.sheets},
+            "blocks": [asdict(block) for block in group],
+            "refused": [asdict(row) for row in (refused if index == 0 else [])],
+        }
+        for index, group in enumerate(groups)
+    ]
+
+
+def make_tiles(unit: dict[str, Any]) -> Made:
+    """Cut the tiles of one part (runs in a Ray Data task)."""
+    sheets = {
+        int(number): Sheet(**{**sheet, "to_world": tuple(sheet["to_world"]), "bands": tuple(sheet["bands"])})
+        for number, sheet in unit["sheets"].items()
+    }
+    planned = [
+        Block(
+            block["lat"],
+            block["lon"],
+            tuple(TilePlace(**tile) for tile in block["tiles"]),
+            tuple(block["sheets"]),
+        )
+        for block in unit["blocks"]
+    ]
+    cut = geotiff.cut_blocks(
+        planned, sheets, TileSpec(**unit["spec"]), named=unit["named"], **unit["settings"]
+    )
+    refused = [*(Refused(**row) for row in unit["refused"]), *cut.refused]
+    return Made(cut.rows, refused, (("mostly_nodata", cut.mostly_nodata),))
+
+
+def _queries(
+    config: IngestConfig, photos_uri: str, uri: str, overwrite: bool, made: list[bool]
+) -> TableCounts:
+    positions = folder.positions_uri(storage.absolute(photos_uri))
+    photos, refused = folder.read_photos(positions, config.views())
+    mark = table_job.fingerprint(
+        "queries",
+        _VERSION,
+        asdict(config.views()),
+        config.rows_per_part,
+        storage.sha256_bytes(storage.read_bytes(positions)),
+        [photo.size_bytes for photo in photos],
+    )
+    if done := part_table.begin(uri, mark, overwrite=overwrite):
+        return counted("queries", uri, done, made, reused=True)
+    bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
+    groups = table_job.split(
+        photos,
+        lambda photo: max(1, round((photo.size_bytes or 0) / bytes_per_row)),
+        config.rows_per_part,
+    )
+    units = [
+        {
+            "photos": [asdict(photo) for photo in group],
+            "refused": [asdict(row) for row in (refused if index == 0 else [])],
+        }
+        for index, group in enumerate(groups or [[]])
+    ]
+    written, totals = table_job.make_parts(uri, units, make_queries, what="checking photos")
+    manifest = publish("queries", uri, mark, written, totals, {}, config.max_bad_share)
+    return counted("queries", uri, manifest, made, reused=False)
+
+
+def make_queries(unit: dict[str, Any]) -> Made:
+    """Read and check the photos of one part (runs in a Ray Data task)."""
+    rows, bad = folder.load_photos([Photo(**photo) for photo in unit["photos"]])
+    return Made(rows, [*(Refused(**row) for row in unit["refused"]), *bad])
+
+
+def _pairs(
+    config: IngestConfig,
+    tile_m: float,
+    tiles_uri: str,
+    queries_uri: str,
+    uri: str,
+    overwrite: bool,
+    made: list[bool],
+) -> TableCounts:
+    tiles, queries = part_table.read_manifest(tiles_uri), part_table.read_manifest(queries_uri)
+    mark = table_job.fingerprint(
+        "pairs",
+        _VERSION,
+        config.positive_radius_m,
+        tile_m,
+        [part.sha256 for part in [*tiles.parts, *queries.parts]],
+    )
+    if done := part_table.begin(uri, mark, overwrite=overwrite):
+        return counted("pairs", uri, done, made, reused=True)
+    # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
+    from geoloc.sources.pairing import Pairer
+
+    centres = part_table.read(tiles_uri, columns=["tile_id", "lat", "lon"])
+    pairer = Pairer(
+        centres["tile_id"].to_pylist(),
+        *_degrees(centres),
+        tile_m=tile_m,
+        positive_radius_m=config.positive_radius_m,
+    )
+    written = []
+    for index, part in enumerate(queries.parts):
+        rows = part_table.read_part(queries_uri, part, ["query_id", "lat", "lon"])
+        written.append(
+            part_table.write_part(uri, index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
+        )
+    details = {"positive_radius_m": config.positive_radius_m}
+    manifest = publish("pairs", uri, mark, written, Counter(), details, 1.0)
+    return counted("pairs", uri, manifest, made, reused=False)
+
+
+def _degrees(table: pa.Table) -> tuple[Floats, Floats]:
+    lat, lon = (table[name].to_numpy().astype(np.float64) for name in ("lat", "lon"))
+    return lat, lon

@@ -1,0 +1,204 @@
+"""A published data set, as downloaded, to checked tables of tiles, queries and pairs, and a note of what it is.
+
+The driver reads the annotation and lists folders; Ray Data tasks read and check the pictures, one part each.
+Bytes of pictures are stored unchanged unless a size is asked for. Rows without a picture or with a broken one
+are in quarantine, pairs that lost a side are left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from geoloc.core import part_table, schemas, storage
+from geoloc.core.progress import say
+from geoloc.runtime import table_job
+from geoloc.runtime.table_job import Made
+from geoloc.sources.datasets import loading, registry
+from geoloc.sources.datasets.rows import Pair, Plan, Query, Tile
+from geoloc.sources.quarantine import Refused
+from geoloc.stages.ingest_settings import IngestConfig, IngestInputs
+from geoloc.stages.ingest_tables import IngestResult, TableCounts, counted, publish
+
+NOTE_NAME = "dataset.json"
+_VERSION = 1  # of what the stage makes of the same files
+_PART_BYTES = 64 * 2**20
+_CLOUD_BYTES = 2**20  # points of one tile, about
+_PAIRS_PER_PART = 262_144
+
+
+def ingest_dataset(
+    config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool = False
+) -> IngestResult:
+    """Make the tables of a data set's split and `<output>/dataset.json`, which is written last.
+
+    A data set without photos gives tiles alone.
+    Raises `ConfigError` for an unknown data set or split, `ArtifactError` or `InputError` for files that are
+    missing or do not read as they should, `TooManyBadRows` when more than `max_bad_share` of a table is bad.
+    """
+    start = time.monotonic()
+    dataset = registry.find(inputs.dataset or "")
+    assert inputs.root is not None
+    request = dataset.request(inputs.root, inputs.split, inputs.labels, inputs.cities)
+    plan = dataset.plan(request)
+    for finding in plan.findings:
+        say(finding)
+    files = [storage.sha256_file(uri) for uri in plan.annotations]
+    work = _Work(config, plan, output, overwrite, [_VERSION, plan.name, plan.split, files], request.root)
+    tiles = work.pictures("tiles", plan.tiles, plan.refused_tiles)
+    queries = pairs = None
+    if plan.queries or plan.refused_queries:
+        queries = work.pictures("queries", plan.queries, plan.refused_queries)
+        pairs = work.pairs(tiles.uri, queries.uri)
+    _write_note(plan, [table for table in (tiles, queries, pairs) if table], storage.join(output, NOTE_NAME))
+    return IngestResult(
+        output=output,
+        reused=not any(work.made),
+        seconds=round(time.monotonic() - start, 3),
+        tiles=tiles,
+        queries=queries,
+        pairs=pairs,
+    )
+
+
+@dataclass
+class _Work:
+    """One run over a plan: what every table of it depends on, and whether anything was made."""
+
+    config: IngestConfig
+    plan: Plan
+    output: str
+    overwrite: bool
+    source: list[object]
+    root: str
+    made: list[bool] = field(default_factory=list)
+
+    def pictures(
+        self, kind: str, rows: Sequence[Tile] | Sequence[Query], refused: Sequence[Refused]
+    ) -> TableCounts:
+        """Make the table of tiles or of queries."""
+        config, uri = self.config, storage.join(self.output, kind)
+        size_px = config.tile_px if kind == "tiles" else config.max_image_px
+        kept, twice = _without_duplicates(rows, self.plan.name)
+        described = [asdict(row) for row in kept]
+        bad = [asdict(row) for row in [*refused, *twice]]
+        # Without the root: data that moved is the same data.
+        text = json.dumps([described, bad]).replace(json.dumps(self.root)[1:-1], "")
+        settings = [kind, config.rows_per_part, size_px, config.jpeg_quality]
+        mark = table_job.fingerprint(*self.source, settings, storage.sha256_bytes(text.encode()))
+        if done := part_table.begin(uri, mark, overwrite=self.overwrite):
+            return counted(kind, uri, done, self.made, reused=True)
+        storage.delete(storage.join(self.output, NOTE_NAME))  # what it says of the old tables is over
+        limit = config.rows_per_part
+        groups = table_job.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
+        units = [
+            {
+                "rows": group,
+                "refused": bad if index == 0 else [],
+                "px": size_px,
+                "quality": config.jpeg_quality,
+            }
+            for index, group in enumerate(groups)
+        ]
+        maker: Callable[[Any], Made] = make_tiles if kind == "tiles" else make_queries
+        written, totals = table_job.make_parts(uri, units, maker, what=f"reading {kind} of {self.plan.name}")
+        details: dict[str, Any] = {"dataset": self.plan.name, "split": self.plan.split}
+        sides = [
+            row.metres_per_pixel * row.at_width_px
+            for row in kept
+            if isinstance(row, Tile) and row.at_width_px
+        ]
+        if sides:
+            details["tile_m"] = statistics.median(sides)
+        manifest = publish(kind, uri, mark, written, totals, details, config.max_bad_share)
+        return counted(kind, uri, manifest, self.made, reused=False)
+
+    def pairs(self, tiles_uri: str, queries_uri: str) -> TableCounts:
+        """Make the table of pairs: the plan's, without those that lost their tile or their query."""
+        uri, plan = storage.join(self.output, "pairs"), self.plan
+        manifests = [part_table.read_manifest(one) for one in (tiles_uri, queries_uri)]
+        text = storage.sha256_bytes(json.dumps(plan.pairs).encode())
+        stored = [part.sha256 for manifest in manifests for part in manifest.parts]
+        mark = table_job.fingerprint("pairs", _VERSION, text, stored)
+        if done := part_table.begin(uri, mark, overwrite=self.overwrite):
+            return counted("pairs", uri, done, self.made, reused=True)
+        tile_ids = set(part_table.read(tiles_uri, columns=["tile_id"])["tile_id"].to_pylist())
+        query_ids = set(part_table.read(queries_uri, columns=["query_id"])["query_id"].to_pylist())
+        kept = [pair for pair in plan.pairs if pair.tile_id in tile_ids and pair.query_id in query_ids]
+        starts = range(0, len(kept), _PAIRS_PER_PART) or [0]
+        written = [
+            part_table.write_part(uri, index, _pairs_table(kept[start : start + _PAIRS_PER_PART]))
+            for index, start in enumerate(starts)
+        ]
+        details = {"dataset": plan.name, "split": plan.split, "left_out": len(plan.pairs) - len(kept)}
+        manifest = publish("pairs", uri, mark, written, Counter(), details, 1.0)
+        return counted("pairs", uri, manifest, self.made, reused=False)
+
+
+def _without_duplicates(
+    rows: Sequence[Tile] | Sequence[Query], name: str
+) -> tuple[list[Tile | Query], list[Refused]]:
+    kept: dict[str, Tile | Query] = {}
+    twice = []
+    for row in rows:
+        key = row.tile_id if isinstance(row, Tile) else row.query_id
+        if key in kept:
+            twice.append(Refused(key, "duplicate_id", f"{name} lists {key!r} twice; the first is kept", name))
+        kept.setdefault(key, row)
+    return list(kept.values()), twice
+
+
+def _weight(row: dict[str, Any], bytes_per_row: float) -> int:
+    size: int = row["picture"]["size_bytes"] + (_CLOUD_BYTES if row.get("cloud") else 0)
+    return max(1, round(size / bytes_per_row))
+
+
+def make_tiles(unit: dict[str, Any]) -> Made:
+    """Read and check the tiles of one part (runs in a Ray Data task)."""
+    rows = [Tile.of(row) for row in unit["rows"]]
+    table, bad = loading.load_tiles(rows, tile_px=unit["px"], jpeg_quality=unit["quality"])
+    return Made(table, [*(Refused(**row) for row in unit["refused"]), *bad])
+
+
+def make_queries(unit: dict[str, Any]) -> Made:
+    """Read and check the photos of one part (runs in a Ray Data task)."""
+    rows = [Query.of(row) for row in unit["rows"]]
+    table, bad = loading.load_queries(rows, max_px=unit["px"], jpeg_quality=unit["quality"])
+    return Made(table, [*(Refused(**row) for row in unit["refused"]), *bad])
+
+
+def _pairs_table(pairs: Sequence[Pair]) -> pa.Table:
+    columns = list(zip(*pairs, strict=True)) or [()] * len(schemas.PAIRS)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schemas.PAIRS, strict=True)]
+    return pa.table(arrays, schema=schemas.PAIRS)
+
+
+def _write_note(plan: Plan, made: Sequence[TableCounts], uri: str) -> None:
+    kinds = [table.uri.rpartition("/")[2] for table in made]
+    manifests = [part_table.read_manifest(table.uri) for table in made]
+    findings = list(plan.findings)
+    for kind, manifest in zip(kinds, manifests, strict=True):
+        for reason, count in manifest.quarantined.items():
+            findings.append(f"{count:,} {kind} are in quarantine: {reason}.")
+        if left_out := int(manifest.details.get("left_out", 0)):
+            findings.append(
+                f"{left_out:,} pairs are left out: their tile or their photo is not in the tables."
+            )
+    rows = {kind: manifest.rows for kind, manifest in zip(kinds, manifests, strict=True)}
+    note = {
+        "name": plan.name,
+        "split": plan.split,
+        "protocol": plan.protocol,
+        "counts": rows | {f"listed_{what}": count for what, count in plan.counts.items()},
+        "published_counts": plan.published,
+        "findings": findings,
+        "fingerprint": table_job.fingerprint([part.sha256 for one in manifests for part in one.parts]),
+    }
+    storage.write_bytes(uri, (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode())

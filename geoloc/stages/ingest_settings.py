@@ -1,0 +1,128 @@
+"""What ingest is told: how imagery is cut and photos are taken, and where they or a data set are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from geoloc.core.errors import ConfigError
+from geoloc.sources.folder import ViewDefaults
+from geoloc.sources.grid import TileSpec
+
+_USUAL_TILE_PX = 160
+
+
+class IngestConfig(BaseModel):
+    """How imagery is cut and photos are taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tile_m: float = Field(default=64.0, gt=0, le=100_000, description="side of a tile on the ground, metres")
+    tile_px: int | None = Field(
+        default=None,
+        ge=32,
+        le=4096,
+        description="side of a tile in pixels; default 160 of imagery, of a data set as its tiles come",
+    )
+    max_image_px: int | None = Field(
+        default=None, ge=32, le=8192, description="photos of a data set are scaled down to this longer side"
+    )
+    metres_per_pixel: float | None = Field(
+        default=None, gt=0, description="resolution of tiles; replaces tile_px by tile_m / metres_per_pixel"
+    )
+    stride_m: float | None = Field(
+        default=None, gt=0, description="step between tile centres of the grid, metres; default half a tile"
+    )
+    max_nodata_share: float = Field(
+        default=0.5, ge=0, lt=1, description="tiles with more holes than this are left out"
+    )
+    scale: tuple[float, float] | None = Field(
+        default=None, description="pixel values that are black and white, for imagery that is not 8-bit"
+    )
+    jpeg_quality: int = Field(default=92, ge=50, le=100, description="quality of stored tiles (4:4:4)")
+    default_view: Literal["panorama", "street", "drone"] = Field(
+        default="panorama", description="view of photos whose row has none"
+    )
+    default_fov_deg: float | None = Field(
+        default=None, gt=0, le=360, description="field of view of photos without one; default 360, street 70"
+    )
+    positive_radius_m: float = Field(
+        default=25.0, gt=0, description="a photo's nearest tile centre within this is its positive, metres"
+    )
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of bad rows that stops the stage"
+    )
+    rows_per_part: int = Field(
+        default=1024,
+        ge=1,
+        le=65_536,
+        description="rows of a Parquet part at most; fewer where images are large",
+    )
+
+    @model_validator(mode="after")
+    def _whole_pixels(self) -> IngestConfig:
+        self.spec()
+        return self
+
+    def spec(self) -> TileSpec:
+        """The size of tiles; `ConfigError` when it is not a whole number of pixels."""
+        pixels: float = self.tile_px or _USUAL_TILE_PX
+        if self.metres_per_pixel is not None:
+            pixels = self.tile_m / self.metres_per_pixel
+            if abs(pixels - round(pixels)) > 1e-6:
+                raise ConfigError(
+                    f"tile_m {self.tile_m:g} is not a whole number of pixels of metres_per_pixel "
+                    f"{self.metres_per_pixel:g} m; use {round(pixels) * self.metres_per_pixel:g} m."
+                )
+        return TileSpec(self.tile_m, round(pixels), self.stride_m or self.tile_m / 2)
+
+    def views(self) -> ViewDefaults:
+        """What photos are taken for where their row does not say."""
+        usual = 70.0 if self.default_view == "street" else 360.0
+        return ViewDefaults(self.default_view, self.default_fov_deg or usual)
+
+
+class IngestInputs(BaseModel):
+    """Where imagery and photos are, at least one of them, or a published data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    imagery: list[str] | None = Field(
+        default=None, description="GeoTIFF files, directories or globs, local or s3://"
+    )
+    centres: str | None = Field(
+        default=None, description="CSV or GeoJSON of tile_id, lat, lon: one tile each instead of the grid"
+    )
+    photos: str | None = Field(
+        default=None, description="CSV or GeoJSON of photo, lat, lon, ..., or a folder with photos.csv"
+    )
+    dataset: str | None = Field(
+        default=None,
+        description="published data set instead of imagery and photos: cvusa, vigor, ...; xyz instead of imagery",
+    )
+    root: str | None = Field(default=None, description="where the data set lies, as downloaded")
+    split: str | None = Field(default=None, description="split of the data set")
+    labels: Literal["auto", "original", "corrected"] = Field(
+        default="auto", description="label files of VIGOR; auto takes the corrected ones where they are"
+    )
+    cities: list[str] | None = Field(default=None, description="only these cities of VIGOR")
+
+    @model_validator(mode="after")
+    def _something(self) -> IngestInputs:
+        if self.dataset:
+            if self.imagery or self.centres or (self.photos and self.dataset != "xyz"):
+                raise ConfigError(
+                    "dataset brings its own pictures; leave imagery, photos and centres out, or the dataset (xyz alone "
+                    "takes photos)."
+                )
+            if not self.root:
+                raise ConfigError(f"Say where the data set {self.dataset} lies: give root.")
+            return self
+        if self.root or self.split or self.cities:
+            raise ConfigError("root, split and cities belong to a data set; give dataset too.")
+        if not self.imagery and not self.photos:
+            raise ConfigError("There is nothing to ingest; give imagery, photos or both.")
+        if self.centres and not self.imagery:
+            raise ConfigError("centres say where to cut tiles, but there is no imagery to cut; give imagery.")
+        return self

@@ -1,0 +1,245 @@
+"""Stage `localize`: a batch of photos to a table of fixes (GeoParquet) and `fixes.geojson`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import part_table, schemas, storage
+from geoloc.core.errors import ArtifactError, InputError
+from geoloc.core.images import decode_image
+from geoloc.core.part_table import TableManifest
+from geoloc.core.progress import say
+from geoloc.index.format.commit import current_snapshot
+from geoloc.localization.calibration import calibration_uri
+from geoloc.localization.localizer import MIN_CONFIDENCE, Localizer, region_around
+from geoloc.localization.query_photos import HEADINGS, Photo, photo
+from geoloc.runtime import table_job
+from geoloc.runtime.ray_session import cpu_count, ensure_ray
+from geoloc.runtime.table_job import Made, Workers
+from geoloc.sources.quarantine import Refused
+from geoloc.stages.localize_inputs import PhotoEntry, list_photos
+
+_VERSION = 1
+_UNIT_PHOTOS = 64  # bounds the decoded pictures that an actor holds
+FIXES = "fixes"
+GEOJSON_NAME = "fixes.geojson"
+KIND = "fixes"
+
+
+class LocalizeConfig(BaseModel):
+    """How photos are located; what a photo's own row says goes before these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    view: str | None = Field(default=None, description="panorama, street or drone; guessed when left out.")
+    heading_deg: float | None = Field(
+        default=None,
+        description="Heading of the images' centre, clockwise from north; estimated when left out.",
+    )
+    fov_deg: float | None = Field(default=None, description="Horizontal field of view.")
+    extent_m: float | None = Field(
+        default=None, description="Ground along the shorter side of drone photos, metres."
+    )
+    near_lat: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
+    near_lon: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
+    within_m: float | None = Field(default=None, description="Radius of the area to search, metres.")
+    k: int = Field(default=10, ge=1, le=1000, description="Matches to keep of each photo.")
+    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
+    min_confidence: float = Field(
+        default=MIN_CONFIDENCE,
+        ge=0,
+        le=1,
+        description="Calibrated confidence below which nothing is located.",
+    )
+    headings: int = Field(default=HEADINGS, ge=1, description="Candidates for an unknown heading.")
+    max_bad_share: float = Field(
+        default=0.5, ge=0, le=1, description="Share of unusable photos that stops the stage."
+    )
+
+    @property
+    def near(self) -> tuple[float, float] | None:
+        """The centre of the area to search; `InputError` when half of it is missing."""
+        if self.near_lat is None and self.near_lon is None:
+            return None
+        if self.near_lat is None or self.near_lon is None:
+            raise InputError("near_lat and near_lon belong together: give both or none.", reason="bad_region")
+        return self.near_lat, self.near_lon
+
+
+class LocalizeInputs(BaseModel):
+    """Which photos, on which index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(description="URI of the index.")
+    photos: str = Field(
+        description="A photo, a folder or glob of photos, or a CSV or GeoJSON with a column `photo` and, where "
+        "known, id, view, heading_deg, fov_deg, extent_m."
+    )
+    snapshot_id: str | None = Field(default=None, description="Snapshot to use; default: the current one.")
+
+
+class LocalizeResult(BaseModel):
+    """What became of the photos."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    reused: bool
+    seconds: float
+    snapshot_id: str
+    photos: int
+    located: int
+    not_located: dict[str, int]
+    quarantined: dict[str, int]
+
+
+def run(
+    config: LocalizeConfig, inputs: LocalizeInputs, output: str, *, overwrite: bool = False
+) -> LocalizeResult:
+    """Locate photos and write `fixes/` (GeoParquet) and `fixes.geojson` to `output`.
+
+    Killed halfway and run again, only the missing parts are made. Raises `ArtifactError` when there is no photo
+    or no index, `TooManyBadRows` when too many photos cannot be used.
+    """
+    start = time.monotonic()
+    output, index = storage.absolute(output), storage.absolute(inputs.index)
+    region_around(config.near, config.within_m)  # a bad region is said now, not by every worker
+    snapshot_id = inputs.snapshot_id or current_snapshot(index)
+    entries = list_photos(inputs.photos)
+    mark = _fingerprint(config, entries, index, snapshot_id)
+    fixes = storage.join(output, FIXES)
+    manifest = part_table.begin(fixes, mark, overwrite=overwrite)
+    reused = manifest is not None
+    if manifest is None:
+        units = [
+            [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]]
+            for first in range(0, len(entries), _UNIT_PHOTOS)
+        ]
+        manifest = _make(config, fixes, (index, snapshot_id), units, mark)
+    geojson = storage.join(output, GEOJSON_NAME)
+    if not reused or not storage.exists(geojson):
+        storage.write_bytes(geojson, "".join(_geojson(fixes)).encode())
+    say(table_job.summary("fixes", manifest) + (" (reused)" if reused else ""))
+    return _result(output, manifest, snapshot_id, reused=reused, seconds=time.monotonic() - start)
+
+
+def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, snapshot_id: str) -> str:
+    fit = calibration_uri(index, snapshot_id)
+    calibrated = storage.sha256_file(fit) if storage.exists(fit) else None
+    photos = [entry.model_dump() for entry in entries]
+    return table_job.fingerprint(KIND, _VERSION, config.model_dump(), photos, snapshot_id, calibrated)
+
+
+def _make(
+    config: LocalizeConfig, fixes: str, snapshot: tuple[str, str], units: list[Any], mark: str
+) -> TableManifest:
+    ensure_ray()
+    written, totals = table_job.make_parts(
+        fixes,
+        units,
+        PhotoLocalizer,
+        what="locating photos",
+        workers=Workers(actors=cpu_count()),
+        arguments=(*snapshot, config.model_dump()),
+    )
+    refused = table_job.quarantined(totals)
+    table_job.check_bad_share(
+        "photos", fixes, sum(part.rows for part in written), refused, config.max_bad_share
+    )
+    outcomes = {name: count for name, count in sorted(totals.items()) if name.startswith("outcome/")}
+    details = {"snapshot_id": snapshot[1], "outcomes": outcomes}
+    return part_table.publish(
+        fixes, kind=KIND, fingerprint=mark, parts=written, quarantined=refused, details=details
+    )
+
+
+def _result(
+    output: str, manifest: TableManifest, snapshot_id: str, *, reused: bool, seconds: float
+) -> LocalizeResult:
+    outcomes = {name.removeprefix("outcome/"): count for name, count in manifest.details["outcomes"].items()}
+    located = outcomes.pop("located", 0)
+    return LocalizeResult(
+        output=output,
+        reused=reused,
+        seconds=round(seconds, 3),
+        snapshot_id=snapshot_id,
+        photos=manifest.rows,
+        located=located,
+        not_located=outcomes,
+        quarantined=manifest.quarantined,
+    )
+
+
+class PhotoLocalizer:
+    """Locates groups of photos (a Ray Data actor holds one)."""
+
+    def __init__(self, index: str, snapshot_id: str, config: dict[str, Any]) -> None:
+        self._config = LocalizeConfig.model_validate(config)
+        self._localizer = Localizer.open(index, snapshot_id, threads=1, headings=self._config.headings)
+
+    def __call__(self, unit: list[dict[str, Any]]) -> Made:
+        """The fixes of one group."""
+        config = self._config
+        ids: list[str] = []
+        photos: list[Photo] = []
+        refused: list[Refused] = []
+        for entry in (PhotoEntry.model_validate(one) for one in unit):
+            try:
+                photos.append(self._photo(entry))
+                ids.append(entry.query_id)
+            except (InputError, ArtifactError) as error:
+                reason = error.reason if isinstance(error, InputError) else "missing_file"
+                refused.append(Refused(entry.query_id, reason, str(error), entry.uri))
+        fixes = self._localizer.localize_batch(
+            photos,
+            near=config.near,
+            within_m=config.within_m,
+            k=config.k,
+            rerank=config.rerank,
+            min_confidence=config.min_confidence,
+        )
+        rows = [fix.row(query_id) for query_id, fix in zip(ids, fixes, strict=True)]
+        table = pa.Table.from_pylist(rows, schema=schemas.FIXES)
+        outcomes: dict[str, int] = {}
+        for fix in fixes:
+            name = f"outcome/{fix.reason or 'located'}"
+            outcomes[name] = outcomes.get(name, 0) + 1
+        return Made(schemas.with_geometry(table), refused, tuple(outcomes.items()))
+
+    def _photo(self, entry: PhotoEntry) -> Photo:
+        config = self._config
+        if entry.problem is not None:
+            raise InputError(entry.problem[1], reason=entry.problem[0])
+        return photo(
+            decode_image(storage.read_bytes(entry.uri)),
+            view=entry.view or config.view,
+            heading_deg=config.heading_deg if entry.heading_deg is None else entry.heading_deg,
+            fov_deg=config.fov_deg if entry.fov_deg is None else entry.fov_deg,
+            extent_m=config.extent_m if entry.extent_m is None else entry.extent_m,
+        )
+
+
+def _geojson(fixes: str) -> Iterator[str]:
+    """A FeatureCollection, a line a photo; one that was not located has no geometry.
+
+    Convention: GeoJSON puts the longitude first.
+    """
+    yield '{"type": "FeatureCollection", "features": ['
+    separator = "\n"
+    names = ["query_id", "located", "reason", "radius_m", "confidence", "heading_deg", "snapshot_id"]
+    for table in part_table.iterate(fixes, kind=KIND, columns=[*names, "lat", "lon", "matches"]):
+        for row in table.to_pylist():
+            point = {"type": "Point", "coordinates": [row["lon"], row["lat"]]} if row["located"] else None
+            best = row["matches"][0]["tile_id"] if row["matches"] else None
+            properties = {name: row[name] for name in names} | {"best_tile": best}
+            feature = {"type": "Feature", "geometry": point, "properties": properties}
+            yield f"{separator}{json.dumps(feature)}"
+            separator = ",\n"
+    yield "\n]}\n"

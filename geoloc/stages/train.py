@@ -1,0 +1,218 @@
+"""The stage `train`: an ingest output in, a model directory out, by Ray Train with data-parallel workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import part_table, storage
+from geoloc.core.errors import ArtifactError, ConfigError, GeolocError
+from geoloc.core.progress import say
+from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
+from geoloc.recipe.recipe import Recipe
+from geoloc.runtime.ray_session import cpu_count, ensure_ray, gpu_count
+from geoloc.training.pair_store import check_pairs, read_index
+from geoloc.training.validation import validation_recall
+
+CHECKPOINTS = "checkpoints"
+
+
+class TrainConfig(BaseModel):
+    """How to train; values that are None come from the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str = Field("geoloc", description="name of a built-in recipe or URI of a YAML file")
+    num_workers: int = Field(2, ge=1, description="data-parallel workers")
+    threads_per_worker: int = Field(1, ge=1, description="CPU threads of each worker")
+    use_gpu: bool = Field(False, description="one GPU for each worker")
+    steps: int | None = Field(None, ge=1, description="optimizer steps")
+    batch_size: int | None = Field(None, ge=2, description="pairs a step, over all workers")
+    max_minutes: float | None = Field(
+        None, gt=0, description="end the schedule after this time at the latest"
+    )
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    max_failures: int = Field(3, ge=0, description="worker failures to recover from")
+
+
+class TrainInputs(BaseModel):
+    """URIs of ingest outputs: pairs to learn from, and optionally held-out pairs to measure recall on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: str
+    validation: str | None = None
+
+
+class TrainResult(BaseModel):
+    """The trained model and its last metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_uri: str
+    model_id: str
+    reused: bool
+    metrics: dict[str, float]
+
+
+def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: bool = False) -> TrainResult:
+    """Train a model into the directory `output`; a finished one from the same inputs is returned at once.
+
+    Killed halfway and run again it goes on from its last checkpoint. Raises `ConfigError` for a recipe or data
+    that do not fit, `ArtifactError` when `output` holds another model and `overwrite` is not given.
+    """
+    recipe = Recipe.load(config.recipe).with_overrides(steps=config.steps, batch_size=config.batch_size)
+    if recipe.training.batch_size % config.num_workers:
+        raise ConfigError(
+            f"The batch of {recipe.training.batch_size} pairs cannot be shared by {config.num_workers} workers; "
+            "make it a multiple."
+        )
+    output = storage.absolute(output)
+    train = storage.absolute(inputs.train)
+    fingerprint = _fingerprint(config, recipe, train)
+    if found := _finished(output, fingerprint, overwrite=overwrite):
+        return _result(output, found, reused=True)
+    # Before any worker starts: Ray Train would repeat a worker that fails, whatever the reason.
+    check_pairs(train, read_index(train), recipe)
+    _fit(config, recipe, train, output, fingerprint)
+    storage.delete(storage.join(output, CHECKPOINTS))
+    if inputs.validation is not None:
+        _validate(output, storage.absolute(inputs.validation))
+    return _result(output, read_card(output), reused=False)
+
+
+def _fingerprint(config: TrainConfig, recipe: Recipe, train: str) -> str:
+    """Identity of a run: recipe, data, and how the work is shared; not how often it is saved or retried."""
+    tables = [
+        part_table.read_manifest(storage.join(train, kind), kind=kind).fingerprint
+        for kind in ("tiles", "queries", "pairs")
+    ]
+    content = [recipe.fingerprint(), *tables, config.num_workers, config.max_minutes]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _finished(output: str, fingerprint: str, *, overwrite: bool) -> ModelCard | None:
+    if not storage.exists(storage.join(output, CARD_NAME)):
+        return None
+    card = read_card(output)
+    if card.fingerprint == fingerprint:
+        return card
+    if not overwrite:
+        raise ArtifactError(
+            f"{output!r} holds the model {card.model_id}, trained from other inputs or settings; pass --overwrite "
+            "to replace it, or choose another output."
+        )
+    storage.delete(storage.join(output, CARD_NAME))
+    return None
+
+
+def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    from geoloc.training.loop import run_worker
+
+    ensure_ray()
+    _check_resources(config)
+    filesystem, path = storage.filesystem(storage.join(output, CHECKPOINTS))
+    trainer = _quiet_trainer()(
+        run_worker,
+        train_loop_config=_worker_config(config, recipe, train, output, fingerprint),
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.threads_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=fingerprint[:16],  # the same run found again is resumed from its last checkpoint
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            # Our own lines say how it goes. (The checker reads Ray's older class of this name.)
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        if cause := _our_error(error):
+            raise cause from error
+        raise
+
+
+def _quiet_trainer() -> type[Any]:
+    """TorchTrainer without the watcher that logs a warning every second where Ray runs without a dashboard.
+
+    It removes a placement group whose controller died; the group goes with our job anyway.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class QuietTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # not in its stubs
+            return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+    return QuietTrainer
+
+
+def _worker_config(
+    config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.to_yaml(),
+        "train": train,
+        "output": output,
+        "fingerprint": fingerprint,
+        "use_gpu": config.use_gpu,
+        "threads_per_worker": config.threads_per_worker,
+        "max_minutes": config.max_minutes,
+        "checkpoint_every": config.checkpoint_every,
+    }
+
+
+def _check_resources(config: TrainConfig) -> None:
+    """Refuse what the cluster can never give: Ray Train would wait for it for ever."""
+    wanted = config.num_workers * config.threads_per_worker
+    if wanted > cpu_count():
+        raise ConfigError(
+            f"{config.num_workers} workers of {config.threads_per_worker} threads need {wanted} CPUs, Ray has "
+            f"{cpu_count()}; lower num_workers or threads_per_worker."
+        )
+    if config.use_gpu and config.num_workers > gpu_count():
+        raise ConfigError(
+            f"{config.num_workers} workers need a GPU each, Ray has {gpu_count()}; lower num_workers or drop use_gpu."
+        )
+
+
+def _our_error(error: BaseException) -> GeolocError | None:
+    """The error of ours that made a worker fail, as Ray Train wraps it; None for anything else."""
+    for failure in [error, *getattr(error, "worker_failures", {}).values()]:
+        current: BaseException | None = failure
+        while current is not None:
+            if isinstance(current, GeolocError):
+                return current
+            current = getattr(current, "cause", None) or current.__cause__
+    return None
+
+
+def _validate(output: str, pairs: str) -> None:
+    """Measure recall on held-out pairs and add it to the last line of the metrics."""
+    uri = storage.join(output, METRICS_NAME)
+    lines = storage.read_text(uri).splitlines()
+    last = json.loads(lines[-1]) | validation_recall(output, pairs)
+    storage.write_bytes(uri, "".join(f"{line}\n" for line in [*lines[:-1], json.dumps(last)]).encode())
+    say(
+        f"train: {last['validation_pairs']:,.0f} held-out photos, recall at 1, 5, 10: "
+        + ", ".join(f"{last[f'validation_recall_{k}']:.1f} %" for k in (1, 5, 10))
+    )
+
+
+def _result(output: str, card: ModelCard, *, reused: bool) -> TrainResult:
+    lines = storage.read_text(storage.join(output, METRICS_NAME)).splitlines()
+    metrics: dict[str, float] = json.loads(lines[-1]) if lines else {}
+    return TrainResult(model_uri=output, model_id=card.model_id, reused=reused, metrics=metrics)

@@ -1,0 +1,1 @@
+"""The stages that render the procedural city to files and tables."""

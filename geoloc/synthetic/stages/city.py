@@ -1,0 +1,289 @@
+"""The stage `city`: renders the procedural city's imagery and photos to files, the way they would be delivered.
+
+<output>/plan.json                          what the files are made from; written first
+<output>/<split>/imagery/sheet_RR_CC.tif    GeoTIFF sheets, EPSG:32626
+<output>/<split>/photos/*.jpg, photos.csv   panoramas with latitude, longitude and heading
+<output>/<split>/centres.csv                where benchmark tiles are cut
+<output>/test/distractors.csv, test/anywhere/
+<output>/city.json                          counts and extents; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError
+from geoloc.core.progress import say, track
+from geoloc.runtime.ray_session import ensure_ray
+from geoloc.synthetic.world.camera import Camera
+from geoloc.synthetic.world.districts import SPLITS, District, Photo, Sheet, Wanted, plan_districts
+from geoloc.synthetic.world.export import (
+    photos_csv,
+    render_photo,
+    render_sheet,
+    sheet_name,
+    tiles_csv,
+    work_bounds,
+)
+from geoloc.synthetic.world.georeference import CRS, to_latlon
+from geoloc.synthetic.world.raster import City
+from geoloc.synthetic.world.style import STYLES, style_named
+
+_CHUNKS = 60  # three rows of neighbours beside a row of six sheets: no chunk of a task is made twice
+RENDERER_VERSION = 2
+"""Goes up whenever the same configuration gives other bytes."""
+
+
+class CityConfig(BaseModel):
+    """What the city's data set holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
+    style: str = Field(default="default", description=f"which city: {', '.join(STYLES)}")
+    imagery_epoch: int = Field(
+        default=0, ge=0, le=8, description="how often the years changed the city between photos and imagery"
+    )
+    train_photos: int = Field(
+        default=5000, ge=1, description="photos and tile centres of the training district"
+    )
+    validation_photos: int = Field(
+        default=300, ge=1, description="photos and tile centres for tuning and calibration"
+    )
+    test_photos: int = Field(
+        default=1000, ge=1, description="photos and tile centres of the held-out district"
+    )
+    distractors: int = Field(
+        default=5000, ge=0, description="tile centres of the held-out district without a photo"
+    )
+    anywhere_photos: int = Field(
+        default=500, ge=0, description="test photos anywhere in a tile, not near its centre"
+    )
+    photo_offset_m: float = Field(
+        default=5.0, ge=0, le=20, description="greatest distance of a photo from its tile's centre"
+    )
+    train_spacing_m: float = Field(
+        default=18.0, ge=2, description="least distance of training tiles from each other"
+    )
+    spacing_m: float = Field(
+        default=25.0, ge=2, description="least distance of validation and test tiles from all others"
+    )
+    distractor_spacing_m: float = Field(
+        default=15.0, ge=2, description="least distance of distractors from each other"
+    )
+    tile_m: float = Field(default=51.2, gt=0, le=100, description="side of a tile, metres")
+    sheet_m: float = Field(
+        default=512.0, ge=256, le=2048, multiple_of=64, description="side of an imagery sheet, metres"
+    )
+    gap_m: float = Field(
+        default=400.0, ge=300, description="least distance between districts; photos see 130 m far"
+    )
+    metres_per_pixel: float = Field(default=0.4, ge=0.1, le=4, description="resolution of the imagery")
+    panorama_height_px: int = Field(default=64, ge=16, le=1024, description="rows of a photo")
+    panorama_width_px: int = Field(default=256, ge=32, le=4096, description="columns of a photo")
+    panorama_top_deg: float = Field(default=32.0, gt=0, lt=85, description="elevation of the photo's top row")
+    panorama_bottom_deg: float = Field(
+        default=-42.0, gt=-85, lt=0, description="elevation of the photo's bottom row"
+    )
+    random_heading: bool = Field(
+        default=False, description="photos look anywhere; otherwise their centre is grid north"
+    )
+    sheets_per_task: int = Field(
+        default=18, ge=1, description="sheets rendered by one task, neighbours together"
+    )
+
+    def wanted(self) -> Wanted:
+        """The part that says what lies where."""
+        return Wanted(
+            **{name: getattr(self, name) for name in Wanted.__dataclass_fields__ if name != "margin_m"}
+        )
+
+    def camera(self) -> Camera:
+        """The street camera."""
+        return Camera(
+            self.panorama_height_px, self.panorama_width_px, self.panorama_top_deg, self.panorama_bottom_deg
+        )
+
+    def fingerprint(self) -> str:
+        """Identifies the bytes of the data set."""
+        text = self.model_dump_json(exclude={"sheets_per_task"}) + f"/{RENDERER_VERSION}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class CityResult(BaseModel):
+    """What was rendered and where it lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    reused: bool
+    sheets: int
+    photos: int
+    seconds: float
+    splits: dict[str, dict[str, Any]]
+
+    def split(self, name: str) -> str:
+        """The folder of `train`, `validation` or `test`."""
+        return storage.join(self.output, name)
+
+
+def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResult:
+    """Render the data set; files that are there already are kept, `city.json` comes last."""
+    start = time.monotonic()
+    output = storage.absolute(output)
+    if (done := _begin(config, output, overwrite)) is not None:
+        return CityResult(output=output, reused=True, seconds=0.0, **done)
+    districts = plan_districts(City(config.seed, style_named(config.style)), config.wanted())
+    for district in districts:
+        _write_tables(output, district)
+    _render_all(config, output, districts)
+    done = {
+        "sheets": sum(len(d.sheets) for d in districts),
+        "photos": sum(len(d.photos) + len(d.anywhere) for d in districts),
+        "splits": {d.name: _describe(d) for d in districts},
+    }
+    record = {"fingerprint": config.fingerprint(), "crs": CRS, "config": config.model_dump(), **done}
+    storage.write_bytes(storage.join(output, "city.json"), json.dumps(record, indent=1).encode())
+    return CityResult(output=output, reused=False, seconds=time.monotonic() - start, **done)
+
+
+def _begin(config: CityConfig, output: str, overwrite: bool) -> dict[str, Any] | None:
+    """The counts of a finished output of this configuration; None when there is work to do."""
+    plan_uri = storage.join(output, "plan.json")
+    plan = json.dumps({"fingerprint": config.fingerprint()}).encode()
+    if storage.exists(plan_uri):
+        if storage.read_bytes(plan_uri) != plan:
+            if not overwrite:
+                raise ArtifactError(
+                    f"{output!r} holds a city of other settings; pass --overwrite to replace it, "
+                    "or choose another output."
+                )
+            _clear(output)
+    elif storage.list_files(output):
+        if not overwrite:
+            raise ArtifactError(
+                f"{output!r} already holds other files; choose an empty output or pass --overwrite."
+            )
+        _clear(output)
+    finished = storage.join(output, "city.json")
+    if storage.exists(finished):
+        record = json.loads(storage.read_bytes(finished))
+        return {name: record[name] for name in ("sheets", "photos", "splits")}
+    storage.write_bytes(plan_uri, plan)
+    return None
+
+
+def _clear(output: str) -> None:
+    # The record goes first: a reader never finds a record without its files.
+    storage.delete(storage.join(output, "city.json"))
+    storage.delete(output)
+
+
+def _write_tables(output: str, district: District) -> None:
+    folder = storage.join(output, district.name)
+    storage.write_bytes(storage.join(folder, "centres.csv"), tiles_csv(district.centres))
+    storage.write_bytes(storage.join(folder, "photos.csv"), photos_csv(district.photos))
+    if district.name == "test":
+        storage.write_bytes(storage.join(folder, "distractors.csv"), tiles_csv(district.distractors))
+        storage.write_bytes(storage.join(folder, "anywhere", "photos.csv"), photos_csv(district.anywhere))
+
+
+def _describe(district: District) -> dict[str, Any]:
+    west, south, east, north = district.bounds
+    lat, lon = to_latlon([west, east], [south, north])
+    return {
+        "photos": len(district.photos), "centres": len(district.centres),
+        "distractors": len(district.distractors), "anywhere_photos": len(district.anywhere),
+        "sheets": len(district.sheets), "width_m": east - west, "height_m": north - south,
+        "south_west": [float(lat[0]), float(lon[0])], "north_east": [float(lat[1]), float(lon[1])],
+    }  # fmt: skip
+
+
+Work = tuple[Sheet, bool, list[Photo]]
+"""A sheet, whether its picture is still to be made, and the photos still to be taken in it."""
+
+
+def _render_all(config: CityConfig, output: str, districts: list[District]) -> None:
+    """Render what is missing, each district cut into runs of neighbouring sheets."""
+    tasks: list[tuple[str, list[Work]]] = []
+    for district in districts:
+        work = _missing(output, district)
+        runs = max(1, math.ceil(len(work) / config.sheets_per_task))
+        bounds = [round(k * len(work) / runs) for k in range(runs + 1)]
+        tasks += [(district.name, work[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
+    if not tasks:
+        return
+    ensure_ray()
+    total = sum(1 + len(photos) for _, work in tasks for _, _, photos in work)
+    say(f"city: rendering {total:,} files in {len(tasks)} tasks")
+    tasks.sort(key=lambda task: -sum(1 + len(photos) for _, _, photos in task[1]))
+    remote = ray.remote(num_cpus=1)(_render_run)
+    pending = [remote.remote(config, output, split, work) for split, work in tasks]
+    for _ in track(_finished(pending), total=len(pending), what="city", unit="tasks"):
+        pass
+
+
+def _finished(pending: list[Any]) -> Iterator[int]:
+    """Results of tasks in the order in which they end; a task's error is raised here."""
+    while pending:
+        ready, pending = ray.wait(pending)
+        yield ray.get(ready[0])
+
+
+def _missing(output: str, district: District) -> list[Work]:
+    """Sheets and photos without a file, sheet by sheet in rows that run back and forth."""
+    folder = storage.join(output, district.name)
+    names = {file.name for file in storage.list_files(folder)}
+    west, _, _, north = district.bounds
+    side = district.sheets[0].bounds[2] - district.sheets[0].bounds[0]
+    by_cell: dict[tuple[int, int], list[Photo]] = {}
+    for photo in district.photos + district.anywhere:
+        if photo.name not in names:
+            cell = (int((north - photo.y) // side), int((photo.x - west) // side))
+            by_cell.setdefault(cell, []).append(photo)
+    work = []
+    for sheet in sorted(district.sheets, key=lambda s: (s.row, -s.column if s.row % 2 else s.column)):
+        photos = by_cell.get((sheet.row, sheet.column), [])
+        todo = sheet_name(sheet) not in names
+        if todo or photos:
+            work.append((sheet, todo, photos))
+    return work
+
+
+@lru_cache(maxsize=2)
+def _city(seed: int, style: str, epoch: int) -> City:
+    """A city of this worker process, kept for its rendered chunks."""
+    return City(seed, style_named(style), epoch, chunks=_CHUNKS)
+
+
+def _render_run(config: CityConfig, output: str, split: str, work: list[Work]) -> int:
+    """Render some neighbouring sheets and their photos; the number of files written."""
+    city, camera = _city(config.seed, config.style, 0), config.camera()
+    flown = _city(config.seed, config.style, config.imagery_epoch)
+    count = 0
+    for sheet, todo, photos in work:
+        bounds = work_bounds(sheet)
+        window = city.window(bounds)
+        if todo:
+            seen = window if flown is city else flown.window(bounds)
+            uri = storage.join(output, split, "imagery", sheet_name(sheet))
+            storage.write_bytes(uri, render_sheet(flown, sheet, config.metres_per_pixel, seen))
+        for photo in photos:
+            uri = storage.join(output, photo.folder, photo.name)
+            storage.write_bytes(uri, render_photo(city, photo, camera, window))
+        count += todo + len(photos)
+    return count
+
+
+__all__ = ["SPLITS", "CityConfig", "CityResult", "run"]

@@ -1,0 +1,113 @@
+"""The stage `city codes`: codes with the statistics of real ones, tens of millions of them, for tests of indexes.
+
+No picture is rendered. Code i is the same whatever the count, the parts or the workers.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import part_table, schemas, storage
+from geoloc.core.geodesy import cells
+from geoloc.runtime import table_job
+from geoloc.runtime.table_job import Made
+from geoloc.synthetic.world.codes import BLOCK, CodeModel, block_places, code_block, fit_codes
+from geoloc.synthetic.world.georeference import to_latlon
+
+_VERSION = 1
+_BLOCKS_PER_PART = 32
+_MOST_CODES = 4_000_000_000
+
+
+class CityCodesConfig(BaseModel):
+    """Which codes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(10_000_000, ge=1, le=_MOST_CODES, description="codes 0 .. count are made")
+    seed: int = Field(7, ge=0, lt=2**31, description="another seed, other codes")
+
+
+class CityCodesInputs(BaseModel):
+    """Where the statistics come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    like: str = Field(description="URI of a codes table of real tiles, made by `geoloc encode`")
+
+
+class CityCodesResult(BaseModel):
+    """What was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    reused: bool
+    rows: int
+    bits: int
+    parts: int
+    bytes: int
+    seconds: float
+
+
+def run(
+    config: CityCodesConfig, inputs: CityCodesInputs, output: str, *, overwrite: bool = False
+) -> CityCodesResult:
+    """Write the table; parts that are there already are kept."""
+    start, output = time.monotonic(), storage.absolute(output)
+    like = storage.absolute(inputs.like)
+    source = part_table.read_manifest(like, kind="codes")
+    mark = table_job.fingerprint("city codes", _VERSION, source.fingerprint, config.model_dump())
+    manifest = part_table.begin(output, mark, overwrite=overwrite)
+    reused = manifest is not None
+    if manifest is None:
+        maker, rows = _learned(like), BLOCK * _BLOCKS_PER_PART
+        units = [
+            {"first": first, "last": min(first + rows, config.count), "seed": config.seed}
+            for first in range(0, config.count, rows)
+        ]
+        written, _ = table_job.make_parts(output, units, maker, what="city codes")
+        details = {**source.details, "generated": config.model_dump(), "code_bits": maker.model.bits}
+        manifest = part_table.publish(output, kind="codes", fingerprint=mark, parts=written, details=details)
+    return CityCodesResult(
+        output=output, reused=reused, rows=manifest.rows, bits=int(manifest.details["code_bits"]),
+        parts=len(manifest.parts), bytes=sum(part.bytes for part in manifest.parts), seconds=time.monotonic() - start,
+    )  # fmt: skip
+
+
+def _learned(like: str) -> CodesMaker:
+    """What makes codes like those of a table."""
+    table = part_table.read(like, kind="codes", columns=["code", "model_id"])
+    codes = np.frombuffer(b"".join(table["code"].to_pylist()), np.uint8).reshape(table.num_rows, -1)
+    return CodesMaker(fit_codes(codes), str(table["model_id"][0].as_py()))
+
+
+@dataclass(frozen=True)
+class CodesMaker:
+    """Makes the codes of one part (runs in a Ray Data task)."""
+
+    model: CodeModel
+    model_id: str
+
+    def __call__(self, unit: dict[str, Any]) -> Made:
+        """Codes first .. last."""
+        first, last = unit["first"], unit["last"]
+        wanted = range(first // BLOCK, -(-last // BLOCK))
+        made = [code_block(self.model, unit["seed"], block) for block in wanted]
+        codes = np.ascontiguousarray(np.concatenate(made)[: last - first])
+        x, y = (np.concatenate(axis)[: last - first] for axis in zip(*map(block_places, wanted), strict=True))
+        lat, lon = to_latlon(x, y)
+        size = codes.shape[1]
+        rows = pa.table({
+            "tile_id": [f"c{index:012x}" for index in range(first, last)],
+            "lat": lat, "lon": lon, "cell": cells(lat, lon),
+            "code": pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(codes), [None, pa.py_buffer(codes)]),
+            "model_id": pa.repeat(self.model_id, len(codes)),
+        })  # fmt: skip
+        return Made(schemas.conform(rows, schemas.codes_schema(size, None)))

@@ -1,0 +1,234 @@
+"""The stage `city export`: the procedural city as a published data set, in its directories and annotation files.
+
+<output>/...            the data set, exactly as its readers want it (see `geoloc.synthetic.layouts`)
+<output>/plan.json      what the files are made from; written first
+<output>/truth.csv      the exact pose of every picture; no reader of the layout needs it
+<output>/export.json    counts, cities and where they were put on Earth; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError
+from geoloc.core.progress import say, track
+from geoloc.runtime.ray_session import ensure_ray
+from geoloc.synthetic.layouts.cloud_files import write_cloud
+from geoloc.synthetic.layouts.registry import Wishes, plan_layout
+from geoloc.synthetic.layouts.render import blocks, make_city, write_block
+from geoloc.synthetic.layouts.view_images import CitySource, Export, Picture, PointCloud, Writer, truth_csv
+from geoloc.synthetic.stages.city import RENDERER_VERSION
+from geoloc.synthetic.world.raster import City
+
+Layout = Literal["cvusa", "cvact", "vigor", "university1652", "map25d"]
+EXPORT_VERSION = 1
+"""Goes up whenever the same configuration gives another plan."""
+_PICTURES_PER_TASK = 120
+
+
+class CityExportConfig(BaseModel):
+    """Which data set is made, and how large."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout = Field(description="the data set whose directories and annotation files are made")
+    seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
+    places: int | None = Field(
+        default=None,
+        ge=8,
+        description="photos, pairs or buildings in all; the published number when left out",
+    )
+    scale: float = Field(
+        default=1.0, gt=0, le=1, description="size of pictures as a share of the published size in pixels"
+    )
+    cities: list[Literal["NewYork", "Seattle", "SanFrancisco", "Chicago"]] | None = Field(
+        default=None, description="cities of VIGOR to make; all four when left out"
+    )
+    missing_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of CVACT's ids whose pictures are left out, as published",
+    )
+    distractors: int | None = Field(
+        default=None,
+        ge=0,
+        description="tiles of University-160k without a place; the published number when left out",
+    )
+    masked_gallery: bool = Field(
+        default=False,
+        description="University-160k: the gallery's own tiles lie masked among the distractors too",
+    )
+    drone_views: int = Field(default=54, ge=1, le=99, description="drone photos of a building")
+    photo_epoch: int = Field(default=0, ge=0, le=1, description="state of the city that photos show")
+    imagery_epoch: int = Field(default=0, ge=0, le=1, description="state of the city that tiles show")
+    pictures_per_task: int = Field(
+        default=_PICTURES_PER_TASK,
+        ge=1,
+        description="least pictures of neighbouring blocks rendered by one task",
+    )
+
+    def wishes(self) -> Wishes:
+        """The part that says what is made."""
+        values = self.model_dump(exclude={"layout", "pictures_per_task"})
+        return Wishes(**{**values, "cities": None if self.cities is None else tuple(self.cities)})
+
+    def fingerprint(self) -> str:
+        """Identifies the bytes of the data set."""
+        versions = f"/{EXPORT_VERSION}/{RENDERER_VERSION}"
+        text = self.model_dump_json(exclude={"pictures_per_task"}) + versions
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class CityExportResult(BaseModel):
+    """What was made and where it lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    layout: str
+    reused: bool
+    pictures: int
+    made: int = Field(description="pictures rendered by this run; the others were there")
+    views: dict[str, int]
+    seconds: float
+
+
+def run(config: CityExportConfig, output: str, *, overwrite: bool = False) -> CityExportResult:
+    """Make a data set of the city; files that are there already are kept, `export.json` comes last."""
+    start = time.monotonic()
+    output = storage.absolute(output)
+    record = _begin(config, output, overwrite)
+    made = 0
+    reused = record is not None
+    if record is None:
+        export = plan_layout(config.layout, config.wishes())
+        for path, data in {**export.annotations, "truth.csv": truth_csv(export)}.items():
+            storage.write_bytes(storage.join(output, path), data)
+        made = _render(config, output, export)
+        record = _record(config, export)
+        storage.write_bytes(storage.join(output, "export.json"), json.dumps(record, indent=1).encode())
+    views = record["views"]
+    return CityExportResult(
+        output=output, layout=config.layout, reused=reused, pictures=sum(views.values()), made=made, views=views,
+        seconds=time.monotonic() - start,
+    )  # fmt: skip
+
+
+def _begin(config: CityExportConfig, output: str, overwrite: bool) -> dict[str, Any] | None:
+    """The record of a finished export of this configuration; None when there is work to do."""
+    plan_uri, finished = storage.join(output, "plan.json"), storage.join(output, "export.json")
+    plan = json.dumps({"fingerprint": config.fingerprint()}).encode()
+    there = storage.read_bytes(plan_uri) if storage.exists(plan_uri) else None
+    if there is None and storage.list_files(output):
+        if not overwrite:
+            raise ArtifactError(
+                f"{output!r} already holds other files; choose an empty output or pass --overwrite."
+            )
+    elif there not in (None, plan) and not overwrite:
+        raise ArtifactError(
+            f"{output!r} holds an export of other settings; pass --overwrite to replace it, or choose another output."
+        )
+    if there != plan:
+        # The record goes first: a reader never finds a record without its files.
+        storage.delete(finished)
+        storage.delete(output)
+        storage.write_bytes(plan_uri, plan)
+    if not storage.exists(finished):
+        return None
+    record: dict[str, Any] = json.loads(storage.read_bytes(finished))
+    return record
+
+
+def _record(config: CityExportConfig, export: Export) -> dict[str, Any]:
+    return {
+        "layout": export.layout,
+        "fingerprint": config.fingerprint(),
+        "config": config.model_dump(),
+        "made_by": "geoloc's procedural city: no picture shows a real place",
+        "views": dict(sorted(Counter(picture.view for picture in export.pictures).items())),
+        "splits": dict(sorted(Counter(f"{p.split}/{p.view}" for p in export.pictures).items())),
+        "annotations": sorted(export.annotations),
+        "cities": [
+            {
+                "name": city.name, "seed": city.seed, "projection": city.placement.projection,
+                "easting_m": city.placement.easting_m, "northing_m": city.placement.northing_m,
+                "turn_deg": city.placement.turn_deg,
+            }
+            for city in export.cities
+        ],
+        "details": export.details,
+    }  # fmt: skip
+
+
+def _render(config: CityExportConfig, output: str, export: Export) -> int:
+    """Make every picture and cloud whose file is missing; the number of pictures."""
+    root = output.rstrip("/") + "/"
+    there = {file.uri.removeprefix(root) for file in storage.list_files(output)}
+    missing = [picture for picture in export.pictures if picture.path not in there]
+    clouds = [cloud for cloud in export.clouds if not there.issuperset(cloud.paths())]
+    if not missing and not clouds:
+        return 0
+    ensure_ray()
+    runs = _runs(blocks(missing), config.pictures_per_task)
+    say(
+        f"city export: {len(missing):,} pictures and {len(clouds)} point clouds in {len(runs) + len(clouds)} tasks"
+    )
+    remote_cloud, remote_run = ray.remote(num_cpus=1)(_make_cloud), ray.remote(num_cpus=1)(_make_run)
+    pending = [remote_cloud.remote(output, export.cities[cloud.city], cloud) for cloud in clouds]
+    pending += [remote_run.remote(output, tuple(export.cities), groups) for groups in runs]
+    for _ in track(_finished(pending), total=len(pending), what="city export", unit="tasks"):
+        pass
+    return len(missing)
+
+
+def _runs(groups: list[list[Picture]], least: int) -> list[list[list[Picture]]]:
+    """Blocks in a row, so many that each run has at least that many pictures; a run stays in one city."""
+    runs: list[list[list[Picture]]] = []
+    for group in groups:
+        last = runs[-1] if runs else None
+        same = last is not None and (last[0][0].city, last[0][0].epoch) == (group[0].city, group[0].epoch)
+        if last is None or not same or sum(map(len, last)) >= least:
+            runs.append([group])
+        else:
+            last.append(group)
+    return runs
+
+
+def _finished(pending: list[Any]) -> Iterator[int]:
+    """Results of tasks in the order in which they end; a task's error is raised here."""
+    while pending:
+        ready, pending = ray.wait(pending)
+        yield ray.get(ready[0])
+
+
+@lru_cache(maxsize=1)
+def _city(source: CitySource, epoch: int) -> City:
+    """The city of this worker process, kept for its rendered chunks."""
+    return make_city(source, epoch)
+
+
+def _make_run(output: str, cities: Sequence[CitySource], groups: list[list[Picture]]) -> int:
+    """Render some neighbouring blocks; the number of files written."""
+    return sum(write_block(_city(cities[g[0].city], g[0].epoch), g, _writer(output)) for g in groups)
+
+
+def _make_cloud(output: str, source: CitySource, cloud: PointCloud) -> int:
+    return write_cloud(_city(source, 0), cloud, _writer(output))
+
+
+def _writer(output: str) -> Writer:
+    def write(path: str, data: bytes) -> None:
+        storage.write_bytes(storage.join(output, path), data)
+
+    return write

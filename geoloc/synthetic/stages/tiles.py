@@ -1,0 +1,100 @@
+"""The stage `city tiles`: any number of distinct distractor tiles of the procedural city, straight into a tiles table.
+
+Tile i is the same whatever the count, the parts or the workers: a part is one square of the city's distractor
+land, and everything in it follows from the seed, the style and the square's number.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import part_table, schemas, storage
+from geoloc.core.geodesy import cells
+from geoloc.runtime import table_job
+from geoloc.runtime.table_job import Made
+from geoloc.sources.jpeg import encode_jpeg
+from geoloc.synthetic.stages.city import RENDERER_VERSION
+from geoloc.synthetic.world.distractors import MOST_TILES, TILES_PER_SQUARE, TileShape, distractor_tiles
+from geoloc.synthetic.world.raster import City
+from geoloc.synthetic.world.style import STYLES, style_named
+
+_CHUNKS = 20
+_VERSION = 1
+
+
+class CityTilesConfig(BaseModel):
+    """Which distractor tiles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(100_000, ge=1, le=MOST_TILES, description="tiles 0 .. count are made")
+    seed: int = Field(7, ge=0, lt=2**31, description="of the city; that of the benchmark for its distractors")
+    style: str = Field("default", description=f"which city: {', '.join(STYLES)}")
+    tile_m: float = Field(51.2, gt=0, le=100, description="side of a tile, metres")
+    tile_px: int = Field(128, ge=32, le=1024, description="side of a tile, pixels")
+    quality: int = Field(92, ge=30, le=98, description="of the JPEG")
+
+
+class CityTilesResult(BaseModel):
+    """What was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    reused: bool
+    rows: int
+    parts: int
+    bytes: int
+    seconds: float
+
+
+def run(config: CityTilesConfig, output: str, *, overwrite: bool = False) -> CityTilesResult:
+    """Write the table; parts that are there already are kept."""
+    start, output = time.monotonic(), storage.absolute(output)
+    settings = config.model_dump()
+    mark = table_job.fingerprint("city tiles", _VERSION, RENDERER_VERSION, settings)
+    manifest = part_table.begin(output, mark, overwrite=overwrite)
+    reused = manifest is not None
+    if manifest is None:
+        shared = {name: value for name, value in settings.items() if name != "count"}
+        units = [
+            {
+                **shared,
+                "square": square,
+                "last": min(TILES_PER_SQUARE, config.count - square * TILES_PER_SQUARE),
+            }
+            for square in range(-(-config.count // TILES_PER_SQUARE))
+        ]
+        written, _ = table_job.make_parts(output, units, make_tiles, what="city tiles")
+        details = {"metres_per_pixel": config.tile_m / config.tile_px, **settings}
+        manifest = part_table.publish(output, kind="tiles", fingerprint=mark, parts=written, details=details)
+    return CityTilesResult(
+        output=output, reused=reused, rows=manifest.rows, parts=len(manifest.parts),
+        bytes=sum(part.bytes for part in manifest.parts), seconds=time.monotonic() - start,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _city(seed: int, style: str) -> City:
+    return City(seed, style_named(style), chunks=_CHUNKS)
+
+
+def make_tiles(unit: dict[str, Any]) -> Made:
+    """The tiles of one square (runs in a Ray Data task)."""
+    city = _city(unit["seed"], unit["style"])
+    shape = TileShape(unit["tile_m"], unit["tile_px"])
+    made = distractor_tiles(city, unit["square"], 0, unit["last"], shape)
+    rows = pa.table({
+        "tile_id": made.tile_ids, "lat": made.lat, "lon": made.lon,
+        "metres_per_pixel": np.full(len(made.lat), unit["tile_m"] / unit["tile_px"]),
+        "image": [encode_jpeg(picture, unit["quality"]) for picture in made.pictures],
+        "cell": cells(made.lat, made.lon),
+        "source": [f"city {unit['style']} {unit['seed']}, distractors"] * len(made.lat),
+    })  # fmt: skip
+    return Made(schemas.with_geometry(schemas.conform(rows, schemas.TILES)))

@@ -1,0 +1,123 @@
+"""What the aerial branch of a model sees of a tile, where on the tile that lies, and how photos score as they turn.
+
+Convention: places are those of `views.warp`, (x, y) in -1..1 from the outer left (top) edge of the aerial input to
+its right (bottom) edge, north up. Headings are degrees clockwise from north.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from geoloc.geometry.aerial import look_down
+from geoloc.geometry.polar import polar_offsets
+from geoloc.geometry.warp import pixel_grid
+from geoloc.localization.circular import refine_peak, turn_scores
+from geoloc.models.encoder import Encoder
+from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.preprocessing import to_unit
+from geoloc.models.transformers import SplineTransformer
+from geoloc.recipe.model import PolarView, SquareView
+from geoloc.training.heading_and_fov import PROTOCOL_SEED, Shown, show
+from geoloc.training.pair_store import PairStore
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+OTHER_TILES = 100  # that photos' circles are drawn against, at the least
+_CANDIDATES = 32  # headings tried where a model does not turn with its picture
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a model's aerial branch sees of some tiles.
+
+    pictures: uint8[N, h, w, 3]; places: float64[N, h, w, 2], where on the tile each pixel is taken from;
+    controls: float64[N, K, 2], where a spline's control points lie, K = 0 without any.
+    """
+
+    pictures: Pixels
+    places: Floats
+    controls: Floats
+
+
+@dataclass(frozen=True)
+class Circles:
+    """Scores of photos of unknown north against heading.
+
+    shown: the photos, and where their middle really looks. own: float64[N, R] cosine with the own tile where the
+    photo's middle is taken to look along r * 360 / R degrees; other: the same for the best other tile.
+    heading_deg: float64[N], the best heading against the own tile.
+    """
+
+    shown: Shown
+    own: Floats
+    other: Floats
+    heading_deg: Floats
+
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """Whether the own tile is the best one, bool[N]."""
+        return np.asarray(self.own.max(1) > self.other.max(1))
+
+
+@torch.inference_mode()
+def look(model: GeoLocalizer, tiles: Pixels) -> Sight:
+    """What `model` (in evaluation mode) sees of tiles uint8[N, S, S, 3] at its metres per pixel, unmoved."""
+    images = to_unit(torch.from_numpy(np.ascontiguousarray(tiles)))
+    seen = model.convert_view(images)
+    side = model.recipe.tile_px
+    square = images if images.shape[-1] == side else look_down(images, side_px=side)
+    controls = torch.empty((len(tiles), 0, 2))
+    if isinstance(model.transformer, SplineTransformer):
+        controls = model.transformer.places(square)
+    pictures = (seen.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return Sight(pictures, sampled_places(model, square).double().numpy(), controls.double().numpy())
+
+
+def sampled_places(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
+    """Where on squares float[N, 3, S, S] the aerial branch takes its pixels from, [N, h, w, 2]."""
+    view, (height, width) = model.recipe.view, model.recipe.aerial_px
+    if isinstance(view, SquareView):
+        return pixel_grid(height, width).expand(len(square), -1, -1, -1)
+    if isinstance(view, PolarView):
+        sampling = view.sampling or "centred"
+        radius, azimuth = polar_offsets(
+            height, width, radius_px=1.0, radial_power=view.radial_power, sampling=sampling
+        )
+        shift = 1 / square.shape[-1] if sampling == "paper" else 0.0
+        right = radius[:, None] * torch.sin(azimuth)[None] + shift
+        down = -radius[:, None] * torch.cos(azimuth)[None] + shift
+        return torch.stack([right, down], dim=-1).expand(len(square), -1, -1, -1)
+    places: torch.Tensor = model.transformer.grid(square)  # type: ignore[union-attr, operator]
+    return places
+
+
+def turn_photos(encoder: Encoder, store: PairStore, rows: npt.NDArray[np.int64]) -> Circles:
+    """Photos of a store turned at random, scored at every heading against their own and `OTHER_TILES` of its tiles.
+
+    For models whose embedding keeps azimuth columns; at 32 headings where it does not turn by rolling.
+    """
+    recipe = encoder.recipe.model
+    shown = show(store.panoramas[rows], 360.0, heading_known=False, rng=np.random.default_rng(PROTOCOL_SEED))
+    extent_m = store.tiles.shape[1] * recipe.metres_per_pixel
+    evenly = np.linspace(0, len(store.tiles) - 1, min(OTHER_TILES, len(store.tiles))).astype(np.int64)
+    gallery = np.union1d(evenly, store.tile_of[rows])
+    prepared = encoder.prepare(list(store.tiles[gallery]), "aerial", extent_m=extent_m)
+    tiles = encoder.encode(prepared, "aerial").embedding
+    if recipe.turns_by_rolling:
+        photos = encoder.encode(shown.canvases, "panorama").embedding
+        scores = turn_scores(photos, tiles, recipe.columns)
+    else:
+        photos = encoder.encode_headings(shown.canvases, "panorama", _CANDIDATES).embedding
+        scores = np.einsum("qrd,td->qtr", photos, tiles, optimize=True)
+    right = np.searchsorted(gallery, store.tile_of[rows])
+    own = scores[np.arange(len(rows)), right].astype(np.float64)
+    peaks = scores.max(-1)
+    peaks[np.arange(len(rows)), right] = -np.inf
+    other = scores[np.arange(len(rows)), peaks.argmax(1)].astype(np.float64)
+    heading = refine_peak(own)[1] * (360.0 / scores.shape[-1])
+    return Circles(shown, own, other, heading)

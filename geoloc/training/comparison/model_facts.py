@@ -1,0 +1,176 @@
+"""What a recipe is and what it cost, in figures and a few words: a table must be read without knowing file names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.core import storage
+from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.store import METRICS_NAME, read_card
+from geoloc.recipe.model import (
+    Aggregation,
+    ColumnAttention,
+    GemPool,
+    HeightMean,
+    PlainCnn,
+    PolarView,
+    SafaHeads,
+    SplineView,
+)
+from geoloc.recipe.recipe import Recipe
+from geoloc.recipe.training import AugmentationRecipe, LossRecipe
+
+# How the views are bridged, in the order of the tables.
+BRIDGES = {
+    "none": "no transform",
+    "polar": "polar image",
+    "affine": "affine transformer",
+    "composed": "composed transformer",
+    "tps": "thin plate spline",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One line of a model's log: step, loss of its batch, percent of the batch whose own tile came first."""
+
+    step: int
+    loss: float
+    first: float
+
+
+class Described(BaseModel):
+    """One trained model: how its recipe bridges the views, its size, and what a step of its training took."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    recipe: str
+    seed: int
+    model_id: str
+    bridge: str = Field(description="how the views are bridged")
+    what: str = Field(description="the recipe in a few words")
+    parameters: int = Field(description="that are trained, of all branches and the hash head")
+    embedding_dim: int
+    steps: int
+    batch_size: int
+    pairs_per_s: float | None = Field(description="of all workers, from the log's last line")
+    step_core_s: float | None = Field(
+        description="CPU seconds of a step in all workers; for logs without them its time, once for each worker"
+    )
+
+
+def describe(uri: str, recipe: Recipe, name: str, seed: int, workers: int) -> Described:
+    """A finished model directory in words and figures; `recipe` is the one it was trained with."""
+    card, training = read_card(uri), recipe.training
+    last = (read_log(uri) or [{}])[-1]
+    seconds, done = last.get("cpu_seconds", last.get("seconds")), last.get("step")
+    return Described(
+        recipe=name,
+        seed=seed,
+        model_id=card.model_id,
+        bridge=BRIDGES[recipe.model.view.kind],
+        what=in_words(recipe),
+        parameters=count_parameters(recipe),
+        embedding_dim=card.embedding_dim,
+        steps=int(done or training.steps),
+        batch_size=training.batch_size,
+        pairs_per_s=last.get("pairs_per_s"),
+        step_core_s=round(seconds * workers / done, 4) if seconds and done else None,
+    )
+
+
+def count_parameters(recipe: Recipe) -> int:
+    """Numbers that training a recipe learns, of all branches, what branches share counted once."""
+    return sum(parameter.numel() for parameter in GeoLocalizer(recipe.model).parameters())
+
+
+def read_log(uri: str) -> list[dict[str, float]]:
+    """The lines of a model's `metrics.jsonl`, none where it has no log."""
+    place = storage.join(uri, METRICS_NAME)
+    if not storage.exists(place):
+        return []
+    return [json.loads(line) for line in storage.read_text(place).splitlines() if line]
+
+
+def read_curve(uri: str) -> list[Point]:
+    """How the loss went, by step."""
+    return [
+        Point(int(line["step"]), line["loss"], 100 * line["batch_accuracy"])
+        for line in read_log(uri)
+        if {"step", "loss", "batch_accuracy"} <= line.keys()
+    ]
+
+
+def in_words(recipe: Recipe) -> str:
+    """What tells a recipe from others, such as `polar image, 32 columns of 16, maps at the input`."""
+    return ", ".join(
+        [
+            _view(recipe),
+            _aggregation(recipe.model.aggregation),
+            *_network(recipe),
+            *_loss(recipe.loss),
+            *_augmentation(recipe.training.augmentation),
+        ]
+    )
+
+
+def _view(recipe: Recipe) -> str:
+    view = recipe.model.view
+    words = BRIDGES[view.kind]
+    if isinstance(view, SplineView):
+        return f"{words} from the {'polar image' if view.start == 'polar' else view.start}"
+    if isinstance(view, PolarView):
+        power = "" if view.radial_power == 1 else f", radius to the power {view.radial_power:g}"
+        return words + (" (published formula)" if view.sampling == "paper" else "") + power
+    return words
+
+
+def _aggregation(part: Aggregation) -> str:
+    if isinstance(part, ColumnAttention):
+        return f"{part.columns} columns of {part.channels}"
+    if isinstance(part, HeightMean):
+        return f"{part.columns} mean columns of {part.channels}"
+    if isinstance(part, SafaHeads):
+        return f"SAFA with {part.heads} heads"
+    return "GeM" if isinstance(part, GemPool) else "global mean"
+
+
+def _network(recipe: Recipe) -> Iterator[str]:
+    model = recipe.model
+    if model.orientation is not None:
+        yield "maps at the input (I)" if model.orientation.scheme == "input" else "maps at all scales (II)"
+    if not isinstance(model.backbone, PlainCnn):
+        yield getattr(model.backbone, "name", model.backbone.kind)
+    if model.projection is not None:
+        yield f"projected to {model.projection.channels}"
+    if model.shared_weights:
+        yield "one backbone"
+
+
+def _loss(loss: LossRecipe) -> Iterator[str]:
+    if loss.triplet is not None:
+        yield "triplet loss"
+    if loss.guidance_weight is not None:
+        yield f"L1 to the polar image ({loss.guidance_weight:g})"
+    if loss.heading == "unknown":
+        yield "trained at the best turn"
+
+
+def _augmentation(augmentation: AugmentationRecipe) -> Iterator[str]:
+    if augmentation.turn is not None:
+        yield "views turned apart" + (" by quarters" if augmentation.turn == "quarters" else "")
+    elif not augmentation.roll:
+        yield "trained north up"
+    if augmentation.fov_deg is not None:
+        whole = f" ({augmentation.whole:.0%} whole)" if augmentation.whole else ""
+        yield "trained on views of {:g} to {:g} degrees".format(*augmentation.fov_deg) + whole
+
+
+def in_order(models: Sequence[Described]) -> list[Described]:
+    """Models by how they bridge the views, else as they came."""
+    order = list(BRIDGES.values())
+    return sorted(models, key=lambda model: order.index(model.bridge))

@@ -1,0 +1,201 @@
+"""Recall under the conditions that views are compared in: heading known or not, whole circle or part of it.
+
+Unknown north and limited view follow the published protocol (DSM, CVPR 2020): every panorama is turned by a
+random number of columns and keeps its first int(fov / 360 * W) ones, tiles stay north up, the seed is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.geometry.panorama import columns_of_view
+from geoloc.localization.circular import refine_peak, turn_scores
+from geoloc.models.encoder import Encoder
+from geoloc.training.pair_store import PairStore
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+PROTOCOL_SEED = 2019
+_CANDIDATES = 32  # headings tried for models that do not turn with their picture
+_ROWS = 32  # photos whose scores at all turns are held at once
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How photos are shown: their field of view, and whether their heading is known."""
+
+    name: str
+    fov_deg: float = 360.0
+    heading_known: bool = False
+
+
+CONDITIONS = (
+    Condition("aligned", heading_known=True),
+    Condition("360"),
+    Condition("180", 180.0),
+    Condition("90", 90.0),
+    Condition("70", 70.0),
+    Condition("180 known", 180.0, heading_known=True),
+    Condition("90 known", 90.0, heading_known=True),
+)
+PROTOCOL = ("aligned", "360", "180", "90", "70")  # whose mean is reported
+
+
+@dataclass(frozen=True)
+class ConditionResult:
+    """Recall in percent at 1, 5 and 10, and where the heading was unknown the errors of its estimate.
+
+    heading_error_deg: the median over photos whose own tile came first; NaN without such photos or with a known
+    heading. within_10_deg: percent of those photos.
+    """
+
+    condition: str
+    photos: int
+    tiles: int
+    recall_1: float
+    recall_5: float
+    recall_10: float
+    heading_error_deg: float
+    within_10_deg: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Photos as they are shown: canvases uint8[N, H, W, 3], which of their columns show something bool[N, W].
+
+    heading_deg: float64[N], heading of the canvas' middle in degrees clockwise from north; 0 where it is known,
+    because the canvas is turned to north then.
+    """
+
+    canvases: Pixels
+    lit: npt.NDArray[np.bool_]
+    heading_deg: npt.NDArray[np.float64]
+
+
+def show(panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.random.Generator) -> Shown:
+    """Panoramas uint8[N, H, W, 3] with north in the middle, turned and cut by the protocol.
+
+    The kept columns lie in the middle of a black canvas, as `prepare_panorama` puts a photo; where the heading is
+    known the canvas is turned so that north is in its middle.
+    """
+    count, _, width, _ = panoramas.shape
+    turns: npt.NDArray[np.int64] = rng.integers(0, width, size=(count,))
+    kept = columns_of_view(fov_deg, width)
+    left = (width - kept) // 2
+    heading = (turns - left) % width
+    canvases = np.zeros_like(panoramas)
+    lit = np.zeros((count, width), dtype=bool)
+    lit[:, left : left + kept] = True
+    for row in range(count):
+        turn = int(turns[row])
+        canvases[row, :, left : left + kept] = np.roll(panoramas[row], -turn, axis=1)[:, :kept]
+        if heading_known:
+            back = (turn - left) % width
+            canvases[row], lit[row] = np.roll(canvases[row], back, axis=1), np.roll(lit[row], back)
+    return Shown(canvases, lit, np.zeros(count) if heading_known else heading * (360.0 / width))
+
+
+def measure(
+    encoder: Encoder,
+    store: PairStore,
+    conditions: Sequence[Condition] = CONDITIONS,
+    *,
+    seed: int = PROTOCOL_SEED,
+) -> list[ConditionResult]:
+    """Float recall of a store's photos among its tiles under each condition, the own tile counting as right.
+
+    A tile exactly as similar as the right one counts as half before it. Where the embedding has azimuth columns
+    only those are compared that a photo shows something in.
+    """
+    return list(measure_each(encoder, store, conditions, seed=seed))
+
+
+def measure_each(
+    encoder: Encoder,
+    store: PairStore,
+    conditions: Sequence[Condition] = CONDITIONS,
+    *,
+    seed: int = PROTOCOL_SEED,
+) -> Iterator[ConditionResult]:
+    """The results of `measure` one by one, so that each can be kept before the next is made."""
+    extent_m = store.tiles.shape[1] * encoder.recipe.model.metres_per_pixel
+    tiles = encoder.encode(
+        encoder.prepare(list(store.tiles), "aerial", extent_m=extent_m), "aerial"
+    ).embedding
+    for condition in conditions:
+        shown = show(
+            store.panoramas,
+            condition.fov_deg,
+            heading_known=condition.heading_known,
+            rng=np.random.default_rng(seed),
+        )
+        ranks, found = _search(encoder, shown, condition, tiles, store.tile_of)
+        yield _result(condition, ranks, found, shown.heading_deg, len(tiles))
+
+
+def _search(
+    encoder: Encoder, shown: Shown, condition: Condition, tiles: Floats, own: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Rank of the own tile, and the heading estimated against it in degrees; float64[N] each."""
+    count = len(shown.canvases)
+    ranks, headings = np.empty(count), np.zeros(count)
+    for start in range(0, count, _ROWS):
+        rows = slice(start, min(start + _ROWS, count))
+        scores = _turns(encoder, shown.canvases[rows], shown.lit[rows], tiles, known=condition.heading_known)
+        ranks[rows] = _ranks(scores.max(-1), own[rows])
+        of_own = scores[np.arange(len(scores)), own[rows]]
+        headings[rows] = refine_peak(of_own)[1] * (360.0 / scores.shape[-1])
+    return ranks, headings
+
+
+def _ranks(similar: Floats, own: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    right = similar[np.arange(len(similar)), own][:, None]
+    ranks: npt.NDArray[np.float64] = (similar > right).sum(1) + ((similar == right).sum(1) - 1) / 2
+    return ranks
+
+
+def _turns(
+    encoder: Encoder, canvases: Pixels, lit: npt.NDArray[np.bool_], tiles: Floats, *, known: bool
+) -> Floats:
+    """Cosines float32[Q, T, R] at R headings, one where it is known; by correlation where the model allows."""
+    recipe = encoder.recipe.model
+    if not recipe.turns_by_rolling:
+        candidates = encoder.encode_headings(canvases, "panorama", 1 if known else _CANDIDATES).embedding
+        return np.asarray(np.einsum("qrd,td->qtr", candidates, tiles, optimize=True))
+    photos = encoder.encode(canvases, "panorama").embedding
+    visible = None
+    if not lit.all():
+        visible = lit.reshape(len(lit), recipe.columns, -1).mean(-1) >= 0.5
+    scores = turn_scores(photos, tiles, recipe.columns, visible=visible)
+    return scores[..., :1] if known else scores
+
+
+def _result(
+    condition: Condition,
+    ranks: npt.NDArray[np.float64],
+    found: npt.NDArray[np.float64],
+    heading: npt.NDArray[np.float64],
+    tiles: int,
+) -> ConditionResult:
+    first = ranks < 1
+    error = np.abs((found - heading + 180) % 360 - 180)[first]
+    known = condition.heading_known or not first.any()
+    return ConditionResult(
+        condition=condition.name,
+        photos=len(ranks),
+        tiles=tiles,
+        recall_1=_percent(ranks < 1),
+        recall_5=_percent(ranks < 5),
+        recall_10=_percent(ranks < 10),
+        heading_error_deg=float("nan") if known else round(float(np.median(error)), 2),
+        within_10_deg=float("nan") if known else _percent(error <= 10),
+    )
+
+
+def _percent(hits: npt.NDArray[np.bool_]) -> float:
+    return round(float(hits.mean() * 100), 2)

@@ -1,1 +1,0 @@
-"""Geometry between the views: polar images of aerial tiles, panoramas."""

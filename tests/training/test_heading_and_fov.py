@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geoloc.models.encoder import Encoder
+from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.preprocessing import prepare_panorama
+from geoloc.models.store import save_model
+from geoloc.recipe.recipe import Recipe
+from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL, Condition, measure, show
+from geoloc.training.pair_store import PairStore, load_pairs, read_index
+from geoloc.training.trainer import Trainer
+
+WIDTH = 64
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def panoramas(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 255, (count, 16, WIDTH, 3), dtype=np.uint8)
+
+
+def test_the_heading_is_that_of_the_canvas_middle() -> None:
+    images = panoramas()
+    shown = show(images, 360.0, heading_known=False, rng=rng())
+    assert len(set(shown.heading_deg.tolist())) > 3
+    assert shown.lit.all()
+    for image, canvas, degrees in zip(images, shown.canvases, shown.heading_deg, strict=True):
+        assert (canvas != image).any()
+        # Brought to north by the rule of every other part of the house, it is the panorama again.
+        recipe = Recipe.load("geoloc").model.model_copy(update={"panorama_px": (16, WIDTH)})
+        np.testing.assert_array_equal(prepare_panorama(canvas, recipe, heading_deg=float(degrees)), image)
+
+
+@pytest.mark.parametrize("fov", [180.0, 90.0, 70.0])
+def test_a_limited_view_keeps_the_published_columns(fov: float) -> None:
+    images = panoramas()
+    kept = int(fov / 360 * WIDTH)
+    unknown = show(images, fov, heading_known=False, rng=rng())
+    known = show(images, fov, heading_known=True, rng=rng())
+    turns = rng().integers(0, WIDTH, len(images))
+    assert not known.heading_deg.any()
+    left = (WIDTH - kept) // 2
+    for row, image in enumerate(images):
+        np.testing.assert_array_equal(
+            unknown.canvases[row, :, left : left + kept], np.roll(image, -turns[row], axis=1)[:, :kept]
+        )
+        assert unknown.heading_deg[row] == (turns[row] - left) % WIDTH * 360 / WIDTH
+        for each in (unknown, known):
+            np.testing.assert_array_equal(each.canvases[row].any((0, 2)), each.lit[row])
+            assert each.lit[row].sum() == kept
+        seen = known.lit[row]
+        np.testing.assert_array_equal(known.canvases[row][:, seen], image[:, seen])  # at its true place
+
+
+@pytest.fixture(scope="module")
+def trained(
+    ingested: str, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Encoder, PairStore]:
+    store = load_pairs(ingested, read_index(ingested), tiny)
+    trainer = Trainer(store, tiny)
+    for step in range(24):
+        trainer.step(step / 24)
+    uri = str(tmp_path_factory.mktemp("conditions") / "m")
+    save_model(trainer.model, tiny, uri)
+    return Encoder.open(uri), store
+
+
+def test_recall_falls_as_less_is_known(trained: tuple[Encoder, PairStore]) -> None:
+    results = {result.condition: result for result in measure(*trained)}
+    assert list(results) == [condition.name for condition in CONDITIONS]
+    assert set(PROTOCOL) <= set(results)
+    assert results["aligned"].recall_1 > 70
+    assert results["aligned"].recall_1 >= results["360"].recall_1 > 40
+    assert results["360"].recall_1 > results["90"].recall_1
+    assert results["90 known"].recall_1 >= results["90"].recall_1
+    assert results["90"].recall_1 < results["90"].recall_10
+    assert results["360"].heading_error_deg < 360 / 16
+    assert results["360"].within_10_deg > 80
+    assert np.isnan(results["aligned"].heading_error_deg)
+    assert (results["360"].photos, results["360"].tiles) == (80, 80)
+
+
+def test_correlation_finds_what_turning_every_photo_finds(trained: tuple[Encoder, PairStore]) -> None:
+    """The same tiles by encoding every heading of every photo, without any correlation."""
+    encoder, store = trained
+    (result,) = measure(encoder, store, [Condition("360")])
+    shown = show(store.panoramas, 360.0, heading_known=False, rng=np.random.default_rng(2019))
+    tiles = encoder.encode(encoder.prepare(list(store.tiles), "aerial", extent_m=40.0), "aerial").embedding
+    candidates = encoder.encode_headings(shown.canvases, "panorama", 16).embedding
+    scores = np.einsum("qrd,td->qtr", candidates, tiles)
+    own = store.tile_of
+    first = scores.max(-1).argmax(1) == own
+    assert result.recall_1 == pytest.approx(100 * first.mean(), abs=0.01)
+    turn = scores[np.arange(80), own].argmax(-1) * 360 / 16
+    coarse = np.abs((turn - shown.heading_deg + 180) % 360 - 180)[first]
+    assert result.heading_error_deg < np.median(coarse)  # between the columns it is better
+
+
+def test_models_without_columns_try_headings(tmp_path: Path, ingested: str) -> None:
+    recipe = Recipe.from_yaml(
+        "name: square\nmodel: {tile_m: 32, tile_px: 32, panorama_px: [16, 64], view: {kind: none},"
+        " backbone: {widths: [8, 8], strides: [2, 2]}, aggregation: {kind: gap}, orientation: {},"
+        " hash: {bits: 64, prefixes: [64]}}\ntraining: {batch_size: 16, augmentation: {offset_m: 2}}\n"
+    )
+    torch.manual_seed(0)
+    save_model(GeoLocalizer(recipe.model), recipe, str(tmp_path / "m"))
+    store = load_pairs(ingested, read_index(ingested).take(np.arange(20)), recipe)
+    (result,) = measure(Encoder.open(str(tmp_path / "m")), store, [Condition("90", 90.0)])
+    assert 0 <= result.recall_1 <= result.recall_10 <= 100
+    assert result.tiles == 20
