@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from geoloc.core import geodesy, part_table, schemas, storage
+from geoloc.core.arrays import Pixels
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import FileEntry, Manifest, ModelEntry
 from geoloc.index.format.shard import TILES_SCHEMA
@@ -30,7 +31,6 @@ from geoloc.recipe.recipe import Recipe
 ORIGIN = geodesy.LatLon(-35.28, 149.13)
 SPACING_M = 100.0
 SHARDS = 3
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.bench.measure import Spread
+from geoloc.core.arrays import Codes
 from geoloc.core.errors import ConfigError
 from geoloc.index.search import inverted_lists, topk
 from geoloc.index.search.kernels.scan_kernel import Kernel
-
-Codes = npt.NDArray[np.uint8]
 
 _LEAST_CODES = 20
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc.core import part_table, storage
+from geoloc.core.arrays import Codes
 from geoloc.core.errors import ConfigError
 from geoloc.index.build.sorted_runs import code_matrix
 from geoloc.index.format.manifest import ShardEntry
 from geoloc.index.format.shard import Shard
 from geoloc.index.format.shard_writer import entry_of, write_shard
-
-Codes = npt.NDArray[np.uint8]
 
 
 def random_codes(count: int, bits: int, seed: int) -> Codes:

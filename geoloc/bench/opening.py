@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from geoloc.bench.galleries import open_gallery
 from geoloc.bench.measure import Bar, Spread, interleave
+from geoloc.core.arrays import Embeddings, IntArray
 from geoloc.index.format.manifest import ShardEntry
-from geoloc.index.search.kernels.dot_products import Embeddings, IntArray, Stored, default_products, quantize
+from geoloc.index.search.kernels.dot_products import Stored, default_products, quantize
 
 _OPEN_LIMIT_MS = 50.0
 _PRIVATE_LIMIT = 0.01

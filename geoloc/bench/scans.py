@@ -12,17 +12,15 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.bench.measure import Bar, Spread, interleave, quickest, ratios
+from geoloc.core.arrays import Codes, IntArray
 from geoloc.core.errors import GeolocError
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import scan
 from geoloc.index.search.kernels.scan_kernel import Kernel
 
-Codes = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
 Answer = tuple[IntArray, IntArray]
 
 FLOOR, OURS, DEFAULT, TUNED, USEARCH = "read floor", "ours", "faiss", "faiss tuned", "usearch"

@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import Geod, Transformer
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.core.schemas import coordinate_problem
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 MERCATOR_LAT_LIMIT_DEG = 85.05112877980659
 CELL_LEVEL = 20  # about 38 m at the equator: finer than a tile, coarse enough for 40-bit cells

@@ -9,10 +9,10 @@ import json
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 
 VIEWS = ("panorama", "street", "drone")
@@ -146,7 +146,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 
 
-def point_wkb(lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64]) -> pa.Array:
+def point_wkb(lat: FloatArray, lon: FloatArray) -> pa.Array:
     """WKB points for WGS84 degrees [N]; null where a coordinate is NaN.
 
     Convention: x is the longitude and y the latitude (OGC:CRS84), little-endian doubles.
@@ -161,9 +161,9 @@ def point_wkb(lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64]) -> pa.
     return pc.if_else(present, points.cast(pa.binary()), pa.scalar(None, pa.binary()))
 
 
-def _degrees(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+def _degrees(table: pa.Table, name: str) -> FloatArray:
     column = table[name].cast(pa.float64()).fill_null(float("nan"))
-    values: npt.NDArray[np.float64] = column.to_numpy()
+    values: FloatArray = column.to_numpy()
     return values
 
 

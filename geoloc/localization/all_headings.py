@@ -16,13 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray
 from geoloc.localization.circular import refine_peak
 from geoloc.recipe.model import PolarView
 from geoloc.recipe.recipe import ModelRecipe
-
-Floats = npt.NDArray[np.float32]
-Wide = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 _LEAST_LIT = 0.5  # of a column's pixels: below, more of it is black than picture
 _SHORTEST = 1e-6  # length of a part of unit vectors that still has a direction
@@ -61,7 +58,7 @@ def lit_of_candidates(lit: BoolArray, candidates: int) -> BoolArray:
     return np.stack([np.roll(lit, roll, axis=1) for roll in rolls], axis=1)
 
 
-def only_lit(embedding: Floats, lit: BoolArray) -> tuple[Floats, BoolArray]:
+def only_lit(embedding: Float32Array, lit: BoolArray) -> tuple[Float32Array, BoolArray]:
     """Heading candidates float32[N, R, D] of photos of limited view with black columns zero, of length 1 again.
 
     lit: bool[N, columns], the columns that candidate 0 of each shows. A photo of the whole circle stays as it is.
@@ -84,12 +81,12 @@ class TurnedPhoto:
     known heading. `lit` bool[columns]: the columns that candidate 0 shows, None for all of them.
     """
 
-    def __init__(self, embedding: Floats, columns: int, lit: BoolArray | None = None) -> None:
+    def __init__(self, embedding: Float32Array, columns: int, lit: BoolArray | None = None) -> None:
         candidates = len(embedding)
         self.turns = 1 if candidates == 1 else math.lcm(candidates, columns)
         self._columns = columns
         self._looks = _at_turns(embedding.astype(np.float64), columns, self.turns)
-        self._masks: Wide | None = None
+        self._masks: FloatArray | None = None
         if lit is not None and not lit.all():
             mask = np.broadcast_to(lit.astype(np.float64), (candidates, columns))
             self._masks = _at_turns(mask, columns, self.turns)
@@ -97,7 +94,7 @@ class TurnedPhoto:
             length = np.linalg.norm(self._looks, axis=1, keepdims=True)
             self._looks = np.where(length > _SHORTEST, self._looks / np.maximum(length, _SHORTEST), 0.0)
 
-    def scores(self, stored: npt.NDArray[np.floating]) -> Floats:
+    def scores(self, stored: npt.NDArray[np.floating]) -> Float32Array:
         """Cosines float32[M, turns] with unit embeddings [M, D]; of a limited view those of the part it shows."""
         wide = stored.astype(np.float64)
         product = wide @ self._looks.T
@@ -107,19 +104,19 @@ class TurnedPhoto:
             product = np.where(length > _SHORTEST, product / np.maximum(length, _SHORTEST), 0.0)
         return np.asarray(product, dtype=np.float32)
 
-    def best(self, stored: npt.NDArray[np.floating]) -> Floats:
+    def best(self, stored: npt.NDArray[np.floating]) -> Float32Array:
         """Cosine at the best turn, float32[M]."""
         return np.asarray(self.scores(stored).max(axis=1))
 
-    def heading_deg(self, stored: npt.NDArray[np.floating]) -> Wide:
+    def heading_deg(self, stored: npt.NDArray[np.floating]) -> FloatArray:
         """Heading of the photo's middle that each embedding [M, D] speaks for, between the turns too: float64[M]."""
         return refine_peak(self.scores(stored))[1] * (360.0 / self.turns)
 
-    def _by_column(self, values: Wide) -> Wide:
+    def _by_column(self, values: FloatArray) -> FloatArray:
         return values.reshape(len(values), -1, self._columns)
 
 
-def _at_turns(values: Wide, columns: int, turns: int) -> Wide:
+def _at_turns(values: FloatArray, columns: int, turns: int) -> FloatArray:
     """R candidates [R, C * columns] at all turns, [turns, C * columns].
 
     Candidate r rolled by j columns is turn r * turns / R + j * turns / columns.

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geoloc.core import storage
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.errors import ArtifactError, CorruptArtifact, GeolocError
 from geoloc.localization.cluster import FEATURES, ClusterSettings
-
-FloatArray = npt.NDArray[np.float64]
 
 FORMAT_VERSION = 1
 COVERAGE = 0.9
@@ -161,7 +159,7 @@ def _standardised(features: FloatArray, mean: FloatArray, scale: FloatArray) -> 
     return np.asarray(np.clip((features - mean) / scale, -6.0, 6.0))
 
 
-def _logistic(inputs: FloatArray, good: npt.NDArray[np.bool_]) -> tuple[FloatArray, float]:
+def _logistic(inputs: FloatArray, good: BoolArray) -> tuple[FloatArray, float]:
     """Coefficients and intercept; all zero where every result is good or none is."""
     from sklearn.linear_model import LogisticRegression
 
@@ -171,7 +169,7 @@ def _logistic(inputs: FloatArray, good: npt.NDArray[np.bool_]) -> tuple[FloatArr
     return np.asarray(model.coef_[0], dtype=np.float64), float(model.intercept_[0])
 
 
-def _cross_fitted(inputs: FloatArray, good: npt.NDArray[np.bool_]) -> FloatArray:
+def _cross_fitted(inputs: FloatArray, good: BoolArray) -> FloatArray:
     fold = np.random.default_rng(0).permutation(len(inputs)) % _FOLDS
     scores = np.empty(len(inputs))
     for number in range(_FOLDS):

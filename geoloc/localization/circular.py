@@ -15,10 +15,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Codes, Float32Array, FloatArray, Int32Array, IntArray
 from geoloc.core.errors import ConfigError
-
-Floats = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.uint8]
 
 _Number = TypeVar("_Number", bound=np.generic)
 _Real = TypeVar("_Real", np.float32, np.float64)
@@ -28,8 +26,8 @@ _TOLERANCE = 1e-5  # of float32 products of unit vectors
 
 
 def turn_scores(
-    queries: Floats, references: Floats, columns: int, *, visible: npt.NDArray[np.bool_] | None = None
-) -> Floats:
+    queries: Float32Array, references: Float32Array, columns: int, *, visible: BoolArray | None = None
+) -> Float32Array:
     """Cosine of every query with every reference at every turn, float32[Q, N, columns].
 
     `queries` [Q, D], `references` [N, D] are unit vectors of [channels, columns]. `visible` bool[Q, columns] are
@@ -49,7 +47,7 @@ def turn_scores(
     return np.where(norm > _TOLERANCE, product / np.maximum(norm, _TOLERANCE), 0).astype(np.float32)
 
 
-def code_distances(queries: Codes, references: Codes, columns: int) -> npt.NDArray[np.int32]:
+def code_distances(queries: Codes, references: Codes, columns: int) -> Int32Array:
     """Hamming distance of every query's code at every turn, int32[Q, N, columns], exact.
 
     Codes uint8[Q, B], uint8[N, B] of `hash.layout` columns (bit b of column c at b * columns + c). Raises
@@ -62,11 +60,11 @@ def code_distances(queries: Codes, references: Codes, columns: int) -> npt.NDArr
     bits = queries.shape[1] * 8
     # float64: sums of up to 4,096 products of +-1 are then integers to far below a half.
     agreeing = _correlate(signs[0].astype(np.float64), signs[1].astype(np.float64))
-    distances: npt.NDArray[np.int32] = np.rint((bits - agreeing) / 2).astype(np.int32)
+    distances: Int32Array = np.rint((bits - agreeing) / 2).astype(np.int32)
     return distances
 
 
-def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
     """Height and place in columns of the largest score of [..., columns], between the columns too.
 
     The scores are interpolated without adding frequencies, then a parabola is laid through the highest sample and
@@ -79,7 +77,7 @@ def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float6
     fine = np.fft.irfft(spectrum, n=columns * _UPSAMPLING) * _UPSAMPLING
     peak = fine.argmax(-1)
 
-    def at(place: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def at(place: IntArray) -> FloatArray:
         return np.take_along_axis(fine, place[..., None] % fine.shape[-1], axis=-1)[..., 0]
 
     left, top, right = at(peak - 1), at(peak), at(peak + 1)

@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.core import geodesy
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from geoloc.core.arrays import BoolArray, FloatArray
 
 FEATURES = ("similarity", "margin", "margin_outside", "cluster_weight", "spread_m")
 _NOTHING_OUTSIDE = 1.0

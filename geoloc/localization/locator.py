@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.core.errors import ModelMismatch, QueryError
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
@@ -19,8 +20,6 @@ from geoloc.localization.calibration import Calibration, load_calibration, proto
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
 from geoloc.localization.fix import Fix, Match
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates, scores_of
-
-FloatArray = npt.NDArray[np.float64]
 
 MAX_K = 1000
 TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
@@ -37,13 +36,13 @@ class EncodedQueries:
     a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
     """
 
-    embedding: npt.NDArray[np.float32]
+    embedding: Float32Array
     code: npt.NDArray[np.uint8]
     heading_deg: FloatArray
     view: str
     model_id: str
     columns: int = 1
-    lit: npt.NDArray[np.bool_] | None = None
+    lit: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -54,13 +53,13 @@ class EncodedQueries:
         return bool(self.code.shape[1] == 1)
 
     @property
-    def limited(self) -> npt.NDArray[np.bool_]:
+    def limited(self) -> BoolArray:
         """Which photos show part of the circle, bool[Q]."""
         if self.lit is None or self.columns == 1:
             return np.zeros(len(self), dtype=np.bool_)
         return np.asarray(~self.lit.all(axis=1))
 
-    def rows(self, part: slice | npt.NDArray[np.int64]) -> EncodedQueries:
+    def rows(self, part: slice | IntArray) -> EncodedQueries:
         """Some of the queries."""
         return replace(
             self,
@@ -297,7 +296,7 @@ def _shown(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Matc
     )
 
 
-def _in_order(found: Sequence[Found], places: npt.NDArray[np.int64]) -> Found:
+def _in_order(found: Sequence[Found], places: IntArray) -> Found:
     """Lists of equal kind put together and padded to the widest; row i of them goes to places[i]."""
     width = max(part.matches.rows.shape[1] for part in found)
 

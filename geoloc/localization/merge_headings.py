@@ -7,9 +7,8 @@ from dataclasses import fields
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.index.search.matches import Matches
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def scores_of(matches: Matches, bits: int) -> FloatArray:
@@ -23,9 +22,7 @@ def scores_of(matches: Matches, bits: int) -> FloatArray:
     return np.where((matches.rows >= 0), scores, np.nan)
 
 
-def merge_candidates(
-    matches: Matches, candidates: int, k: int, bits: int
-) -> tuple[Matches, npt.NDArray[np.int64]]:
+def merge_candidates(matches: Matches, candidates: int, k: int, bits: int) -> tuple[Matches, IntArray]:
     """One list of k tiles a query from the lists of its heading candidates.
 
     `matches` holds Q * R rows, the R candidates of a query one after another. A tile that several candidates
@@ -58,9 +55,7 @@ _PADDING = {
 }
 
 
-def _best_of_each(
-    rows: npt.NDArray[np.int64], scores: FloatArray, tile_ids: npt.NDArray[np.object_]
-) -> npt.NDArray[np.int64]:
+def _best_of_each(rows: IntArray, scores: FloatArray, tile_ids: npt.NDArray[np.object_]) -> IntArray:
     """Columns of the best entry of each tile, best first; ties in order of the tile ids, then of candidates."""
     order = np.argsort(-scores, kind="stable")
     order = order[rows[order] >= 0]

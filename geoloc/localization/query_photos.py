@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from geoloc.core.arrays import Pixels
 from geoloc.core.errors import QueryError
 from geoloc.core.schemas import VIEWS
 from geoloc.localization.all_headings import lit_columns, only_lit, turning_columns
@@ -18,7 +18,6 @@ from geoloc.localization.locator import EncodedQueries
 if TYPE_CHECKING:
     from geoloc.models.encoder import Encoder
 
-Pixels = npt.NDArray[np.uint8]
 
 HEADINGS = 32  # candidates for an unknown heading: 11.25 degrees apart
 STREET_FOV_DEG = 70.0  # of a phone's main camera held upright or across, about the middle

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from geoloc.core.arrays import BoolArray, Float32Array, Pixels
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
 from geoloc.models.hashing import LinearHash, pack_codes
@@ -21,7 +22,7 @@ from geoloc.recipe.model import PolarView
 from geoloc.recipe.recipe import Recipe
 
 View = Literal["aerial", "drone", "panorama", "street"]
-Pixels = npt.NDArray[np.uint8]
+
 
 _MICRO_BATCH = 32  # bounds memory (about 100 MiB) and is where the throughput of two cores levels off
 
@@ -30,7 +31,7 @@ _MICRO_BATCH = 32  # bounds memory (about 100 MiB) and is where the throughput o
 class Encoded:
     """Embeddings float32[..., D] of length 1 and codes uint8[..., bits // 8]."""
 
-    embedding: npt.NDArray[np.float32]
+    embedding: Float32Array
     code: npt.NDArray[np.uint8]
 
 
@@ -131,9 +132,7 @@ class Encoder:
         return Encoded(embeddings, codes)
 
     @torch.inference_mode()
-    def codes_of_parts(
-        self, parts: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.uint8]:
+    def codes_of_parts(self, parts: Float32Array, seen: BoolArray) -> npt.NDArray[np.uint8]:
         """Codes uint8[..., bits // 8] of embeddings [..., D] of which some columns are zero, as unit vectors.
 
         `seen` bool[..., columns]: the others. Bits are set about the mean embedding, of which the same columns
@@ -153,9 +152,7 @@ class Encoder:
         return pack_codes(logits.cpu().numpy())
 
     @torch.inference_mode()
-    def _candidates(
-        self, batch: Pixels, view: View, headings: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _candidates(self, batch: Pixels, view: View, headings: int) -> tuple[Float32Array, Float32Array]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         recipe = self.recipe.model
         if recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or isinstance(recipe.view, PolarView)):

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from geoloc.core.arrays import Float32Array
 from geoloc.recipe.model import HashHead
 from geoloc.recipe.recipe import ModelRecipe
 
@@ -69,7 +70,7 @@ def make_hash(recipe: ModelRecipe) -> LinearHash | ColumnHash:
     return LinearHash(recipe.hash, recipe.embedding_dim)
 
 
-def pack_codes(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def pack_codes(logits: Float32Array) -> npt.NDArray[np.uint8]:
     """Code logits float[..., bits] to codes uint8[..., bits // 8]; bit 0 is the highest bit of byte 0."""
     return np.packbits(logits > 0, axis=-1)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
+from geoloc.core.arrays import Pixels
 from geoloc.core.errors import InputError, ModelMismatch
 from geoloc.recipe.model import PixelRange
 from geoloc.recipe.recipe import ModelRecipe
-
-Pixels = npt.NDArray[np.uint8]
 
 PANORAMA_VIEWS = ("panorama", "street")
 AERIAL_VIEWS = ("aerial", "drone")

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from geoloc.core import schemas
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 from geoloc.core.geodesy import cells
 from geoloc.sources import grid
@@ -24,7 +25,7 @@ from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.mosaic import Canvas, render
 from geoloc.sources.quarantine import Refused
-from geoloc.sources.sheets import Floats, Sheet
+from geoloc.sources.sheets import Sheet
 
 Numbered = Sequence[Sheet] | Mapping[int, Sheet]
 _DENSE = 0.1  # share of a block's picture that tiles must cover to be worth reading as one
@@ -55,7 +56,7 @@ def plan_grid(sheets: Sequence[Sheet], spec: TileSpec) -> list[Block]:
 
 
 def plan_centres(
-    sheets: Sequence[Sheet], spec: TileSpec, tile_ids: Sequence[str], lat: Floats, lon: Floats
+    sheets: Sequence[Sheet], spec: TileSpec, tile_ids: Sequence[str], lat: FloatArray, lon: FloatArray
 ) -> list[Block]:
     """Blocks of tiles around given centres: WGS84 degrees [N], checked by the caller.
 

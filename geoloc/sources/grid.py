@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.core.geodesy import LatLon, LocalFrame, destination, distance_m
 
@@ -98,7 +98,7 @@ class Block:
         bottom = max(tile.top_px for tile in self.tiles) + tile_px
         return left, top, right - left, bottom - top
 
-    def centres(self, spec: TileSpec) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def centres(self, spec: TileSpec) -> tuple[FloatArray, FloatArray]:
         """(lat[N], lon[N]) of the tiles' centres, WGS84 degrees."""
         half = spec.tile_px / 2
         east = np.array([tile.left_px + half for tile in self.tiles]) * spec.metres_per_pixel
@@ -152,7 +152,7 @@ def grid_block(band: int, column: int, spec: TileSpec) -> Block:
 
 
 def blocks_touching(
-    lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64], block_m: float, margin_m: float
+    lat: FloatArray, lon: FloatArray, block_m: float, margin_m: float
 ) -> Iterator[tuple[int, int]]:
     """(band, column) of the blocks that come within `margin_m` of the box around an outline of points.
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray, Pixels
 from geoloc.core.geodesy import LocalFrame
-from geoloc.sources.sheets import Floats, Pixels, Sheet, read_window
+from geoloc.sources.sheets import Sheet, read_window
 
 _CELL_PX = 64
 _MARGIN_PX = 3  # source pixels that interpolation may touch beyond the window
@@ -34,7 +35,7 @@ class Canvas:
     """
 
     image: Image.Image
-    valid: npt.NDArray[np.bool_] | None
+    valid: BoolArray | None
     owner: npt.NDArray[np.int16] | None
     only: int = 0
 
@@ -72,18 +73,18 @@ class _Crop:
 
 
 _Quads = list[tuple[tuple[int, int, int, int], tuple[float, ...]]]
-_Warped = tuple[Image.Image, npt.NDArray[np.bool_] | None]
+_Warped = tuple[Image.Image, BoolArray | None]
 
 
 @dataclass(frozen=True)
 class _Mesh:
     """Where the corners of cells of a window lie in a sheet, in its pixels."""
 
-    x: npt.NDArray[np.int64]  # window pixels of the cells' edges
-    y: npt.NDArray[np.int64]
-    column: Floats  # [len(y), len(x)] sheet pixels
-    row: Floats
-    wanted: npt.NDArray[np.bool_]  # [len(y) - 1, len(x) - 1] cells that some tile needs
+    x: IntArray  # window pixels of the cells' edges
+    y: IntArray
+    column: FloatArray  # [len(y), len(x)] sheet pixels
+    row: FloatArray
+    wanted: BoolArray  # [len(y) - 1, len(x) - 1] cells that some tile needs
 
     def trimmed(self, sheet: Sheet) -> _Mesh | None:
         """The cells that may show the sheet; None when none does."""
@@ -113,7 +114,7 @@ class _Mesh:
         left, top, right, bottom = self.box
         return right - left, bottom - top
 
-    def inside(self, sheet: Sheet) -> npt.NDArray[np.bool_]:
+    def inside(self, sheet: Sheet) -> BoolArray:
         """Which cells lie wholly within the sheet: bool[h, w]."""
         within = (
             (self.column >= 0) & (self.column <= sheet.width) & (self.row >= 0) & (self.row <= sheet.height)
@@ -126,7 +127,7 @@ class _Mesh:
         down = np.hypot(np.diff(self.column, axis=0), np.diff(self.row, axis=0)) / np.diff(self.y)[:, None]
         return float(min(np.median(across), np.median(down)))
 
-    def quads(self, cells: npt.NDArray[np.bool_], crop: _Crop) -> _Quads:
+    def quads(self, cells: BoolArray, crop: _Crop) -> _Quads:
         """Pillow's mesh of some cells: target box and source corners (NW, SW, SE, NE) in a crop of the sheet."""
         place = np.stack(
             [(self.column - crop.left) * crop.factor[0], (self.row - crop.top) * crop.factor[1]], -1
@@ -139,7 +140,7 @@ class _Mesh:
         ]
 
 
-def _spans(corners: Floats, size: int) -> npt.NDArray[np.bool_]:
+def _spans(corners: FloatArray, size: int) -> BoolArray:
     """Which cells' corners [h + 1, w + 1] span some of 0..size: bool[h, w]."""
     four = np.stack([corners[:-1, :-1], corners[1:, :-1], corners[:-1, 1:], corners[1:, 1:]])
     return np.asarray((four.max(axis=0) > 0) & (four.min(axis=0) < size))
@@ -173,7 +174,7 @@ def render(
     return canvas
 
 
-def _wanted(size: tuple[int, int], squares: Iterable[tuple[int, int, int]] | None) -> npt.NDArray[np.bool_]:
+def _wanted(size: tuple[int, int], squares: Iterable[tuple[int, int, int]] | None) -> BoolArray:
     """Cells of a window of (width, height) that some square touches: bool[h, w]."""
     shape = (-(-size[1] // _CELL_PX), -(-size[0] // _CELL_PX))
     if squares is None:
@@ -192,7 +193,7 @@ def _mesh(
     window: tuple[int, int, int, int],
     metres_per_pixel: float,
     sheet: Sheet,
-    wanted: npt.NDArray[np.bool_],
+    wanted: BoolArray,
 ) -> _Mesh:
     left, top, width, height = window
     x = np.append(np.arange(0, width, _CELL_PX), width)
@@ -223,7 +224,7 @@ def _warp(sheet: Sheet, mesh: _Mesh) -> _Warped | None:
     return (image, valid | known) if known.any() or valid.any() else None
 
 
-def _span(corners: Floats, size: int, step: int) -> tuple[int, int]:
+def _span(corners: FloatArray, size: int, step: int) -> tuple[int, int]:
     """First and last pixel (exclusive) of a sheet that corners and the interpolation need, at multiples of `step`."""
     first = max(0, int(np.floor(corners.min())) - _MARGIN_PX) // step * step
     last = -(-(int(np.ceil(corners.max())) + _MARGIN_PX) // step) * step

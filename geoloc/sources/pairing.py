@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyproj import Transformer
 from sklearn.neighbors import KDTree
 
 from geoloc.core import schemas
+from geoloc.core.arrays import FloatArray
 from geoloc.core.geodesy import distance_m, heading_deg
-from geoloc.sources.sheets import Floats
 
 _TO_ECEF = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
 
@@ -23,7 +22,13 @@ class Pairer:
     """
 
     def __init__(
-        self, tile_ids: list[str], lat: Floats, lon: Floats, *, tile_m: float, positive_radius_m: float
+        self,
+        tile_ids: list[str],
+        lat: FloatArray,
+        lon: FloatArray,
+        *,
+        tile_m: float,
+        positive_radius_m: float,
     ) -> None:
         self._ids = np.array(tile_ids, dtype=object)
         self._lat, self._lon = lat, lon
@@ -32,7 +37,7 @@ class Pairer:
         self._reach_m = max(positive_radius_m, tile_m / np.sqrt(2)) * 1.001
         self._tree = KDTree(_ecef(lat, lon)) if tile_ids else None
 
-    def pairs(self, query_ids: list[str], lat: Floats, lon: Floats) -> pa.Table:
+    def pairs(self, query_ids: list[str], lat: FloatArray, lon: FloatArray) -> pa.Table:
         """Rows of the pairs table for photos at WGS84 degrees [N], NaN where a photo has no position.
 
         Convention: east_m, north_m are of the photo from the tile's centre, on the ellipsoid.
@@ -64,7 +69,7 @@ class Pairer:
         )
 
 
-def _ecef(lat: Floats, lon: Floats) -> Floats:
+def _ecef(lat: FloatArray, lon: FloatArray) -> FloatArray:
     x, y, z = _TO_ECEF.transform(lon, lat, np.zeros_like(lat))
     return np.stack([x, y, z], axis=1)
 
@@ -73,8 +78,8 @@ def _table(
     queries: list[str],
     tile_ids: list[str],
     relation: list[str],
-    east: npt.NDArray[np.float64],
-    north: npt.NDArray[np.float64],
+    east: FloatArray,
+    north: FloatArray,
 ) -> pa.Table:
     columns = [queries, tile_ids, relation, east, north]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schemas.PAIRS, strict=True)]

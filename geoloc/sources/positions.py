@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from geoloc.core import storage
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 from geoloc.core.schemas import coordinate_problem
 from geoloc.sources.quarantine import Refused
-from geoloc.sources.sheets import Floats
 
 _DELIMITERS = (",", ";", "\t")
 Row = Mapping[str, str]
@@ -131,8 +131,8 @@ class Centres:
     """Accepted tile centres (ids, WGS84 degrees [N]) and the refused rows."""
 
     tile_ids: list[str]
-    lat: Floats
-    lon: Floats
+    lat: FloatArray
+    lon: FloatArray
     refused: list[Refused]
 
 

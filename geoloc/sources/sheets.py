@@ -25,13 +25,14 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.windows import Window
 
 from geoloc.core import storage
+from geoloc.core.arrays import FloatArray, Pixels
 from geoloc.core.errors import ConfigError, InputError, StorageError
 
 SUFFIXES = (".tif", ".tiff", ".gtiff", ".cog")
 _IN_MEMORY_LIMIT_BYTES = 2 * 2**30
 _OUTLINE_POINTS = 21
-Floats = npt.NDArray[np.float64]
-Pixels = npt.NDArray[np.uint8]
+
+
 Scale = tuple[float, float]
 
 
@@ -58,7 +59,7 @@ class Sheet:
         """File name without its directory."""
         return self.uri.rsplit("/", 1)[-1]
 
-    def to_pixels(self, lat: Floats, lon: Floats) -> tuple[Floats, Floats]:
+    def to_pixels(self, lat: FloatArray, lon: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(column, row) of WGS84 points, elementwise; infinite where the sheet's CRS does not reach."""
         x, y = _from_wgs84(self.crs_wkt).transform(lon, lat)
         a, b, c, d, e, f = self.to_world
@@ -66,7 +67,7 @@ class Sheet:
         dx, dy = np.asarray(x) - c, np.asarray(y) - f
         return (e * dx - b * dy) / determinant, (a * dy - d * dx) / determinant
 
-    def to_degrees(self, column: Floats, row: Floats) -> tuple[Floats, Floats]:
+    def to_degrees(self, column: FloatArray, row: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(lat, lon) of pixel positions, elementwise."""
         a, b, c, d, e, f = self.to_world
         lon, lat = _from_wgs84(self.crs_wkt).transform(
@@ -74,7 +75,7 @@ class Sheet:
         )
         return np.asarray(lat), np.asarray(lon)
 
-    def outline(self) -> tuple[Floats, Floats]:
+    def outline(self) -> tuple[FloatArray, FloatArray]:
         """(lat, lon) of points along the sheet's border."""
         along = np.linspace(0.0, 1.0, _OUTLINE_POINTS)
         zero, one = np.zeros_like(along), np.ones_like(along)

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
+from geoloc.core.arrays import Float32Array
 from geoloc.core.errors import ConfigError, CorruptArtifact, InputError
 from geoloc.core.images import decode_image
 from geoloc.core.part_table import Part, TableManifest
@@ -179,7 +180,7 @@ class TileEncoder:
         table = part_table.read_part(unit["tiles"], part, _COLUMNS)
         refused: list[Refused] = []
         kept: list[int] = []
-        embeddings: list[npt.NDArray[np.float32]] = []
+        embeddings: list[Float32Array] = []
         codes: list[npt.NDArray[np.uint8]] = []
         for rows, pictures, extents in self._decoded(table, part.name, refused):
             encoded = self._encoder.encode(

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
 from geoloc.core import part_table, storage
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.errors import ArtifactError, ConfigError
 from geoloc.core.progress import say
 from geoloc.evaluation.protocol import leaks, sanity_checks
@@ -35,7 +35,6 @@ from geoloc.stages.evaluate_settings import EvaluateInputs as EvaluateInputs
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
 RESULTS = "results"
-FloatArray = npt.NDArray[np.float64]
 
 
 def run(
@@ -375,9 +374,7 @@ class _Result:
         )
 
 
-def _errors(
-    measured: Measured, error_m: FloatArray, chosen: npt.NDArray[np.bool_]
-) -> dict[str, float | int | None]:
+def _errors(measured: Measured, error_m: FloatArray, chosen: BoolArray) -> dict[str, float | int | None]:
     """Errors of the chosen queries that have a true position."""
     return error_summary(error_m[chosen & np.isfinite(measured.true_lat)])
 

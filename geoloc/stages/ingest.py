@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from geoloc.core import part_table, storage
+from geoloc.core.arrays import FloatArray
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import Made
 from geoloc.sources import folder, geotiff
@@ -27,7 +28,7 @@ from geoloc.sources.folder import Photo
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.positions import read_centres
 from geoloc.sources.quarantine import Refused
-from geoloc.sources.sheets import Floats, Sheet, find_sheets
+from geoloc.sources.sheets import Sheet, find_sheets
 from geoloc.stages.ingest_dataset import ingest_dataset
 from geoloc.stages.ingest_settings import IngestConfig, IngestInputs
 from geoloc.stages.ingest_tables import IngestResult, TableCounts, counted, publish
@@ -238,6 +239,6 @@ def _pairs(
     return counted("pairs", uri, manifest, made, reused=False)
 
 
-def _degrees(table: pa.Table) -> tuple[Floats, Floats]:
+def _degrees(table: pa.Table) -> tuple[FloatArray, FloatArray]:
     lat, lon = (table[name].to_numpy().astype(np.float64) for name in ("lat", "lon"))
     return lat, lon

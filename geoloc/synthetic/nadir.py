@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from geoloc.core import storage
+from geoloc.core.arrays import FloatArray, Pixels
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.geodesy import LatLon, LocalFrame
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.mosaic import render
-from geoloc.sources.sheets import Pixels, Sheet, find_sheets
+from geoloc.sources.sheets import Sheet, find_sheets
 
 COLUMNS = ("photo", "lat", "lon", "heading_deg", "fov_deg", "view", "ground_m", "texture", "textureless")
 _FEATURELESS_BELOW = (
@@ -123,7 +123,7 @@ def _area_m2(sheet: Sheet) -> float:
 
 
 def _photo(
-    rng: np.random.Generator, sheets: Sequence[Sheet], share: npt.NDArray[np.float64], look: NadirLook
+    rng: np.random.Generator, sheets: Sequence[Sheet], share: FloatArray, look: NadirLook
 ) -> tuple[NadirView, bytes]:
     for _ in range(_TRIES_PER_PHOTO):
         sheet = sheets[int(rng.choice(len(sheets), p=share))]

@@ -10,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray, Pixels
 from geoloc.geometry.panorama import columns_of_view
 from geoloc.localization.circular import refine_peak, turn_scores
 from geoloc.models.encoder import Encoder
 from geoloc.training.pair_store import PairStore
-
-Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 PROTOCOL_SEED = 2019
 _CANDIDATES = 32  # headings tried for models that do not turn with their picture
@@ -73,8 +70,8 @@ class Shown:
     """
 
     canvases: Pixels
-    lit: npt.NDArray[np.bool_]
-    heading_deg: npt.NDArray[np.float64]
+    lit: BoolArray
+    heading_deg: FloatArray
 
 
 def show(panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.random.Generator) -> Shown:
@@ -84,7 +81,7 @@ def show(panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.rand
     known the canvas is turned so that north is in its middle.
     """
     count, _, width, _ = panoramas.shape
-    turns: npt.NDArray[np.int64] = rng.integers(0, width, size=(count,))
+    turns: IntArray = rng.integers(0, width, size=(count,))
     kept = columns_of_view(fov_deg, width)
     left = (width - kept) // 2
     heading = (turns - left) % width
@@ -139,8 +136,8 @@ def measure_each(
 
 
 def _search(
-    encoder: Encoder, shown: Shown, condition: Condition, tiles: Floats, own: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    encoder: Encoder, shown: Shown, condition: Condition, tiles: Float32Array, own: IntArray
+) -> tuple[FloatArray, FloatArray]:
     """Rank of the own tile, and the heading estimated against it in degrees; float64[N] each."""
     count = len(shown.canvases)
     ranks, headings = np.empty(count), np.zeros(count)
@@ -153,15 +150,15 @@ def _search(
     return ranks, headings
 
 
-def _ranks(similar: Floats, own: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _ranks(similar: Float32Array, own: IntArray) -> FloatArray:
     right = similar[np.arange(len(similar)), own][:, None]
-    ranks: npt.NDArray[np.float64] = (similar > right).sum(1) + ((similar == right).sum(1) - 1) / 2
+    ranks: FloatArray = (similar > right).sum(1) + ((similar == right).sum(1) - 1) / 2
     return ranks
 
 
 def _turns(
-    encoder: Encoder, canvases: Pixels, lit: npt.NDArray[np.bool_], tiles: Floats, *, known: bool
-) -> Floats:
+    encoder: Encoder, canvases: Pixels, lit: BoolArray, tiles: Float32Array, *, known: bool
+) -> Float32Array:
     """Cosines float32[Q, T, R] at R headings, one where it is known; by correlation where the model allows."""
     recipe = encoder.recipe.model
     if not recipe.turns_by_rolling:
@@ -177,9 +174,9 @@ def _turns(
 
 def _result(
     condition: Condition,
-    ranks: npt.NDArray[np.float64],
-    found: npt.NDArray[np.float64],
-    heading: npt.NDArray[np.float64],
+    ranks: FloatArray,
+    found: FloatArray,
+    heading: FloatArray,
     tiles: int,
 ) -> ConditionResult:
     first = ranks < 1
@@ -197,5 +194,5 @@ def _result(
     )
 
 
-def _percent(hits: npt.NDArray[np.bool_]) -> float:
+def _percent(hits: BoolArray) -> float:
     return round(float(hits.mean() * 100), 2)

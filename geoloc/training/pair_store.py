@@ -13,14 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from geoloc.core import part_table, storage
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.core.errors import ConfigError, InputError, ModelMismatch
 from geoloc.core.geodesy import LatLon, LocalFrame
 from geoloc.core.images import decode_image
 from geoloc.models.preprocessing import SMALLEST_EXTENT, prepare_panorama, resize
 from geoloc.recipe.recipe import Recipe
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 MEMORY_LIMIT_BYTES = 3 * 2**30  # decoded pictures of one worker; above, they lie in a file on the local disk
 _EXTENT_TOLERANCE = 0.01
@@ -37,18 +35,18 @@ class PairIndex:
 
     query_id: npt.NDArray[np.object_]
     tile_id: npt.NDArray[np.object_]
-    tile_number: Ints
-    camera_east_m: Floats
-    camera_north_m: Floats
-    east_m: Floats
-    north_m: Floats
-    heading_deg: Floats
-    fov_deg: Floats
+    tile_number: IntArray
+    camera_east_m: FloatArray
+    camera_north_m: FloatArray
+    east_m: FloatArray
+    north_m: FloatArray
+    heading_deg: FloatArray
+    fov_deg: FloatArray
 
     def __len__(self) -> int:
         return len(self.query_id)
 
-    def take(self, rows: Ints) -> PairIndex:
+    def take(self, rows: IntArray) -> PairIndex:
         """The pairs at these rows."""
         return PairIndex(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
@@ -63,7 +61,7 @@ class PairStore:
 
     tiles: npt.NDArray[np.uint8]
     panoramas: npt.NDArray[np.uint8]
-    tile_of: Ints
+    tile_of: IntArray
     index: PairIndex
     reach_m: float
 
@@ -93,11 +91,11 @@ def read_index(uri: str) -> PairIndex:
     return _index(kept, queries, np.array([rows[pair["query_id"]] for pair in kept]))
 
 
-def _index(pairs: Sequence[Mapping[str, Any]], queries: Mapping[str, list[Any]], rows: Ints) -> PairIndex:
-    def column(name: str) -> Floats:
+def _index(pairs: Sequence[Mapping[str, Any]], queries: Mapping[str, list[Any]], rows: IntArray) -> PairIndex:
+    def column(name: str) -> FloatArray:
         return np.array(queries[name], dtype=np.float64)[rows]  # None becomes NaN
 
-    def of_pairs(name: str) -> Floats:
+    def of_pairs(name: str) -> FloatArray:
         return np.array([pair[name] or 0.0 for pair in pairs], dtype=np.float64)
 
     lat, lon = column("lat"), column("lon")
@@ -179,7 +177,7 @@ def _tile_rows(index: PairIndex) -> dict[str, int]:
     return {str(name): row for row, name in enumerate(sorted(set(index.tile_id)))}
 
 
-def _within_reach(index: PairIndex, reach_m: float, offset_m: float) -> npt.NDArray[np.bool_]:
+def _within_reach(index: PairIndex, reach_m: float, offset_m: float) -> BoolArray:
     """Pairs for which some crop centre inside the tile's margin lies within `offset_m` of the camera."""
     beyond_east = np.maximum(np.abs(index.camera_east_m) - reach_m, 0.0)
     beyond_north = np.maximum(np.abs(index.camera_north_m) - reach_m, 0.0)

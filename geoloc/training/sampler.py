@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from geoloc.core.arrays import FloatArray, IntArray
 
 
-def split_pairs(count: int, workers: int, rank: int, seed: int) -> Ints:
+def split_pairs(count: int, workers: int, rank: int, seed: int) -> IntArray:
     """Rows of one worker: a seeded shuffle dealt out, the same number to each (up to workers - 1 pairs are left)."""
     order = np.random.default_rng((seed, 0x5EED)).permutation(count)
     share = count // workers
     return np.sort(order[rank * share : (rank + 1) * share])
 
 
-def random_batches(count: int, size: int, seed: int, *, start: int = 0) -> Iterator[Ints]:
+def random_batches(count: int, size: int, seed: int, *, start: int = 0) -> Iterator[IntArray]:
     """Endless batches of `size` rows below `count`; each epoch a new permutation, its remainder dropped.
 
     `start` skips that many batches without drawing them one by one, so that a resumed run goes on where it was.
@@ -33,8 +32,8 @@ def random_batches(count: int, size: int, seed: int, *, start: int = 0) -> Itera
 
 
 def neighbour_batches(
-    east_m: npt.NDArray[np.float64], north_m: npt.NDArray[np.float64], size: int, seed: int, *, start: int = 0
-) -> Iterator[Ints]:
+    east_m: FloatArray, north_m: FloatArray, size: int, seed: int, *, start: int = 0
+) -> Iterator[IntArray]:
     """Endless batches of which each half is one neighbourhood: harder negatives, as Sample4Geo's GPS sampling.
 
     Every batch takes the size / 4 nearest of two random anchors that share its epoch's permutation, the rest at

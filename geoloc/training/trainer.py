@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import GeolocError
 from geoloc.losses.triplet import hardest_share
 from geoloc.models.geolocalizer import GeoLocalizer
@@ -104,7 +103,7 @@ class Trainer:
         self.steps_done = 0
         self._batches = self._from(0)
 
-    def _from(self, start: int) -> Iterator[npt.NDArray[np.int64]]:
+    def _from(self, start: int) -> Iterator[IntArray]:
         seed = self.recipe.seed * 1009 + self.rank
         if self.recipe.training.sampler == "neighbours":
             index = self.store.index
@@ -149,10 +148,10 @@ class Trainer:
         self.steps_done += 1
         return result
 
-    def _batch(self, rows: npt.NDArray[np.int64]) -> PairBatch:
+    def _batch(self, rows: IntArray) -> PairBatch:
         index = self.store.index
 
-        def floats(values: npt.NDArray[np.float64]) -> torch.Tensor:
+        def floats(values: FloatArray) -> torch.Tensor:
             return torch.from_numpy(values[rows]).float().to(self.device)
 
         tiles = self.store.tile_of[rows]

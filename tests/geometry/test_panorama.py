@@ -3,10 +3,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from geoloc.core.arrays import FloatArray
 from geoloc.geometry.panorama import (
     columns_of_view,
     limit_view,
@@ -14,8 +14,6 @@ from geoloc.geometry.panorama import (
     turn_panorama,
     visible_columns,
 )
-
-Floats = npt.NDArray[np.float64]
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -66,13 +64,13 @@ def test_a_smaller_vertical_range_is_a_crop_of_rows_and_a_larger_one_is_black() 
     assert not grown[:, :, [0, 1, 10, 11]].any()
 
 
-def direction(azimuth: float, elevation: float) -> Floats:
+def direction(azimuth: float, elevation: float) -> FloatArray:
     """East, north, up."""
     a, e = math.radians(azimuth), math.radians(elevation)
     return np.array([math.cos(e) * math.sin(a), math.cos(e) * math.cos(a), math.sin(e)])
 
 
-def rotation(heading: float, pitch: float, roll: float) -> Floats:
+def rotation(heading: float, pitch: float, roll: float) -> FloatArray:
     """From the camera's right, forward, up to east, north, up, by three plain matrices."""
     h, p, r = (math.radians(angle) for angle in (heading, pitch, roll))
     turn = np.array([[math.cos(h), math.sin(h), 0], [-math.sin(h), math.cos(h), 0], [0, 0, 1]])
@@ -81,14 +79,14 @@ def rotation(heading: float, pitch: float, roll: float) -> Floats:
     return turn @ tilt @ lean
 
 
-def world(direction: Floats) -> float:
+def world(direction: FloatArray) -> float:
     """A smooth brightness of the sky."""
     return float(
         0.5 + 0.3 * direction[0] + 0.15 * direction[1] - 0.2 * direction[2] + direction[0] * direction[2]
     )
 
 
-def seen(height: int, width: int, turn: Floats) -> Floats:
+def seen(height: int, width: int, turn: FloatArray) -> FloatArray:
     out = np.empty((height, width))
     for i in range(height):
         for j in range(width):

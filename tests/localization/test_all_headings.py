@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from small_index import SmallIndex, small_recipe
 
 from geoloc import Localizer
+from geoloc.core.arrays import Float32Array
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import ANY_HEADING_NAME
 from geoloc.index.format.shard_writer import file_entry
@@ -26,15 +27,13 @@ from geoloc.localization.query_photos import Photo, encode_photos, photo
 from geoloc.models.preprocessing import prepare_panorama
 from geoloc.recipe.recipe import Recipe
 
-Floats = npt.NDArray[np.float32]
-
 
 @pytest.fixture(scope="module")
 def localizer(small_index: SmallIndex) -> Localizer:
     return Localizer.open(small_index.index, device="cpu")
 
 
-def unit(values: npt.NDArray[np.floating]) -> Floats:
+def unit(values: npt.NDArray[np.floating]) -> Float32Array:
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     return np.asarray(values / length, dtype=np.float32)
 
@@ -228,7 +227,7 @@ def test_a_photo_is_answered_alike_alone_and_among_others(
     assert together[1].matches[0].similarity == pytest.approx(product, abs=1e-6)
 
 
-def stored_embedding(localizer: Localizer, row: int) -> Floats:
+def stored_embedding(localizer: Localizer, row: int) -> Float32Array:
     shards = localizer.locator.snapshot.shards
     stored = [shard.embeddings for shard in shards if shard.embeddings is not None]
     return np.concatenate(stored)[row].astype(np.float32)

@@ -1,23 +1,21 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geoloc.core.arrays import Float32Array
 from geoloc.core.errors import ConfigError
 from geoloc.localization.circular import code_distances, refine_peak, turn_scores
 
-Floats = npt.NDArray[np.float32]
 
-
-def embedded(count: int, channels: int, columns: int, seed: int = 0) -> Floats:
+def embedded(count: int, channels: int, columns: int, seed: int = 0) -> Float32Array:
     values = np.random.default_rng(seed).standard_normal((count, channels * columns)).astype(np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def rolled(values: Floats, columns: int, turn: int) -> Floats:
+def rolled(values: Float32Array, columns: int, turn: int) -> Float32Array:
     shape = values.shape
     return np.roll(values.reshape(len(values), -1, columns), turn, axis=-1).reshape(shape)
 
@@ -67,7 +65,7 @@ def test_code_distances_are_those_of_rolled_bits(columns: int, bytes_: int, seed
         np.testing.assert_array_equal(got[..., turn], by_bits)
 
 
-def wave(columns: int, turn: float, seed: int = 3) -> Floats:
+def wave(columns: int, turn: float, seed: int = 3) -> Float32Array:
     """A band-limited embedding of five channels, turned to the right by any number of columns."""
     rng = np.random.default_rng(seed)
     place = np.arange(columns) - turn

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from geoloc.core import geodesy
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES, Direction, Protocol
 from geoloc.evaluation.protocol.truth import (
@@ -19,7 +19,6 @@ from geoloc.evaluation.protocol.truth import (
     truth_within,
     truth_within_projected,
 )
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
 from geoloc.evaluation.ranking.method_rows import HIT_RATE, PRECISION, Retrieval
 from geoloc.evaluation.ranking.metrics import TIES, hit_probability
 from geoloc.evaluation.ranking.photos_and_tiles import Photos, Side, Tiles, mean_photos
@@ -27,7 +26,6 @@ from geoloc.evaluation.ranking.rank_all_methods import Retrieved, Wanted, retrie
 from geoloc.evaluation.ranking.ranks import Question, RankCounts, Truth
 from geoloc.index.search.matches import Matches
 
-FloatArray = npt.NDArray[np.float64]
 KEPT_ANSWERS = 10  # of each query, for distances and pictures
 
 
@@ -44,7 +42,7 @@ class Asked:
     right: Truth
     semi: Truth | None
     within: dict[float, Truth]
-    dropped: npt.NDArray[np.bool_] | None
+    dropped: BoolArray | None
 
     def questions(self) -> list[Question]:
         """The right pairs, the hit rate's question where there is one, then the distances."""
@@ -103,7 +101,7 @@ def ask(
     return Asked(protocol, direction, right, semi, within, dropped)
 
 
-def _left(truth: Truth, dropped: npt.NDArray[np.bool_]) -> Truth:
+def _left(truth: Truth, dropped: BoolArray) -> Truth:
     keep = ~dropped[truth.tile]
     return Truth(truth.query[keep], truth.tile[keep])
 

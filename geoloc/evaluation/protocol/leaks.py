@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 
 from geoloc.core import geodesy, part_table, storage
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 
-FloatArray = npt.NDArray[np.float64]
 _TABLES = (("queries", "query_id"), ("tiles", "tile_id"))
 
 

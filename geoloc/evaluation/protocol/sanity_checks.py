@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from geoloc.core.arrays import Float32Array
 from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking.blockwise_scores import gallery_blocks
 
@@ -23,8 +24,8 @@ class EmbeddingGate:
         self._what = what
         self._count = self._bad = 0
         self._shortest, self._longest = np.inf, -np.inf
-        self._lowest: npt.NDArray[np.float32] | None = None
-        self._highest: npt.NDArray[np.float32] | None = None
+        self._lowest: Float32Array | None = None
+        self._highest: Float32Array | None = None
 
     def add(self, embeddings: npt.NDArray[np.generic]) -> None:
         """Take in embeddings [n, ..., D]."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc.core import geodesy
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.evaluation.ranking.ranks import Truth
 
-FloatArray = npt.NDArray[np.float64]
 JUNK_PLACE = "-1"
 _EARTH_RADIUS_M = 6_335_000.0  # the smallest of curvature: a search with it misses nothing
 
@@ -45,7 +43,7 @@ def truth_from_places(
     return _truth(_numbers(both["query"]), _numbers(both["tile"]))
 
 
-def is_junk(tile_place: pa.Array) -> npt.NDArray[np.bool_]:
+def is_junk(tile_place: pa.Array) -> BoolArray:
     """Which tiles are taken out of every ranking, bool[N]: those of the place "-1" (pa.string [N])."""
     found = pc.fill_null(pc.equal(tile_place, JUNK_PLACE), False)
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.bool_)

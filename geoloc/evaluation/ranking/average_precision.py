@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import digamma
 
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.evaluation.ranking.metrics import Ties
 from geoloc.evaluation.ranking.ranks import PositiveRanks
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def average_precision(every: PositiveRanks, ties: Ties = "expected", *, tie: float = 0.0) -> FloatArray:

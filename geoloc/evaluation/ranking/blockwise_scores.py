@@ -16,16 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit, types
 from numba.extending import intrinsic
 
+from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from geoloc.core.errors import InputError
 
-IntArray = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
-Blocks = Callable[[], Iterable[Array]]
+Blocks = Callable[[], Iterable[AnyArray]]
 
 SCORES_BYTES = 8 * 2**20
 FLOAT_TIE = 1e-6  # cosines nearer than float32 rounding are equal: identical tiles must not beat each other
@@ -39,15 +36,15 @@ class Measure(Protocol):
 
     tie: float
 
-    def prepare(self, rows: Array, *, query: bool) -> Array:
+    def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
         """Rows [n, R, D] as `scores` and `pairwise` take them, [n, R, E]."""
         ...
 
-    def scores(self, queries: Array, block: Array) -> Scores:
+    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
         """Scores float32[q, n] of flat queries [q, E] with a flat block [n, E]."""
         ...
 
-    def pairwise(self, left: Array, right: Array) -> Scores:
+    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
         """Scores float32[p, R, S] of query p's candidates [p, R, E] with those of its item [p, S, E]."""
         ...
 
@@ -57,15 +54,15 @@ class Cosine:
 
     tie = FLOAT_TIE
 
-    def prepare(self, rows: Array, *, query: bool) -> Array:
+    def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
         """See `Measure.prepare`."""
         return np.ascontiguousarray(rows, dtype=np.float32)
 
-    def scores(self, queries: Array, block: Array) -> Scores:
+    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
         """See `Measure.scores`."""
         return np.asarray(queries @ block.T, dtype=np.float32)
 
-    def pairwise(self, left: Array, right: Array) -> Scores:
+    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
         """See `Measure.pairwise`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)
 
@@ -81,7 +78,7 @@ class PartCosine:
     def __init__(self, columns: int) -> None:
         self._columns = columns
 
-    def prepare(self, rows: Array, *, query: bool) -> Array:
+    def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
         """See `Measure.prepare`; gallery items get the energy of each of their columns."""
         wide = np.ascontiguousarray(rows, dtype=np.float32)
         if query:
@@ -89,15 +86,15 @@ class PartCosine:
         energy = np.square(wide.reshape(*wide.shape[:2], -1, self._columns)).sum(axis=2)
         return np.concatenate([wide, energy], axis=-1)
 
-    def scores(self, queries: Array, block: Array) -> Scores:
+    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
         """See `Measure.scores`."""
         return self._of(queries, block.T)
 
-    def pairwise(self, left: Array, right: Array) -> Scores:
+    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
         """See `Measure.pairwise`."""
         return self._of(left, right.swapaxes(1, 2))
 
-    def _of(self, queries: Array, items: Array) -> Scores:
+    def _of(self, queries: AnyArray, items: AnyArray) -> Float32Array:
         parted = queries.shape[-1] - self._columns
         product = queries[..., :parted] @ items[..., :parted, :]
         energy = queries[..., parted:] @ items[..., parted:, :]
@@ -112,20 +109,20 @@ class Hamming:
     def __init__(self, code_bytes: int, bits: int | None = None) -> None:
         self._width = prefix_bytes(code_bytes, bits)
 
-    def prepare(self, rows: Array, *, query: bool) -> Array:
+    def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
         """Codes uint8[n, R, B] as words uint64[n, R, ceil(width / 8)], padded with zeros on both sides alike."""
         padded = np.zeros((*rows.shape[:2], -(-self._width // 8) * 8), dtype=np.uint8)
         padded[..., : self._width] = rows[..., : self._width]
-        words: Array = padded.view(np.uint64)
+        words: AnyArray = padded.view(np.uint64)
         return words
 
-    def scores(self, queries: Array, block: Array) -> Scores:
+    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
         """See `Measure.scores`."""
         out = np.empty((len(queries), len(block)), dtype=np.float32)
         _minus_distances(np.ascontiguousarray(queries), np.ascontiguousarray(block), out)
         return out
 
-    def pairwise(self, left: Array, right: Array) -> Scores:
+    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
         """See `Measure.pairwise`."""
         differing = np.bitwise_count(left[:, :, None] ^ right[:, None])
         return np.asarray(-differing.sum(axis=-1, dtype=np.uint32).astype(np.float32))
@@ -145,7 +142,7 @@ class Edges:
     """Scores to count above: values float32[E] of query[E], in any order; NaN and infinity count nothing."""
 
     query: IntArray
-    value: Scores
+    value: Float32Array
 
 
 @dataclass(frozen=True)
@@ -160,18 +157,18 @@ class Walked:
     """
 
     above: IntArray
-    pair_scores: Scores
+    pair_scores: Float32Array
     rows: IntArray
-    scores: Scores
+    scores: Float32Array
     gallery: int
 
 
-def candidates(rows: Array) -> Array:
+def candidates(rows: AnyArray) -> AnyArray:
     """Vectors [n, D] or [n, R, D] as [n, R, D]."""
     return rows if rows.ndim == 3 else rows[:, None]
 
 
-def gallery_blocks(gallery: Blocks) -> Iterator[tuple[int, Array]]:
+def gallery_blocks(gallery: Blocks) -> Iterator[tuple[int, AnyArray]]:
     """(row of its first item, block [n, R, D]) of the gallery in blocks of bounded size."""
     start = 0
     for block in gallery():
@@ -183,7 +180,9 @@ def gallery_blocks(gallery: Blocks) -> Iterator[tuple[int, Array]]:
             start += len(piece)
 
 
-def pair_scores(queries: Array, gallery: Blocks, measure: Measure, query: IntArray, item: IntArray) -> Scores:
+def pair_scores(
+    queries: AnyArray, gallery: Blocks, measure: Measure, query: IntArray, item: IntArray
+) -> Float32Array:
     """Scores float32[P] of pairs of a query and a gallery row, `item` in ascending order."""
     prepared = measure.prepare(candidates(queries), query=True)
     out = np.full(len(query), -np.inf, dtype=np.float32)
@@ -201,13 +200,13 @@ def pair_scores(queries: Array, gallery: Blocks, measure: Measure, query: IntArr
 
 
 def walk(
-    queries: Array,
+    queries: AnyArray,
     gallery: Blocks,
     measure: Measure,
     *,
     edges: Edges | None = None,
     pairs: tuple[IntArray, IntArray] | None = None,
-    dropped: npt.NDArray[np.bool_] | None = None,
+    dropped: BoolArray | None = None,
     k: int = 0,
 ) -> Walked:
     """Walk once over the scores of queries [Q, D] or [Q, R, D] with all blocks [n, D] or [n, R, D] of a gallery.
@@ -244,7 +243,7 @@ def walk(
     return Walked(above, seen, rows, best, size)
 
 
-def _sorted_edges(edges: Edges | None, queries: int) -> tuple[IntArray, Scores, IntArray]:
+def _sorted_edges(edges: Edges | None, queries: int) -> tuple[IntArray, Float32Array, IntArray]:
     """(where each edge came from, values ascending within each query, where each query's begin, int64[Q + 1])."""
     if edges is None:
         return np.empty(0, np.int64), np.empty(0, np.float32), np.zeros(queries + 1, np.int64)
@@ -254,7 +253,7 @@ def _sorted_edges(edges: Edges | None, queries: int) -> tuple[IntArray, Scores, 
     return order.astype(np.int64), value[order], starts
 
 
-def _block_scores(measure: Measure, queries: Array, block: Array) -> Scores:
+def _block_scores(measure: Measure, queries: AnyArray, block: AnyArray) -> Float32Array:
     """Scores float32[q, n] of queries [q, R, E] with a block [n, S, E]: the best pair of candidates."""
     flat = measure.scores(
         queries.reshape(-1, queries.shape[-1]),
@@ -277,7 +276,9 @@ def _ones(typing: Any, word: Any) -> Any:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _minus_distances(queries: Array, block: Array, out: Scores) -> None:  # pragma: no cover - compiled
+def _minus_distances(
+    queries: AnyArray, block: AnyArray, out: Float32Array
+) -> None:  # pragma: no cover - compiled
     """Minus the Hamming distances of codes in words [q, W] and [n, W], float32[q, n]."""
     for line in range(queries.shape[0]):
         for column in range(block.shape[0]):
@@ -289,13 +290,13 @@ def _minus_distances(queries: Array, block: Array, out: Scores) -> None:  # prag
 
 @njit(cache=True, nogil=True)
 def _visit(  # pragma: no cover - compiled
-    scores: Scores,
+    scores: Float32Array,
     first: int,
     start: int,
-    edges: Scores,
+    edges: Float32Array,
     starts: IntArray,
     bins: IntArray,
-    best: Scores,
+    best: Float32Array,
     rows: IntArray,
 ) -> None:
     """Put a block of scores [q, n] into the bins of its queries and among their best; NaN is passed over.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from geoloc.core import part_table
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.localization.locator import EncodedQueries
 
 KIND = "encoded_queries"
@@ -45,12 +45,12 @@ class EncodedTable:
         """Ids of the queries, pa.string[Q]."""
         return self.table["query_id"].combine_chunks()
 
-    def degrees(self, name: str) -> npt.NDArray[np.float64]:
+    def degrees(self, name: str) -> FloatArray:
         """A column of degrees float64[Q], NaN where empty."""
         values = self.table[name].cast(pa.float64()).fill_null(float("nan")).to_numpy()
         return np.asarray(values, dtype=np.float64)
 
-    def groups(self) -> list[tuple[npt.NDArray[np.int64], EncodedQueries]]:
+    def groups(self) -> list[tuple[IntArray, EncodedQueries]]:
         """(positions int64[q], queries) for each view and kind of heading."""
         kinds: dict[tuple[str, int], list[int]] = {}
         views, candidates = self.table["view"].to_pylist(), self.table["candidates"].to_pylist()
@@ -80,7 +80,7 @@ class EncodedTable:
         )
 
 
-def _lit(stored: list[bytes | None], columns: int) -> npt.NDArray[np.bool_] | None:
+def _lit(stored: list[bytes | None], columns: int) -> BoolArray | None:
     """Columns that show something, bool[Q, columns]; None where all do."""
     if all(one is None for one in stored):
         return None

@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.index.format.shard import Shard
 from geoloc.index.search.snapshot import Snapshot
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Gallery:
@@ -28,7 +26,7 @@ class Gallery:
         self.tile_ids: pa.Array = pa.concat_arrays(ids)
         self.lat: FloatArray = np.concatenate(lat)
         self.lon: FloatArray = np.concatenate(lon)
-        self.removed: npt.NDArray[np.bool_] | None = _removed(self._shards)
+        self.removed: BoolArray | None = _removed(self._shards)
         self._starts = np.array([shard.first_row for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -57,7 +55,7 @@ class Gallery:
         return np.asarray(embeddings[row - self._starts[shard]])
 
 
-def _removed(shards: Sequence[Shard]) -> npt.NDArray[np.bool_] | None:
+def _removed(shards: Sequence[Shard]) -> BoolArray | None:
     if all(shard.live_rows is None for shard in shards):
         return None
     marks = [

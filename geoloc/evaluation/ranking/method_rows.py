@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.evaluation.ranking.average_precision import average_precision
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
 from geoloc.evaluation.ranking.metrics import TIES, Ties, TopPercent, hit_probability, recall_table
 from geoloc.evaluation.ranking.ranks import PositiveRanks, RankCounts, Truth
 
-FloatArray = npt.NDArray[np.float64]
 FLOATS = "floats"
 CHANCE = "chance"
 PRECISION = "AP"
@@ -50,9 +48,7 @@ class Retrieval:
     extras: dict[str, dict[str, dict[Ties, FloatArray]]] = field(default_factory=dict)
     ignored: Truth | None = None
 
-    def rows(
-        self, ks: Sequence[int], rule: TopPercent, chosen: npt.NDArray[np.bool_] | None = None
-    ) -> list[RecallRow]:
+    def rows(self, ks: Sequence[int], rule: TopPercent, chosen: BoolArray | None = None) -> list[RecallRow]:
         """The table over all queries or the `chosen` ones (bool[Q]); its last row is chance."""
         every = np.ones(self.queries, dtype=np.bool_) if chosen is None else chosen
         rows = []
@@ -68,7 +64,7 @@ class Retrieval:
         extras = {name: self.extras[name] for name in methods if name in self.extras}
         return Retrieval(counts, self.truth, self.queries, self.gallery, extras, self.ignored)
 
-    def _chance(self, every: npt.NDArray[np.bool_], ks: Sequence[int], rule: TopPercent) -> RecallRow:
+    def _chance(self, every: BoolArray, ks: Sequence[int], rule: TopPercent) -> RecallRow:
         positives = self.truth.counts(self.queries)[every]
         others = np.maximum(self.gallery - positives, 0)
         level = RankCounts(np.zeros_like(positives), others, positives, self.gallery)
@@ -87,7 +83,7 @@ def _row(
     method: str,
     counts: RankCounts,
     extras: dict[str, dict[Ties, FloatArray]],
-    every: npt.NDArray[np.bool_],
+    every: BoolArray,
     ks: Sequence[int],
     rule: TopPercent,
 ) -> RecallRow:

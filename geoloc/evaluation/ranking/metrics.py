@@ -9,10 +9,10 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking.ranks import RankCounts
 
-FloatArray = npt.NDArray[np.float64]
 Ties = Literal["expected", "optimistic", "pessimistic"]
 TopPercent = Literal[
     "int_plus_one", "float_strict", "floor", "round_plus_one", "max_round_plus_one", "fixed_89"
@@ -79,7 +79,7 @@ def recall_table(
 
 
 def chance_table(
-    positives: npt.NDArray[np.int64], gallery: int, ks: Sequence[int], rule: TopPercent = "int_plus_one"
+    positives: IntArray, gallery: int, ks: Sequence[int], rule: TopPercent = "int_plus_one"
 ) -> dict[str, float]:
     """Recall in percent of a random order of the gallery, for queries with `positives` int64[Q] right tiles."""
     others = np.maximum(gallery - positives, 0)

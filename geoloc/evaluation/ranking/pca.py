@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from geoloc.core.arrays import AnyArray, Float32Array, FloatArray
 from geoloc.core.errors import InputError
-from geoloc.evaluation.ranking.blockwise_scores import FLOAT_TIE, Array, Blocks, Scores, gallery_blocks
+from geoloc.evaluation.ranking.blockwise_scores import FLOAT_TIE, Blocks, gallery_blocks
 
 
 @dataclass(frozen=True)
 class Projection:
     """Centring and the first components: mean float64[D], components float64[D, C] (orthonormal columns)."""
 
-    mean: npt.NDArray[np.float64]
-    components: npt.NDArray[np.float64]
+    mean: FloatArray
+    components: FloatArray
 
     @property
     def dimensions(self) -> int:
         """Components kept."""
         return int(self.components.shape[1])
 
-    def apply(self, rows: Array) -> npt.NDArray[np.float32]:
+    def apply(self, rows: AnyArray) -> Float32Array:
         """Embeddings [..., D] as float32[..., C]."""
         centred = np.asarray(rows, dtype=np.float32) - self.mean.astype(np.float32)
         return np.asarray(centred @ self.components.astype(np.float32), dtype=np.float32)
@@ -59,17 +59,17 @@ class ProjectedDistance:
     def __init__(self, projection: Projection) -> None:
         self._projection = projection
 
-    def prepare(self, rows: Array, *, query: bool) -> Array:
+    def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
         """Embeddings [n, R, D] as float32[n, R, C + 2], whose dot products are the scores."""
         values = self._projection.apply(rows)
         half = -0.5 * np.square(values).sum(axis=-1, keepdims=True, dtype=np.float32)
         extra = (np.ones_like(half), half) if query else (half, np.ones_like(half))
         return np.ascontiguousarray(np.concatenate([values, *extra], axis=-1))
 
-    def scores(self, queries: Array, block: Array) -> Scores:
+    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
         """See `Measure.scores`."""
         return np.asarray(queries @ block.T, dtype=np.float32)
 
-    def pairwise(self, left: Array, right: Array) -> Scores:
+    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
         """See `Measure.pairwise`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)

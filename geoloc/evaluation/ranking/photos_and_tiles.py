@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geoloc.evaluation.ranking.blockwise_scores import Array, Cosine, IntArray, Measure, PartCosine
+from geoloc.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from geoloc.evaluation.ranking.blockwise_scores import Cosine, Measure, PartCosine
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.evaluation.ranking.gallery import Gallery
 from geoloc.localization.all_headings import lit_of_candidates
 from geoloc.localization.locator import EncodedQueries
 
-FloatArray = npt.NDArray[np.float64]
 _ASKING_TILES = 32_768
 
 
@@ -28,11 +28,11 @@ class Asking:
     """
 
     rows: IntArray
-    embedding: Array | None
+    embedding: AnyArray | None
     code: npt.NDArray[np.uint8]
-    seen: npt.NDArray[np.bool_] | None = None
+    seen: BoolArray | None = None
 
-    def floats(self) -> tuple[Array, Measure]:
+    def floats(self) -> tuple[AnyArray, Measure]:
         """The embeddings, and what compares them with a gallery's."""
         assert self.embedding is not None
         if self.seen is None:
@@ -63,7 +63,7 @@ class Side:
         raise TypeError(self.what)
 
     @property
-    def removed(self) -> npt.NDArray[np.bool_] | None:
+    def removed(self) -> BoolArray | None:
         """Which are no longer there though they keep their positions, bool[N]; None where all are."""
         return None
 
@@ -81,11 +81,11 @@ class Side:
         """All of them as queries, in groups that can be compared at once."""
         raise TypeError(self.what)
 
-    def embeddings(self) -> Iterable[Array]:
+    def embeddings(self) -> Iterable[AnyArray]:
         """All of them as a gallery: blocks [n, D] or [n, R, D], in the order of `order`."""
         raise TypeError(self.what)
 
-    def codes(self) -> Iterable[Array]:
+    def codes(self) -> Iterable[AnyArray]:
         """The same of codes: blocks uint8[n, B] or [n, R, B]."""
         raise TypeError(self.what)
 
@@ -94,7 +94,7 @@ class Side:
         """Positions int64[N] in the order in which blocks give them."""
         return np.arange(len(self.ids), dtype=np.int64)
 
-    def embeddings_of(self, rows: IntArray) -> Array:
+    def embeddings_of(self, rows: IntArray) -> AnyArray:
         """Embeddings [K, D] or [K, R, D] of items by their place in the blocks."""
         raise TypeError(self.what)
 
@@ -111,7 +111,7 @@ class Tiles(Side):
         return next(self.gallery.embeddings(), None) is not None
 
     @property
-    def removed(self) -> npt.NDArray[np.bool_] | None:
+    def removed(self) -> BoolArray | None:
         """See `Side`."""
         return self.gallery.removed
 
@@ -127,15 +127,15 @@ class Tiles(Side):
                 yield Asking(rows, own, _bytes(codes[part])[:, None])
             start += len(codes)
 
-    def embeddings(self) -> Iterable[Array]:
+    def embeddings(self) -> Iterable[AnyArray]:
         """See `Side`."""
         return self.gallery.embeddings()
 
-    def codes(self) -> Iterable[Array]:
+    def codes(self) -> Iterable[AnyArray]:
         """See `Side`."""
         return self.gallery.codes()
 
-    def embeddings_of(self, rows: IntArray) -> Array:
+    def embeddings_of(self, rows: IntArray) -> AnyArray:
         """See `Side`."""
         return self.gallery.embeddings_of(rows)
 
@@ -160,11 +160,11 @@ class Photos(Side):
                 seen = lit_of_candidates(queries.lit, queries.embedding.shape[1])
             yield Asking(rows, queries.embedding, self._code(queries), seen)
 
-    def embeddings(self) -> Iterable[Array]:
+    def embeddings(self) -> Iterable[AnyArray]:
         """See `Side`."""
         return (queries.embedding for _, queries in self.groups)
 
-    def codes(self) -> Iterable[Array]:
+    def codes(self) -> Iterable[AnyArray]:
         """See `Side`."""
         return (self._code(queries) for _, queries in self.groups)
 
@@ -173,7 +173,7 @@ class Photos(Side):
         """See `Side`."""
         return np.concatenate([rows for rows, _ in self.groups])
 
-    def embeddings_of(self, rows: IntArray) -> Array:
+    def embeddings_of(self, rows: IntArray) -> AnyArray:
         """See `Side`; photos of several kinds of heading come with as many candidates as the most have."""
         starts = np.cumsum([0, *(len(own) for own, _ in self.groups)])
         group = np.searchsorted(starts, rows, side="right") - 1
@@ -189,7 +189,7 @@ class Photos(Side):
         return np.ascontiguousarray(queries.code[..., : self.bits // 8])
 
 
-def _bytes(codes: Array) -> npt.NDArray[np.uint8]:
+def _bytes(codes: AnyArray) -> npt.NDArray[np.uint8]:
     return np.asarray(codes, dtype=np.uint8)
 
 

@@ -6,18 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.evaluation.ranking.average_precision import average_precision
-from geoloc.evaluation.ranking.blockwise_scores import (
-    Array,
-    Blocks,
-    Cosine,
-    Hamming,
-    IntArray,
-    Measure,
-    Scores,
-)
+from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, Hamming, Measure
 from geoloc.evaluation.ranking.method_rows import FLOATS, codes_name, projected_name, rerank_name
 from geoloc.evaluation.ranking.metrics import TIES, Ties
 from geoloc.evaluation.ranking.pca import ProjectedDistance, fit_projection
@@ -25,8 +17,6 @@ from geoloc.evaluation.ranking.photos_and_tiles import Asking, Side
 from geoloc.evaluation.ranking.ranks import Question, RankCounts, Ranking, Truth, rank
 from geoloc.evaluation.ranking.shortlist import shortlist_ranks, similarities
 from geoloc.index.search.matches import Matches
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class Wanted:
     rerank: int
     components: int | None = None
     precision: bool = False
-    dropped: npt.NDArray[np.bool_] | None = None
+    dropped: BoolArray | None = None
     keep: int = 0
 
 
@@ -58,7 +48,7 @@ class Retrieved:
     counts: dict[str, list[RankCounts]]
     precision: dict[str, dict[Ties, FloatArray]]
     rows: IntArray
-    scores: Scores
+    scores: Float32Array
 
 
 def retrieve(
@@ -121,7 +111,7 @@ class _Walks:
         self._gallery, self._group, self._questions, self._wanted = gallery, group, questions, wanted
         self._dropped = None if wanted.dropped is None else wanted.dropped[order]
 
-    def walk(self, queries: Array, blocks: Blocks, measure: Measure, keep: int) -> Ranking:
+    def walk(self, queries: AnyArray, blocks: Blocks, measure: Measure, keep: int) -> Ranking:
         return rank(
             queries,
             blocks,

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.evaluation.ranking.blockwise_scores import (
-    Array,
     Blocks,
     Cosine,
     Edges,
     Hamming,
-    IntArray,
     Measure,
-    Scores,
     pair_scores,
     walk,
 )
@@ -66,7 +64,7 @@ class RankCounts:
     positives: IntArray
     gallery: int
 
-    def only(self, rows: npt.NDArray[np.bool_]) -> RankCounts:
+    def only(self, rows: BoolArray) -> RankCounts:
         """The counts of some of the queries (bool[Q])."""
         return RankCounts(self.better[rows], self.tied[rows], self.positives[rows], self.gallery)
 
@@ -81,7 +79,7 @@ class PositiveRanks:
     query: IntArray
     better: IntArray
     tied: IntArray
-    score: Scores
+    score: Float32Array
     queries: int
 
 
@@ -95,16 +93,16 @@ class Ranking:
     counts: list[RankCounts]
     every: PositiveRanks | None
     rows: IntArray
-    scores: Scores
+    scores: Float32Array
 
 
 def rank(
-    queries: Array,
+    queries: AnyArray,
     gallery: Blocks,
     measure: Measure,
     questions: Sequence[Question],
     *,
-    dropped: npt.NDArray[np.bool_] | None = None,
+    dropped: BoolArray | None = None,
     k: int = 0,
     every: bool = False,
 ) -> Ranking:
@@ -142,7 +140,7 @@ def rank(
     return Ranking(counts, ranks, found.rows, found.scores)
 
 
-def float_ranks(queries: Array, gallery: Blocks, truth: Truth) -> RankCounts:
+def float_ranks(queries: AnyArray, gallery: Blocks, truth: Truth) -> RankCounts:
     """Ranks by cosine of embeddings, all of length 1: gallery blocks float[n, D], queries float32[Q, D].
 
     Queries float32[Q, R, D] have R candidates each, of which the best counts for every tile.
@@ -160,10 +158,10 @@ def hamming_ranks(
     return rank(queries, gallery, Hamming(queries.shape[-1], bits), [Question(truth)]).counts[0]
 
 
-Pairs = tuple[IntArray, IntArray, Scores]  # query, tile (ascending), score: of all questions together
+Pairs = tuple[IntArray, IntArray, Float32Array]  # query, tile (ascending), score: of all questions together
 
 
-def _without(question: Question, dropped: npt.NDArray[np.bool_] | None) -> Question:
+def _without(question: Question, dropped: BoolArray | None) -> Question:
     """The question without junk, and without positives that are ignored."""
     positives, ignored = question.positives, question.ignored
     if dropped is not None:
@@ -194,7 +192,7 @@ def _places(truth: Truth, pairs: Pairs) -> IntArray:
     return np.searchsorted(_keys(pairs[0], pairs[1]), np.unique(_keys(truth.query, truth.tile)))
 
 
-def _ties(value: Scores, tie: float) -> tuple[Scores, Scores]:
+def _ties(value: Float32Array, tie: float) -> tuple[Float32Array, Float32Array]:
     """(edge above which a score is better, edge above which it is at least equal)."""
     upper = value + np.float32(tie)
     lower = np.nextafter(value - np.float32(tie), np.float32(-np.inf), dtype=np.float32)
@@ -218,7 +216,7 @@ class _Asked:
         every = np.arange(queries, dtype=np.int64)
         self.edges = Edges(np.concatenate([every, every]), np.concatenate([self._upper, self._lower]))
 
-    def answer(self, above: IntArray, seen: Scores, gallery: int, dropped: int) -> RankCounts:
+    def answer(self, above: IntArray, seen: Float32Array, gallery: int, dropped: int) -> RankCounts:
         better, at_least = above[: self._queries].copy(), above[self._queries :].copy()
         query, value = self._query[self._aside], seen[self._aside]
         better -= np.bincount(query[value > self._upper[query]], minlength=self._queries)
@@ -246,7 +244,7 @@ class _EveryPositive:
         query = self._query[self._right]
         self.edges = Edges(np.concatenate([query, query]), np.concatenate([self._upper, self._lower]))
 
-    def answer(self, above: IntArray, seen: Scores, queries: int) -> PositiveRanks:
+    def answer(self, above: IntArray, seen: Float32Array, queries: int) -> PositiveRanks:
         query = self._query[self._right]
         aside = np.stack([self._query[self._aside].astype(np.float64), seen[self._aside]], axis=1)
         aside = aside[np.lexsort((aside[:, 1], aside[:, 0]))]
@@ -257,9 +255,7 @@ class _EveryPositive:
         return PositiveRanks(query, better, at_least - better, self._score, queries)
 
 
-def _above_within(
-    values: npt.NDArray[np.float64], starts: IntArray, query: IntArray, edge: Scores
-) -> IntArray:
+def _above_within(values: FloatArray, starts: IntArray, query: IntArray, edge: Float32Array) -> IntArray:
     """How many of its query's values (ascending between starts) lie above each edge, int64[P]."""
     out = np.empty(len(query), dtype=np.int64)
     bounds = np.append(np.searchsorted(query, np.unique(query)), len(query))

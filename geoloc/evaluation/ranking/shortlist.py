@@ -7,20 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.evaluation.ranking.blockwise_scores import (
-    Array,
-    Blocks,
-    Cosine,
-    Hamming,
-    IntArray,
-    Measure,
-    Scores,
-    candidates,
-    walk,
-)
+from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
+from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, Hamming, Measure, candidates, walk
 from geoloc.evaluation.ranking.ranks import Question, RankCounts
 
-Gather = Callable[[IntArray], Array]
+Gather = Callable[[IntArray], AnyArray]
 
 
 def nearest_codes(codes: npt.NDArray[np.uint8], gallery: Blocks, *, bits: int | None, keep: int) -> IntArray:
@@ -33,8 +24,8 @@ def nearest_codes(codes: npt.NDArray[np.uint8], gallery: Blocks, *, bits: int | 
 
 
 def similarities(
-    queries: npt.NDArray[np.float32], rows: IntArray, gather: Gather, measure: Measure | None = None
-) -> Scores:
+    queries: Float32Array, rows: IntArray, gather: Gather, measure: Measure | None = None
+) -> Float32Array:
     """Cosines float32[Q, K] of queries [Q, D] or [Q, R, D] with their own rows of the gallery; NaN for row -1."""
     out = np.full(rows.shape, np.nan, dtype=np.float32)
     measure, heads = measure or Cosine(), candidates(queries)
@@ -49,7 +40,7 @@ def similarities(
 
 
 def shortlist_ranks(
-    rows: IntArray, similarity: Scores, question: Question, by_codes: RankCounts
+    rows: IntArray, similarity: Float32Array, question: Question, by_codes: RankCounts
 ) -> RankCounts:
     """Ranks of the truth after ordering shortlists int64[Q, K] by similarity float32[Q, K].
 
@@ -70,7 +61,7 @@ def shortlist_ranks(
     return RankCounts(better, tied, positives, by_codes.gallery)
 
 
-def _listed(rows: IntArray, query: IntArray, tile: IntArray, gallery: int) -> npt.NDArray[np.bool_]:
+def _listed(rows: IntArray, query: IntArray, tile: IntArray, gallery: int) -> BoolArray:
     """Which entries of the shortlists are among the pairs, bool[Q, K]."""
     keys = np.sort(query * gallery + tile)
     own = np.arange(len(rows), dtype=np.int64)[:, None] * gallery + np.maximum(rows, 0)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc.core import part_table, storage
+from geoloc.core.arrays import IntArray
 from geoloc.evaluation.protocol.apply_protocol import Assessed
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
 from geoloc.evaluation.report.html import figure
 from geoloc.evaluation.report.measure import Measured
 
@@ -142,7 +141,7 @@ class Cases:
         return f"{rank}, {error:,.1f} m off" if np.isfinite(error) else rank
 
 
-def _served(measured: Measured) -> dict[int, npt.NDArray[np.int64]]:
+def _served(measured: Measured) -> dict[int, IntArray]:
     """Gallery positions of each located query's matches, best first."""
     return {
         int(row): own

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import geodesy, storage
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.localization.calibration import (
     ProtocolCalibration,
     choose_settings,
@@ -18,8 +18,6 @@ from geoloc.localization.calibration import (
 )
 from geoloc.localization.cluster import Cluster, ClusterSettings
 from geoloc.localization.locator import MAX_K, EncodedQueries, Found, Locator
-
-FloatArray = npt.NDArray[np.float64]
 
 # Among equals the first is preferred: the best match alone (nothing is within 2 cm of it), then wider clusters.
 CANDIDATES = tuple(
@@ -81,7 +79,7 @@ def errors_of(lat: FloatArray, lon: FloatArray, true_lat: FloatArray, true_lon: 
     return out
 
 
-def fit_half(query_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+def fit_half(query_ids: Sequence[str]) -> BoolArray:
     """Which queries calibrate (bool[Q]); the others check. By a hash of the id: stable when queries are added."""
     return np.array(
         [int(storage.sha256_bytes(name.encode())[:8], 16) % 2 == 0 for name in query_ids], dtype=bool
@@ -92,7 +90,7 @@ def calibrate_group(
     locator: Locator,
     located: Located,
     true: tuple[FloatArray, FloatArray],
-    learn: npt.NDArray[np.bool_],
+    learn: BoolArray,
     *,
     radius_limit_m: float,
 ) -> ProtocolCalibration:
@@ -129,7 +127,7 @@ def coverage_of(
     )
 
 
-def _calibration_error(confidence: FloatArray, inside: npt.NDArray[np.bool_]) -> float:
+def _calibration_error(confidence: FloatArray, inside: BoolArray) -> float:
     bins = np.minimum((confidence * 10).astype(int), 9)
     total = 0.0
     for number in np.unique(bins):

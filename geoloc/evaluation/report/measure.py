@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.evaluation.protocol.apply_protocol import Asked, Assessed, assess
-from geoloc.evaluation.ranking.blockwise_scores import IntArray
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.evaluation.ranking.method_rows import Retrieval
 from geoloc.evaluation.ranking.photos_and_tiles import Photos, Tiles
@@ -23,8 +22,6 @@ from geoloc.evaluation.report.located_errors import (
 )
 from geoloc.localization.calibration import Calibration, NotEnoughQueries
 from geoloc.localization.locator import Locator
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

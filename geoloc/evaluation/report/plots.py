@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from geoloc.core import geodesy
+from geoloc.core.arrays import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
 _SMALLEST_M = 0.1  # a logarithmic axis has no zero
 _MOST_LINES = 300
 _MOST_TILES = 20_000
@@ -36,7 +35,7 @@ class Placed:
 
 
 def recall_curves(
-    curves: Mapping[str, tuple[npt.NDArray[np.int64], Sequence[float]]], dotted: Sequence[str] = ()
+    curves: Mapping[str, tuple[IntArray, Sequence[float]]], dotted: Sequence[str] = ()
 ) -> bytes:
     """Recall@K in percent over K for each method; `dotted` ones are drawn faint."""
     figure, axes = _axes()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from geoloc.core.arrays import IntArray
 from geoloc.core.errors import InputError
 from geoloc.evaluation.protocol.apply_protocol import Assessed
 from geoloc.evaluation.protocol.protocols import Protocol
@@ -228,7 +228,7 @@ def protocol_result(
     )
 
 
-def recall_curve(assessed: Assessed, method: str, most: int) -> tuple[npt.NDArray[np.int64], list[float]]:
+def recall_curve(assessed: Assessed, method: str, most: int) -> tuple[IntArray, list[float]]:
     """(K, Recall@K in percent) for K from 1 to `most`, ties at their expected rank."""
     counts = assessed.retrieval.counts[method]
     ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))

@@ -17,10 +17,11 @@ import pyarrow as pa
 from numba import njit
 
 from geoloc.core import geodesy
+from geoloc.core.arrays import FloatArray, IntArray
 
 KeyArray = npt.NDArray[np.uint64]
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+
+
 Partition = Literal["space", "even"]
 
 KEY_BITS = 60

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoloc.core import storage
-from geoloc.index.build.partition_keys import IntArray
+from geoloc.core.arrays import IntArray
 from geoloc.index.build.sorted_runs import positions_of, read_rows, read_tiles, run_name
 from geoloc.index.format.local_cache import difference
 from geoloc.index.format.manifest import CODES_NAME, EMBEDDINGS_NAME, SNAPSHOTS, TILES_NAME, ShardEntry

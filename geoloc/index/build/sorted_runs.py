@@ -24,16 +24,9 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoloc.core import part_table, storage
+from geoloc.core.arrays import FloatArray, HalfArray, IntArray
 from geoloc.core.errors import InputError, ModelMismatch
-from geoloc.index.build.partition_keys import (
-    FloatArray,
-    Histogram,
-    IntArray,
-    KeyArray,
-    Partition,
-    hash_ids,
-    partition_keys,
-)
+from geoloc.index.build.partition_keys import Histogram, KeyArray, Partition, hash_ids, partition_keys
 from geoloc.index.format.local_cache import cache_directory, difference
 from geoloc.index.format.manifest import CODES_NAME, EMBEDDINGS_NAME, TILES_NAME, FileEntry, ShardEntry
 from geoloc.index.format.shard import TILES_SCHEMA
@@ -55,7 +48,7 @@ class Rows:
     lat: FloatArray
     lon: FloatArray
     codes: npt.NDArray[np.uint8]
-    embeddings: npt.NDArray[np.float16] | None
+    embeddings: HalfArray | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ def code_matrix(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
     return raw.reshape(len(array), width)
 
 
-def _embedding_matrix(table: pa.Table, dim: int) -> npt.NDArray[np.float16]:
+def _embedding_matrix(table: pa.Table, dim: int) -> HalfArray:
     values = table["embedding"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, dim)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):

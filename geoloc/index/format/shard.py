@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from geoloc.core.arrays import BoolArray, Codes, FloatArray, HalfArray, IntArray
 from geoloc.core.errors import CorruptArtifact, StorageError
 from geoloc.index.format.manifest import (
     ANY_HEADING_NAME,
@@ -31,10 +32,6 @@ from geoloc.index.format.manifest import (
     TILES_NAME,
     ShardEntry,
 )
-
-Codes = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 TILES_SCHEMA = pa.schema(
     [
@@ -56,7 +53,7 @@ class SpatialOrder:
     (ascending within a cell). The tiles of all cells from a to b are `rows[slice(*np.searchsorted(cells, ...))]`.
     """
 
-    cells: npt.NDArray[np.int64]
+    cells: IntArray
     rows: npt.NDArray[np.uint32]
 
     def between(self, first: int, last: int) -> npt.NDArray[np.uint32]:
@@ -82,7 +79,7 @@ class Shard:
         self.directory = directory
         self.first_row = first_row
         self.codes: Codes = _mapped_array(directory / CODES_NAME, (entry.count, bits // 8), np.uint8)
-        self.embeddings: npt.NDArray[np.float16] | None = None
+        self.embeddings: HalfArray | None = None
         if entry.file(EMBEDDINGS_NAME) is not None:
             self.embeddings = _mapped_array(directory / EMBEDDINGS_NAME, (entry.count, None), np.float16)
         self.any_heading: Codes | None = None

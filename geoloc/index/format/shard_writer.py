@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc.core import geodesy, storage
+from geoloc.core.arrays import BoolArray, Codes, FloatArray, HalfArray
 from geoloc.core.errors import ArtifactError, StorageError
 from geoloc.index.format.manifest import (
     CODES_NAME,
@@ -26,7 +27,7 @@ from geoloc.index.format.manifest import (
     Marks,
     ShardEntry,
 )
-from geoloc.index.format.shard import SPACE_SCHEMA, TILES_SCHEMA, BoolArray, Codes, FloatArray
+from geoloc.index.format.shard import SPACE_SCHEMA, TILES_SCHEMA
 
 
 @contextmanager
@@ -39,9 +40,7 @@ def explained(directory: Path) -> Iterator[None]:
         raise StorageError(f"Cannot write a shard into {str(directory)!r}: {detail}") from error
 
 
-def write_shard(
-    directory: Path, tiles: pa.Table, codes: Codes, embeddings: npt.NDArray[np.float16] | None
-) -> None:
+def write_shard(directory: Path, tiles: pa.Table, codes: Codes, embeddings: HalfArray | None) -> None:
     """Write the files of a shard into a local directory.
 
     tiles: tile_id, lat, lon (null or NaN without coordinates), in the order of tile ids; codes: uint8[N, B];

@@ -7,14 +7,11 @@ the region itself does not meet are dropped, neighbours along the curve joined.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from geoloc.core import geodesy
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.index.format.shard import SpatialOrder
 from geoloc.index.search.region import Box, Polygon, Region
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 _MOST_CELLS = 1024
 

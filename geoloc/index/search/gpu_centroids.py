@@ -11,10 +11,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-Codes = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
+from geoloc.core.arrays import Codes, IntArray
+
 Assign = Callable[[Codes, Codes], IntArray]
 
 _TIES = 16  # a GPU orders equals as it likes: ask for some, and for all where even these are equal

@@ -22,12 +22,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Codes, IntArray
 from geoloc.core.errors import ConfigError, CorruptArtifact
 from geoloc.index.search import gpu_centroids, topk
-from geoloc.index.search.kernels.scan_kernel import Codes, Kernel, default_kernel
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
 
 CENTRES_NAME = "ivf-centres.npy"
 STARTS_NAME = "ivf-starts.npy"

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import Float32Array, FloatArray, Int32Array, IntArray
+
 
 class Match(NamedTuple):
     """One tile that was found; lat and lon are None without coordinates, the measures where not computed."""
@@ -31,18 +33,18 @@ class Matches:
     """
 
     snapshot_id: str
-    rows: npt.NDArray[np.int64]
+    rows: IntArray
     tile_ids: npt.NDArray[np.object_]
-    lat: npt.NDArray[np.float64]
-    lon: npt.NDArray[np.float64]
-    distance_bits: npt.NDArray[np.int32]
-    similarity: npt.NDArray[np.float32]
+    lat: FloatArray
+    lon: FloatArray
+    distance_bits: Int32Array
+    similarity: Float32Array
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
 
     @property
-    def counts(self) -> npt.NDArray[np.int64]:
+    def counts(self) -> IntArray:
         """How many tiles each query found: int64[Q]."""
         return np.asarray((self.rows >= 0).sum(axis=1), dtype=np.int64)
 

@@ -8,16 +8,15 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import Float32Array, HalfArray, IntArray
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import topk
 
-IntArray = npt.NDArray[np.int64]
-Half = npt.NDArray[np.float16]
 Scalar = TypeVar("Scalar", bound=np.generic)
-Floats = npt.NDArray[np.float32]
+
 
 # Scores float32[M] of a query, by its number, with stored embeddings float16[M, D]; the greater the better.
-Score = Callable[[int, Half], Floats]
+Score = Callable[[int, HalfArray], Float32Array]
 
 _DISTANCE_BITS = 16  # a code has at most 4,096 bits
 
@@ -33,7 +32,7 @@ def once_each(rows: IntArray, distances: IntArray) -> tuple[IntArray, IntArray]:
     return np.where(left, found, -1), np.where(left, keys & ((1 << _DISTANCE_BITS) - 1), -1)
 
 
-def scores_of(shards: Sequence[Shard], rows: IntArray, score: Score, first: int = 0) -> Floats:
+def scores_of(shards: Sequence[Shard], rows: IntArray, score: Score, first: int = 0) -> Float32Array:
     """Scores float32[Q, M] of queries, numbered from `first`, with their shortlists int64[Q, M]; NaN for padding."""
     scores = np.full(rows.shape, np.nan, np.float32)
     for query, own in enumerate(rows):
@@ -55,7 +54,7 @@ def distances_of(shards: Sequence[Shard], rows: IntArray, codes: npt.NDArray[np.
     return distances
 
 
-def embeddings_of(shards: Sequence[Shard], rows: IntArray) -> Half:
+def embeddings_of(shards: Sequence[Shard], rows: IntArray) -> HalfArray:
     """Stored embeddings float16[M, D] of rows [M] of the snapshot, which keeps embeddings."""
     stored = [shard.embeddings for shard in shards if shard.embeddings is not None]
     return _gathered(shards, rows, stored)

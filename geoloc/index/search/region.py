@@ -12,16 +12,14 @@ from functools import cached_property
 from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geoloc.core import geodesy
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.errors import QueryError
 from geoloc.index.format.manifest import Bounds
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 Made = TypeVar("Made", bound=BaseModel)
 
 # Bounds of the ellipsoid: a degree of latitude is nowhere shorter, a circle never wider than on this sphere.

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import Codes, FloatArray, HalfArray
 from geoloc.core.errors import ConfigError
 from geoloc.index.format.manifest import ANY_HEADING_NAME
 from geoloc.index.format.shard_writer import save_array
-from geoloc.index.search.kernels.scan_kernel import Codes
 
 _SEED = 2023
 _BLOCK_ROWS = 2048
@@ -55,7 +55,7 @@ class AnyHeading:
             out[start : start + _BLOCK_ROWS] = self._block(block)
         return out
 
-    def _block(self, embeddings: npt.NDArray[np.float64]) -> Codes:
+    def _block(self, embeddings: FloatArray) -> Codes:
         if embeddings.shape[1] % self.columns:
             raise ConfigError(
                 f"Embeddings of dimension {embeddings.shape[1]} have no {self.columns} columns; build the index with "
@@ -84,6 +84,6 @@ def _signs(
     return drawn
 
 
-def write_any_heading(directory: Path, kind: AnyHeading, embeddings: npt.NDArray[np.float16]) -> None:
+def write_any_heading(directory: Path, kind: AnyHeading, embeddings: HalfArray) -> None:
     """Write the codes of a shard's embeddings beside its own files."""
     save_array(directory / ANY_HEADING_NAME, kind.codes(embeddings))

@@ -15,22 +15,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from geoloc.core.arrays import BoolArray, Codes, Embeddings, FloatArray, HalfArray, IntArray
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import inverted_lists, topk
 from geoloc.index.search.cell_cover import cell_ranges, rows_between
 from geoloc.index.search.inverted_lists import Lists
 from geoloc.index.search.kernels.dot_products import default_products
-from geoloc.index.search.kernels.scan_kernel import Codes, Kernel
+from geoloc.index.search.kernels.scan_kernel import Kernel
 from geoloc.index.search.region import Region
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-Embeddings = npt.NDArray[np.float32]
 
 QUERY_BLOCK = 256
 _LEAST_ROWS_PER_THREAD = 16_384
@@ -259,7 +254,7 @@ def float_scan(selections: Sequence[Selection], queries: Embeddings, k: int) -> 
     return _candidates(scores, rows, len(queries))
 
 
-def dot(queries: Embeddings, embeddings: npt.NDArray[np.float16]) -> Embeddings:
+def dot(queries: Embeddings, embeddings: HalfArray) -> Embeddings:
     """Dot products float32[Q, R] of queries [Q, D] with embeddings [R, D].
 
     Summed in float64 and rounded once, so that a tile's value depends on neither its shard nor its neighbours.

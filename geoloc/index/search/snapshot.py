@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.core import storage
+from geoloc.core.arrays import Codes, Embeddings, HalfArray, IntArray
 from geoloc.core.errors import ArtifactError, QueryError
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.local_cache import cache_directory, ensure_local
@@ -26,9 +27,6 @@ from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
 
-Codes = npt.NDArray[np.uint8]
-Embeddings = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 Found = tuple[IntArray, IntArray, Embeddings]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -236,7 +234,7 @@ class Snapshot:
         candidates = scanning.Candidates(scores.astype(np.int64), rows, shards)
         return scanning.best_columns(self._shards, candidates, k)
 
-    def embeddings_of(self, rows: IntArray) -> multi_code.Half:
+    def embeddings_of(self, rows: IntArray) -> HalfArray:
         """Stored embeddings float16[M, D] of rows [M]; `QueryError` for an index without."""
         if self.embedding_dim is None:
             raise _without_embeddings()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from geoloc.core.arrays import Float32Array, Int32Array, IntArray
+
 ROW_BITS = 32
 _ROW_MASK = (1 << ROW_BITS) - 1
 PADDING_KEY = np.iinfo(np.int64).max
@@ -38,13 +39,13 @@ def smallest(keys: IntArray, k: int) -> IntArray:
     return np.sort(keys, axis=1)
 
 
-def descending(similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+def descending(similarity: Float32Array) -> Int32Array:
     """Integer scores of floats: the greater the float, the smaller the score; equal floats score equally."""
     raw = (similarity + np.float32(0)).view(np.int32)  # adding zero makes -0.0 the same as 0.0
     return np.asarray(~(raw ^ ((raw >> 31) & np.int32(0x7FFFFFFF))), dtype=np.int32)
 
 
-def similarity_of(scores: IntArray) -> npt.NDArray[np.float32]:
+def similarity_of(scores: IntArray) -> Float32Array:
     """The floats behind the scores of `descending`; NaN for padding."""
     inverse = ~scores
     raw = (inverse ^ np.where(inverse < 0, 0x7FFFFFFF, 0)).astype(np.int32)

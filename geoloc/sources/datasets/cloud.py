@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from geoloc.core import storage
+from geoloc.core.arrays import Float32Array, FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.sources.datasets.rows import CloudPlace
 
 SQUARE_M = 114.0  # half the side of the square kept around a tile, the authors' value
-Floats = npt.NDArray[np.float32]
 
 
-def tile_points(place: CloudPlace) -> Floats:
+def tile_points(place: CloudPlace) -> Float32Array:
     """float32[P * 4]: flattened rows (east, north, height, class) about the tile's centre.
 
     With an index array the points are those rows in its order; without, all within the square of +-114 m.
@@ -47,7 +47,7 @@ def tile_points(place: CloudPlace) -> Floats:
     return flat.ravel()
 
 
-def _indices(uri: str, count: int) -> npt.NDArray[np.int64]:
+def _indices(uri: str, count: int) -> IntArray:
     rows = read_array(uri)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise InputError(
@@ -121,14 +121,14 @@ def _classes(uri: str) -> npt.NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=2)
-def _west_to_east(uri: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _west_to_east(uri: str) -> tuple[IntArray, FloatArray]:
     """Point numbers from west to east and their x: 16 bytes a point, for clouds without index arrays."""
     x = np.asarray(_cloud(uri)[:, 0], dtype=np.float64)
     order = np.argsort(x, kind="stable")
     return order, x[order]
 
 
-def _square(place: CloudPlace) -> npt.NDArray[np.int64]:
+def _square(place: CloudPlace) -> IntArray:
     order, x = _west_to_east(place.points)
     first, last = np.searchsorted(x, [place.x - SQUARE_M, place.x + SQUARE_M], side="left")
     strip = np.sort(order[first:last])

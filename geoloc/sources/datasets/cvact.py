@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pyproj import Transformer
 
 from geoloc.core import storage
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
@@ -53,8 +54,8 @@ class Annotation:
     """Rows of one split in its own order: ids and WGS84 degrees [N]."""
 
     ids: list[str]
-    lat: npt.NDArray[np.float64]
-    lon: npt.NDArray[np.float64]
+    lat: FloatArray
+    lon: FloatArray
 
 
 def read_annotation(uri: str, split: str) -> Annotation:
@@ -110,9 +111,7 @@ def _texts(values: npt.NDArray[Any]) -> list[str]:
     return [str(np.asarray(value).ravel()[0]).strip() for value in np.asarray(values).ravel()]
 
 
-def _indices(
-    uri: str, content: dict[str, Any], group: str, name: str, *, count: int
-) -> npt.NDArray[np.int64]:
+def _indices(uri: str, content: dict[str, Any], group: str, name: str, *, count: int) -> IntArray:
     """Zero-based rows of a split, however deep the structs are nested."""
     if group not in content:
         raise _broken(uri, f"it has no field {group!r} or is cut off")

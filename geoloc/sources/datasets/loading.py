@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
 from geoloc.core import schemas, storage
+from geoloc.core.arrays import Pixels
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.core.geodesy import cells
 from geoloc.core.images import decode_image
@@ -25,7 +25,6 @@ from geoloc.sources.folder import check_shape
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.quarantine import Refused
 
-Pixels = npt.NDArray[np.uint8]
 Row = TypeVar("Row", Tile, Query)
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.core import schemas, storage
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
-from geoloc.core.geodesy import FloatArray, distance_m, heading_deg
+from geoloc.core.geodesy import distance_m, heading_deg
 from geoloc.sources.quarantine import Refused
 
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geoloc.core import schemas
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
-from geoloc.core.geodesy import FloatArray, map_metres_per_pixel
+from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile, offsets_m

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from geoloc.core.arrays import Float32Array
 from geoloc.synthetic.layouts.render import BLOCK_M
 from geoloc.synthetic.layouts.view_images import PointCloud, Writer
 from geoloc.synthetic.world.cloud import point_cloud
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Float
 from geoloc.synthetic.world.raster import City
 
 
@@ -34,7 +34,7 @@ def write_cloud(city: City, cloud: PointCloud, write: Writer) -> int:
     return len(cloud.places) + 2
 
 
-def sample(city: City, cloud: PointCloud) -> tuple[Float, NDArray[np.uint8]]:
+def sample(city: City, cloud: PointCloud) -> tuple[Float32Array, NDArray[np.uint8]]:
     """All points, block by block: east, north, height in city metres float32[P, 3], and classes uint8[P]."""
     points, classes = [np.zeros((0, 3), np.float32)], [np.zeros(0, np.uint8)]
     for area in cloud.areas:

@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.io import savemat
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.synthetic.layouts.cities import plain_city
 from geoloc.synthetic.layouts.cvusa import two_districts
 from geoloc.synthetic.layouts.placement import mercator_metres_per_pixel, utm_at
 from geoloc.synthetic.layouts.view_images import AERIAL, PANORAMA, Export, Picture, masked_name
-from geoloc.synthetic.world.noise import Double, hash_array, uniform
+from geoloc.synthetic.world.noise import hash_array, uniform
 
 PUBLISHED = (35_532, 8_884, 92_802)
 TILE_PX = 1200
@@ -93,7 +93,7 @@ def plan(spec: CvactSpec) -> Export:
     return Export("cvact", [city], pictures, files, details=details)
 
 
-def act_data(names: list[str], utm: Double, sets: dict[str, NDArray[np.int64]]) -> bytes:
+def act_data(names: list[str], utm: FloatArray, sets: dict[str, IntArray]) -> bytes:
     """The bytes of `ACT_data.mat`: MATLAB 5, the same for the same data.
 
     panoIds: char array, one id a row; utm: N x 2 double, easting and northing; trainSet.trainInd, valSet.valInd,
@@ -101,7 +101,7 @@ def act_data(names: list[str], utm: Double, sets: dict[str, NDArray[np.int64]]) 
     by position); the name of the first field, a count, is ours.
     """
 
-    def group(field: str, count: str, members: NDArray[np.int64]) -> dict[str, object]:
+    def group(field: str, count: str, members: IntArray) -> dict[str, object]:
         return {count: float(len(members)), field: (members + 1).astype(np.float64)[:, None]}
 
     buffer = io.BytesIO()
@@ -119,7 +119,7 @@ def _pair(
     folder: str,
     split: str,
     name: str,
-    place: Double,
+    place: FloatArray,
     heading_deg: float,
     tile_m: float,
     key: int,

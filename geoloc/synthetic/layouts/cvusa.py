@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.layouts.cities import plain_city
 from geoloc.synthetic.layouts.placement import mercator_metres_per_pixel
 from geoloc.synthetic.layouts.spread import GAP_M, grow, street_places
@@ -28,7 +29,7 @@ from geoloc.synthetic.layouts.view_images import (
     csv_bytes,
 )
 from geoloc.synthetic.world.network import Network
-from geoloc.synthetic.world.noise import Double, hash_array
+from geoloc.synthetic.world.noise import hash_array
 
 PUBLISHED = (35_532, 8_884)
 TILE_PX = 750
@@ -105,7 +106,7 @@ def two_districts(
     per_km2: float,
     *,
     later_spacing_m: float = 0.0,
-) -> tuple[Double, list[str]]:
+) -> tuple[FloatArray, list[str]]:
     """Places of training and of validation in two squares `GAP_M` apart: float64[N, 2] and each one's split.
 
     Convention: x east, y north in city metres; validation lies east of training.

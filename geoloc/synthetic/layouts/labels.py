@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.layouts.view_images import Picture
 from geoloc.synthetic.world.blocks import BED, HEDGE, LAWN, POOL, SOIL
 from geoloc.synthetic.world.blocks import WATER as WATER_MATERIAL
 from geoloc.synthetic.world.caster import BARRIER, CAR, CROWN, GROUND, ROOF, WALL, cast
-from geoloc.synthetic.world.noise import Double
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.style import PIXEL_M, VIEW_RANGE_M
 from geoloc.synthetic.world.view_conditions import Look
@@ -56,7 +56,7 @@ def ground_labels(window: Window, picture: Picture, look: Look) -> NDArray[np.ui
     return classes.reshape(picture.height_px, picture.width_px)
 
 
-def _ground_classes(window: Window, eye: Double, rays: Double) -> NDArray[np.uint8]:
+def _ground_classes(window: Window, eye: FloatArray, rays: FloatArray) -> NDArray[np.uint8]:
     """Classes of the places where rays meet the plane z = 0: uint8[N]."""
     x, y = (eye[:2] + rays[:, :2] * (eye[2] / -rays[:, 2:])).T
     rows, columns = window.layers.material.shape

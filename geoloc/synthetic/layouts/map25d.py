@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse.csgraph import breadth_first_order
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.layouts.cities import STYLES, city_seed
 from geoloc.synthetic.layouts.placement import sphere_at
@@ -39,7 +39,7 @@ from geoloc.synthetic.layouts.view_images import (
     masked_name,
 )
 from geoloc.synthetic.world.network import Bounds, Network
-from geoloc.synthetic.world.noise import Double, hash_array
+from geoloc.synthetic.world.noise import hash_array
 from geoloc.synthetic.world.routes import StreetGraph, random_routes, street_graph
 
 TILE_PX = 256
@@ -91,12 +91,12 @@ class Nodes:
     area: AreaName
     bounds: Bounds
     names: list[str]
-    lat: Double
-    lon: Double
-    x: Double
-    y: Double
-    heading_deg: Double
-    tile: NDArray[np.int64]
+    lat: FloatArray
+    lon: FloatArray
+    x: FloatArray
+    y: FloatArray
+    heading_deg: FloatArray
+    tile: IntArray
     graph: StreetGraph
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyproj
 from numpy.typing import ArrayLike
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.world.georeference import CRS, ORIGIN_EASTING_M, ORIGIN_NORTHING_M
-from geoloc.synthetic.world.noise import Double
 
 SPHERE_M = 6378137.0
 WEB_MERCATOR_M_PX = 2 * math.pi * SPHERE_M / 256
@@ -33,26 +33,26 @@ class Placement:
     northing_m: float = ORIGIN_NORTHING_M
     turn_deg: float = 0.0
 
-    def to_latlon(self, x: ArrayLike, y: ArrayLike) -> tuple[Double, Double]:
+    def to_latlon(self, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Latitude and longitude in degrees of city metres: float64[...] twice."""
         easting, northing = self.to_projected(x, y)
         lon, lat = _projection(self.projection)(easting, northing, inverse=True)
         return np.asarray(lat, np.float64), np.asarray(lon, np.float64)
 
-    def from_latlon(self, lat: ArrayLike, lon: ArrayLike) -> tuple[Double, Double]:
+    def from_latlon(self, lat: ArrayLike, lon: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """City metres x, y of degrees: the inverse of `to_latlon`."""
         easting, northing = _projection(self.projection)(np.asarray(lon, float), np.asarray(lat, float))
         east, north = np.asarray(easting) - self.easting_m, np.asarray(northing) - self.northing_m
         cos, sin = self._turn
         return np.asarray(east * cos - north * sin), np.asarray(east * sin + north * cos)
 
-    def to_projected(self, x: ArrayLike, y: ArrayLike) -> tuple[Double, Double]:
+    def to_projected(self, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Easting and northing in the projection: float64[...] twice."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         cos, sin = self._turn
         return self.easting_m + x * cos + y * sin, self.northing_m - x * sin + y * cos
 
-    def convergence_deg(self, x: ArrayLike, y: ArrayLike) -> Double:
+    def convergence_deg(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """The true heading of the city's grid north: float64[...].
 
         Convention: true heading = city heading + convergence, both clockwise.

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.camera_positions import street_positions
 from geoloc.synthetic.world.network import Bounds, Network
-from geoloc.synthetic.world.noise import Double
 
 GAP_M = 400.0
 """Least distance between districts of different splits: more than twice the viewing range of 130 m."""
@@ -41,7 +41,7 @@ def grow(west: float, south: float, area_km2: float, find: Callable[[Bounds], T]
     raise AssertionError("the loop returns or raises")
 
 
-def street_places(network: Network, bounds: Bounds, count: int, spacing_m: float, seed: int) -> Double:
+def street_places(network: Network, bounds: Bounds, count: int, spacing_m: float, seed: int) -> FloatArray:
     """`count` camera positions on the streets within bounds, `spacing_m` apart at least: float64[count, 2].
 
     Raises `ConfigError` when the streets do not hold that many.

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.layouts.cities import STYLES, city_seed
 from geoloc.synthetic.layouts.placement import Placement
@@ -38,7 +38,7 @@ from geoloc.synthetic.layouts.view_images import (
 from geoloc.synthetic.world.camera_positions import street_points
 from geoloc.synthetic.world.drone import FOV_DEG, spiral
 from geoloc.synthetic.world.network import Bounds, Network
-from geoloc.synthetic.world.noise import Double, hash_array, uniform
+from geoloc.synthetic.world.noise import hash_array, uniform
 from geoloc.synthetic.world.raster import City
 
 PUBLISHED = (701, 701, 250)
@@ -84,7 +84,7 @@ class Building:
     x: float
     y: float
     height_m: float
-    cameras: Double
+    cameras: FloatArray
 
 
 def plan(spec: UniversitySpec) -> Export:
@@ -269,7 +269,7 @@ def _masked(
     return made
 
 
-def _distractors(city: CitySource, count: int) -> NDArray[np.float64]:
+def _distractors(city: CitySource, count: int) -> FloatArray:
     """Tile centres on streets south of the universities: float64[count, 2]."""
     if count <= 0:
         return np.zeros((0, 2))
@@ -282,7 +282,7 @@ def _distractors(city: CitySource, count: int) -> NDArray[np.float64]:
     return places
 
 
-def _south_of(network: Network, bounds: Bounds, count: int) -> Double:
+def _south_of(network: Network, bounds: Bounds, count: int) -> FloatArray:
     if bounds[3] > -GAP_M:
         raise ConfigError("The distractors would reach the universities; ask for fewer.")
     return street_places(network, bounds, count, _DISTRACTOR_SPACING_M, network.seed + 43)

@@ -16,8 +16,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.layouts.cities import VIGOR_CITIES, vigor_city
 from geoloc.synthetic.layouts.placement import mercator_metres_per_pixel
@@ -26,7 +26,7 @@ from geoloc.synthetic.layouts.view_images import AERIAL, PANORAMA, CitySource, E
 from geoloc.synthetic.world.camera_positions import street_points
 from geoloc.synthetic.world.coverage import TileGrid, keep_balanced
 from geoloc.synthetic.world.network import Bounds, Network
-from geoloc.synthetic.world.noise import Double, uniform
+from geoloc.synthetic.world.noise import uniform
 
 STEP_LAT_DEG = 0.00032807245263910545
 """The published grid's step; the step in longitude is as long on the ground."""
@@ -64,9 +64,9 @@ class Area:
 
     city: CitySource
     grid: TileGrid
-    lat: Double
-    lon: Double
-    tiles: NDArray[np.int64]
+    lat: FloatArray
+    lon: FloatArray
+    tiles: IntArray
     metres_per_pixel: float
 
 
@@ -130,7 +130,7 @@ def _try_area(city: CitySource, network: Network, bounds: Bounds, photos: int) -
     return Area(city, grid, at_lat[keep], at_lon[keep], tiles[keep], resolution)
 
 
-def _first_in_cells(points: Double) -> NDArray[np.int64]:
+def _first_in_cells(points: FloatArray) -> IntArray:
     """Numbers of the points that are the first of their cell of `_LEAST_APART_M`, in order."""
     cells = np.floor(points / _LEAST_APART_M).astype(np.int64)
     _, first = np.unique(cells, axis=0, return_index=True)
@@ -143,7 +143,7 @@ def satellite_names(grid: TileGrid) -> list[str]:
     return [f"satellite_{a!r}_{b!r}.png" for a, b in zip(lat.tolist(), lon.tolist(), strict=True)]
 
 
-def pixel_offsets(area: Area, metres_per_pixel: float) -> NDArray[np.int64]:
+def pixel_offsets(area: Area, metres_per_pixel: float) -> IntArray:
     """Where each photo lies in its four tiles of 640 pixels: int64[N, 4, 2], rounded to whole pixels.
 
     Convention: [..., 0] is how far the photo lies BELOW (south of) the tile's centre, [..., 1] how far to the

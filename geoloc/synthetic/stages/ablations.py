@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geoloc.core import storage
+from geoloc.core.arrays import Pixels
 from geoloc.core.errors import ArtifactError
 from geoloc.core.images import decode_image
 from geoloc.core.progress import say, track
@@ -33,7 +33,6 @@ from geoloc.synthetic.world.view_conditions import photo_look
 
 RESULT_NAME = "ablations.json"
 _CHUNKS = 40
-Pixels = NDArray[np.uint8]
 
 
 class CityAblationConfig(BaseModel):

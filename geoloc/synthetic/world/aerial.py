@@ -7,9 +7,10 @@ from numba import njit
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from geoloc.core.arrays import BoolArray, Float32Array, IntArray
 from geoloc.synthetic.world.cars import cars_on
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Float, grain
+from geoloc.synthetic.world.noise import grain
 from geoloc.synthetic.world.pixels import to_byte
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.scene import Light, Texels, light_of, texels_of
@@ -56,7 +57,7 @@ def render_aerial(
     return out
 
 
-def shadows(window: Window, look: Look) -> NDArray[np.bool_]:
+def shadows(window: Window, look: Look) -> BoolArray:
     """Which pixels of a window lie in shadow: bool[H, W].
 
     One sweep from south to north carries the height that still casts a shadow, in whole centimetres, so the
@@ -74,8 +75,8 @@ def shadows(window: Window, look: Look) -> NDArray[np.bool_]:
 
 @njit(cache=True, nogil=True)
 def _sweep(
-    height_cm: NDArray[np.uint16], canopy_dm: NDArray[np.uint8], drift: NDArray[np.int64], drop: int
-) -> NDArray[np.bool_]:
+    height_cm: NDArray[np.uint16], canopy_dm: NDArray[np.uint8], drift: IntArray, drop: int
+) -> BoolArray:
     """Carry heights from the last row to the first, moved by `drift` and lowered by `drop` a row: what is below."""
     rows, columns = height_cm.shape
     dark = np.zeros((rows, columns), np.bool_)
@@ -119,7 +120,7 @@ def _traffic(window: Window, look: Look, left: int, top: int, columns: int, rows
 
 @njit(cache=True, nogil=True)
 def light_texels(
-    texels: Texels, light: Light, shade: NDArray[np.bool_], traffic: NDArray[np.uint8], speck: Float, gain: Float,
+    texels: Texels, light: Light, shade: BoolArray, traffic: NDArray[np.uint8], speck: Float32Array, gain: Float32Array,
     left: int, top: int, out: NDArray[np.uint8],
 ) -> None:  # fmt: skip
     """The lit colours of a part of a window with cars and crowns, written to out uint8[H, W, 3].
@@ -147,7 +148,9 @@ def light_texels(
 
 
 @njit(cache=True, nogil=True)
-def _light_crown(texels: Texels, light: Light, speck: Float, row: int, column: int, out: Float) -> None:
+def _light_crown(
+    texels: Texels, light: Light, speck: Float32Array, row: int, column: int, out: Float32Array
+) -> None:
     """The colour of a crown from above, lit from the sun's side, to out float32[3]."""
     rows, columns = texels.canopy_dm.shape
     here = np.float32(texels.canopy_dm[row, column])

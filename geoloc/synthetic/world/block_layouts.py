@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.world import blocks as kinds
 from geoloc.synthetic.world.blocks import Block, Plan, choose_kind, street_trees
 from geoloc.synthetic.world.buildings import HOUSE, TERRACE, TOWER, WORKS
 from geoloc.synthetic.world.network import Network
-from geoloc.synthetic.world.noise import Double, value_noise
+from geoloc.synthetic.world.noise import value_noise
 
 
 def lay_out(network: Network, i: int, j: int) -> Block:
@@ -23,7 +24,7 @@ def lay_out(network: Network, i: int, j: int) -> Block:
     return plan.finish()
 
 
-def _rectangle(plan: Plan, side: int, a0: float, a1: float, b0: float, b1: float) -> Double:
+def _rectangle(plan: Plan, side: int, a0: float, a1: float, b0: float, b1: float) -> FloatArray:
     return plan.at(*plan.on_side(side, [a0, a1, a1, a0], [b0, b0, b1, b1]))
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.world.buildings import BUILDING, Buildings, corners, furnish
 from geoloc.synthetic.world.network import Network, clearance_m
-from geoloc.synthetic.world.noise import Double, generator, hash_array, hash_int
+from geoloc.synthetic.world.noise import generator, hash_array, hash_int
 from geoloc.synthetic.world.zones import quarter_index
 
 (LAWN, PAVING, ASPHALT, CLAY, GRAVEL, SOIL, WATER, POOL, HEDGE, BED, KERB, CONCRETE, SETTS, BRICK) = range(14)
@@ -33,13 +34,13 @@ class Block:
     """
 
     kind: int
-    outline: Double
+    outline: FloatArray
     tone: int
-    grounds: list[tuple[Double, int, int]] = field(default_factory=list)
-    lines: list[tuple[Double, int, float, float]] = field(default_factory=list)
+    grounds: list[tuple[FloatArray, int, int]] = field(default_factory=list)
+    lines: list[tuple[FloatArray, int, float, float]] = field(default_factory=list)
     ponds: list[tuple[float, float, float, float, int]] = field(default_factory=list)
     buildings: Buildings = field(default_factory=lambda: np.zeros(0, BUILDING))
-    trees: Double = field(default_factory=lambda: np.zeros((0, 5)))
+    trees: FloatArray = field(default_factory=lambda: np.zeros((0, 5)))
 
 
 class Plan:
@@ -66,11 +67,11 @@ class Plan:
         self.u_m = float(length_u * (u[1] - u[0]))
         self.v_m = float(length_v * (v[1] - v[0]))
         self.centre = self.outline.mean(0)
-        self.sites: list[Double] = []
-        self.woods: list[Double] = []
+        self.sites: list[FloatArray] = []
+        self.woods: list[FloatArray] = []
         self.block = Block(PARK, self.outline, int(self.rng.integers(90, 166)))
 
-    def at(self, u: ArrayLike, v: ArrayLike) -> Double:
+    def at(self, u: ArrayLike, v: ArrayLike) -> FloatArray:
         """City coordinates of block coordinates: float64[..., 2]."""
         return _bilinear(self.outline, np.asarray(u, np.float64), np.asarray(v, np.float64))
 
@@ -78,7 +79,7 @@ class Plan:
         """Length along a side and depth behind it, metres."""
         return (self.u_m, self.v_m) if side < 2 else (self.v_m, self.u_m)
 
-    def on_side(self, side: int, a: ArrayLike, b: ArrayLike) -> tuple[Double, Double]:
+    def on_side(self, side: int, a: ArrayLike, b: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Block coordinates u, v of a side's (a, b)."""
         a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
         return ((a, b), (a, 1 - b), (b, a), (1 - b, a))[side]
@@ -101,7 +102,7 @@ class Plan:
         size = (along_m, deep_m) if side < 2 else (deep_m, along_m)
         self.build(u, v, *size, wall_m, gable_m, kind)
 
-    def plant(self, points: Double, radius_m: ArrayLike) -> None:
+    def plant(self, points: FloatArray, radius_m: ArrayLike) -> None:
         """Propose trees at city points float64[..., 2] with crowns of the given radius."""
         points = points.reshape(-1, 2)
         count = len(points)
@@ -109,7 +110,7 @@ class Plan:
         height = radius * self.rng.uniform(1.5, 2.6, count) + 1.8
         self.woods.append(np.column_stack([points, radius, height, self.rng.random(count)]))
 
-    def rows(self, length_m: float, low_m: float, high_m: float) -> tuple[Double, Double]:
+    def rows(self, length_m: float, low_m: float, high_m: float) -> tuple[FloatArray, FloatArray]:
         """Cut a side into lots of random width: centres and widths as shares of it."""
         count = max(1, int(length_m / self.rng.uniform(low_m, high_m)))
         cuts = np.concatenate([[0.0], np.cumsum(self.rng.uniform(0.7, 1.35, count))])
@@ -124,7 +125,7 @@ class Plan:
             self._keep_trees(np.concatenate(self.woods))
         return self.block
 
-    def _raise_buildings(self, sites: Double) -> None:
+    def _raise_buildings(self, sites: FloatArray) -> None:
         u, v, size_u, size_v, wall, gable, kind = sites.T
         wall = wall * self.network.style.low
         centre = self.at(u, v)
@@ -142,7 +143,7 @@ class Plan:
         keep = (clear > 3.0) & dry & (size_u > 3) & (size_v > 3)
         self.block.buildings = table[keep]
 
-    def _keep_trees(self, woods: Double) -> None:
+    def _keep_trees(self, woods: FloatArray) -> None:
         clear = clearance_m(self.avenues, woods[:, :2])
         keep = (clear > woods[:, 2] * 0.3 + 0.5) & (self.network.river(woods[:, 0], woods[:, 1]) > 0.002)
         table = self.block.buildings
@@ -154,19 +155,19 @@ class Plan:
         self.block.trees = woods[keep]
 
 
-def _bilinear(quad: Double, u: Double, v: Double) -> Double:
+def _bilinear(quad: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
     u, v = u[..., None], v[..., None]
     south = quad[0] * (1 - u) + quad[1] * u
     north = quad[3] * (1 - u) + quad[2] * u
     return np.asarray(south * (1 - v) + north * v)
 
 
-def quarter(network: Network, point: Double) -> int:
+def quarter(network: Network, point: FloatArray) -> int:
     """The kind of quarter (`WORKS_QUARTER`, `HOUSES`, `TERRACES` or `TOWERS`) at a city point."""
     return WORKS_QUARTER + int(quarter_index(network.seed, network.style, point[0], point[1]))
 
 
-def choose_kind(network: Network, i: int, j: int, centre: Double) -> int:
+def choose_kind(network: Network, i: int, j: int, centre: FloatArray) -> int:
     """The kind of block (i, j): park, parking and sport by chance, else its quarter's."""
     style = network.style
     draw = hash_int(network.seed + 102, i, j) / 2**32

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoloc.synthetic.world.noise import Double
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 
 HOUSE, TERRACE, TOWER, WORKS = range(4)
 
@@ -83,16 +83,14 @@ PALETTES = {"brick": (_BRICK_ROOFS, _BRICK_FACADES), "stucco": (_STUCCO_ROOFS, _
 """Colours of roofs by kind of building, and of walls."""
 
 
-def _pick(rng: np.random.Generator, palette: Colours, count: int) -> Double:
+def _pick(rng: np.random.Generator, palette: Colours, count: int) -> FloatArray:
     """Colours of a palette with a brightness and a tint of their own: float64[count, 3]."""
     colour = np.asarray(palette, np.float64)[rng.integers(len(palette), size=count)]
     colour = colour * rng.uniform(0.8, 1.14, (count, 1)) + rng.normal(0, 6, (count, 3))
     return np.clip(colour, 20, 250)
 
 
-def furnish(
-    rng: np.random.Generator, kind: NDArray[np.int64], flat: NDArray[np.bool_], palette: str = "brick"
-) -> Buildings:
+def furnish(rng: np.random.Generator, kind: IntArray, flat: BoolArray, palette: str = "brick") -> Buildings:
     """Colours, storeys and windows for buildings of the given kinds: `BUILDING`[N], geometry left at zero.
 
     `flat` says which roofs are flat: those are grey and pale more often than tiled.
@@ -116,7 +114,7 @@ def furnish(
     return table
 
 
-def corners(table: Buildings) -> NDArray[np.float64]:
+def corners(table: Buildings) -> FloatArray:
     """Ground-plan corners, counter-clockwise from (-u, -v): float64[N, 4, 2] in city metres.
 
     Convention: x east, y north; the u axis points (cos, sin), v is 90 degrees to its left.

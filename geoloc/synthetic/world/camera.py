@@ -11,7 +11,8 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 
-from geoloc.synthetic.world.noise import Float, Scalar, generator
+from geoloc.core.arrays import Float32Array, FloatArray, IntArray
+from geoloc.synthetic.world.noise import Scalar, generator
 from geoloc.synthetic.world.pixels import to_byte
 from geoloc.synthetic.world.style import PIXEL_M, VIEW_RANGE_M
 
@@ -43,14 +44,14 @@ class Rays:
     distance_m: float32[S] of the march's steps; base_row: int64[S], the first row above the ground there.
     """
 
-    azimuth: NDArray[np.float64]
-    tangent: Float
-    distance_m: Float
-    base_row: NDArray[np.int64]
+    azimuth: FloatArray
+    tangent: Float32Array
+    distance_m: Float32Array
+    base_row: IntArray
     low: float
     step: float
 
-    def row_of(self, tangent: NDArray[np.float32]) -> NDArray[np.int64]:
+    def row_of(self, tangent: Float32Array) -> IntArray:
         """How many rows look lower than a tangent of elevation: int64[...]."""
         rows = np.ceil((np.arctan(tangent) - self.low) / self.step - 0.5)
         return np.clip(rows, 0, len(self.tangent)).astype(np.int64)
@@ -74,7 +75,7 @@ def rays(camera: Camera) -> Rays:
 
 
 @lru_cache(maxsize=1)
-def _film() -> Float:
+def _film() -> Float32Array:
     """Normal noise that pictures start reading at a place of their own: float32[2^18], read-only."""
     noise = np.random.default_rng(20_000).standard_normal(_FILM_SIZE, np.float32)
     noise.flags.writeable = False
@@ -83,7 +84,12 @@ def _film() -> Float:
 
 @njit(cache=True, nogil=True)
 def _expose(
-    picture: NDArray[np.uint8], levels: Float, saturation: Scalar, film: Float, start: int, noise: Scalar
+    picture: NDArray[np.uint8],
+    levels: Float32Array,
+    saturation: Scalar,
+    film: Float32Array,
+    start: int,
+    noise: Scalar,
 ) -> NDArray[np.uint8]:
     """Levels float32[3, 256] by channel, then saturation, then noise: uint8[H, W, 3]."""
     out = np.empty_like(picture)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.network import CURVE_POINTS, Bounds, Network
-from geoloc.synthetic.world.noise import Double, hash_array, uniform
+from geoloc.synthetic.world.noise import hash_array, uniform
 
 _PLACES_PER_EDGE = 40
 _ASPHALT_SHARE = 0.62
@@ -21,16 +21,16 @@ _ASPHALT_SHARE = 0.62
 class Positions:
     """Cameras and the tile centres that belong to them: x, y, centre_x, centre_y float64[N] in city metres."""
 
-    x: Double
-    y: Double
-    centre_x: Double
-    centre_y: Double
+    x: FloatArray
+    y: FloatArray
+    centre_x: FloatArray
+    centre_y: FloatArray
 
     def __len__(self) -> int:
         return len(self.x)
 
 
-def street_points(network: Network, bounds: Bounds, seed: int) -> Double:
+def street_points(network: Network, bounds: Bounds, seed: int) -> FloatArray:
     """Candidate camera points on the asphalt within bounds, in an order that tells nothing: float64[N, 2].
 
     Convention: x east, y north in city metres. A point depends on its street and the seed alone.
@@ -54,7 +54,7 @@ def street_points(network: Network, bounds: Bounds, seed: int) -> Double:
 
 def street_positions(
     network: Network, bounds: Bounds, count: int, spacing_m: float, seed: int, *,
-    offset_m: float = 5.0, clear_of: Double | None = None, clear_m: float = 0.0,
+    offset_m: float = 5.0, clear_of: FloatArray | None = None, clear_m: float = 0.0,
 ) -> Positions:  # fmt: skip
     """`count` cameras on streets and, for each, a tile centre uniform in a disc of `offset_m` around it.
 
@@ -84,7 +84,7 @@ def street_positions(
     return Positions(points[chosen, 0], points[chosen, 1], centres[chosen, 0], centres[chosen, 1])
 
 
-def _near(points: Double, others: Double, limit_m: float) -> NDArray[np.bool_]:
+def _near(points: FloatArray, others: FloatArray, limit_m: float) -> BoolArray:
     """Which points lie nearer than the limit to any of the others: bool[N]."""
     if limit_m <= 0 or not len(others):
         return np.zeros(len(points), bool)
@@ -92,7 +92,7 @@ def _near(points: Double, others: Double, limit_m: float) -> NDArray[np.bool_]:
     return np.asarray(tree.query(points, distance_upper_bound=limit_m)[0] < limit_m)
 
 
-def thin(points: Double, count: int, spacing_m: float) -> NDArray[np.int64]:
+def thin(points: FloatArray, count: int, spacing_m: float) -> IntArray:
     """Numbers of up to `count` points, first come first served, none nearer than the spacing to another."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     chosen: list[int] = []
@@ -108,7 +108,9 @@ def thin(points: Double, count: int, spacing_m: float) -> NDArray[np.int64]:
     return np.asarray(chosen, np.int64)
 
 
-def positions_in_tiles(network: Network, centres: Double, tile_m: float, count: int, seed: int) -> Positions:
+def positions_in_tiles(
+    network: Network, centres: FloatArray, tile_m: float, count: int, seed: int
+) -> Positions:
     """Cameras anywhere on the street within tiles: each in a tile drawn at random, uniform over what street it has.
 
     Convention: tiles are squares of side `tile_m` around `centres` float64[N, 2], x east, y north.

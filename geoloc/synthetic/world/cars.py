@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.world.network import Edges
-from geoloc.synthetic.world.noise import Double, uniform
+from geoloc.synthetic.world.noise import uniform
 from geoloc.synthetic.world.view_conditions import Look
 
 
@@ -19,12 +20,12 @@ class Cars:
     colour: float64[N, 3].
     """
 
-    centre: Double
-    ahead: Double
-    half_length_m: Double
-    half_width_m: Double
-    height_m: Double
-    colour: Double
+    centre: FloatArray
+    ahead: FloatArray
+    half_length_m: FloatArray
+    half_width_m: FloatArray
+    height_m: FloatArray
+    colour: FloatArray
 
     def __len__(self) -> int:
         return len(self.centre)

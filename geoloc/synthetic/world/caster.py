@@ -15,8 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import Float32Array, FloatArray, Int32Array, IntArray
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double, Float
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.ray_field import CEILING_M, Field, build_field
 from geoloc.synthetic.world.shapes import (
@@ -50,17 +50,17 @@ class Hits:
     the sky; normal: float32[N, 3] of the surface met, east, north, up.
     """
 
-    depth: Float
+    depth: Float32Array
     kind: NDArray[np.uint8]
-    index: NDArray[np.int32]
-    cell: NDArray[np.int32]
-    normal: Float
+    index: Int32Array
+    cell: Int32Array
+    normal: Float32Array
 
 
 def cast(
     window: Window,
-    origins: Double,
-    directions: Double,
+    origins: FloatArray,
+    directions: FloatArray,
     look: Look,
     *,
     bounds: Bounds | None = None,
@@ -80,7 +80,7 @@ def cast(
     return cast_field(field, origins, np.asarray(directions, np.float64), reach_m)
 
 
-def cast_field(field: Field, origins: Double, directions: Double, reach_m: float) -> Hits:
+def cast_field(field: Field, origins: FloatArray, directions: FloatArray, reach_m: float) -> Hits:
     """As `cast`, in a field that is already there; all rays may share one origin float64[1, 3]."""
     count = len(directions)
     hits = Hits(
@@ -97,10 +97,11 @@ def cast_field(field: Field, origins: Double, directions: Double, reach_m: float
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _cast(
-    tops: NDArray[np.uint16], levels: NDArray[np.int64], frame: NDArray[np.int64], near: NDArray[np.int32],
-    building: NDArray[np.int32], car: NDArray[np.int16], height: NDArray[np.uint16], canopy: NDArray[np.uint8],
-    under: NDArray[np.uint8], prisms: Double, boxes: Double, origins: Double, directions: Double, reach_m: float,
-    depth: Float, kind: NDArray[np.uint8], index: NDArray[np.int32], cell: NDArray[np.int32], normal: Float,
+    tops: NDArray[np.uint16], levels: IntArray, frame: IntArray, near: Int32Array,
+    building: Int32Array, car: NDArray[np.int16], height: NDArray[np.uint16], canopy: NDArray[np.uint8],
+    under: NDArray[np.uint8], prisms: FloatArray, boxes: FloatArray, origins: FloatArray,
+    directions: FloatArray, reach_m: float,
+    depth: Float32Array, kind: NDArray[np.uint8], index: Int32Array, cell: Int32Array, normal: Float32Array,
 ) -> None:  # fmt: skip
     """Follow all rays; arrays go from function to function one by one, which costs no counting of references."""
     shared = len(origins) == 1
@@ -127,9 +128,9 @@ def _span(height: float, climb: float, last: float) -> tuple[float, float]:
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _trace(
-    tops: NDArray[np.uint16], levels: NDArray[np.int64], frame: NDArray[np.int64], near: NDArray[np.int32],
-    building: NDArray[np.int32], car: NDArray[np.int16], height: NDArray[np.uint16], canopy: NDArray[np.uint8],
-    under: NDArray[np.uint8], prisms: Double, boxes: Double, o: Vector, d: Vector, reach_m: float,
+    tops: NDArray[np.uint16], levels: IntArray, frame: IntArray, near: Int32Array,
+    building: Int32Array, car: NDArray[np.int16], height: NDArray[np.uint16], canopy: NDArray[np.uint8],
+    under: NDArray[np.uint8], prisms: FloatArray, boxes: FloatArray, o: Vector, d: Vector, reach_m: float,
 ) -> tuple[float, int, int, int, Vector]:  # fmt: skip
     """First hit of one ray: depth, kind, index, cell, normal."""
     rows, columns = height.shape
@@ -186,8 +187,8 @@ def _trace(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _in_cell(
-    close: int, building: NDArray[np.int32], vehicle: int, height_cm: int, canopy: NDArray[np.uint8],
-    under: NDArray[np.uint8], prisms: Double, boxes: Double, frame: NDArray[np.int64], r: int, c: int, i: int, j: int,
+    close: int, building: Int32Array, vehicle: int, height_cm: int, canopy: NDArray[np.uint8],
+    under: NDArray[np.uint8], prisms: FloatArray, boxes: FloatArray, frame: IntArray, r: int, c: int, i: int, j: int,
     o: Vector, d: Vector, start: float, end: float,
 ) -> tuple[float, int, int, Vector]:  # fmt: skip
     """The first thing a ray meets between `start` and `end` in one pixel.
@@ -219,7 +220,7 @@ def _in_cell(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _standing(
-    own: int, tall: float, prisms: Double, i: int, j: int, o: Vector, d: Vector, start: float, end: float
+    own: int, tall: float, prisms: FloatArray, i: int, j: int, o: Vector, d: Vector, start: float, end: float
 ) -> tuple[float, Vector]:
     """Entry of a ray into what stands in one pixel: a lamp post, a barrier, or plant on a flat roof."""
     if own < 0:
@@ -241,7 +242,7 @@ def _belongs(t: float, i: int, j: int, o: Vector, d: Vector) -> bool:
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _crown(
-    canopy: NDArray[np.uint8], under: NDArray[np.uint8], frame: NDArray[np.int64], r: int, c: int, i: int, j: int,
+    canopy: NDArray[np.uint8], under: NDArray[np.uint8], frame: IntArray, r: int, c: int, i: int, j: int,
     o: Vector, d: Vector, start: float, end: float,
 ) -> tuple[float, Vector]:  # fmt: skip
     """Entry of a ray into a tree's leaves or trunk; leaves have holes of their own size near the eye."""

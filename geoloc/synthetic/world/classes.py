@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.semantics import SemanticClass
 from geoloc.synthetic.world.blocks import (
     ASPHALT,
@@ -35,7 +36,6 @@ from geoloc.synthetic.world.blocks import (
     WATER,
 )
 from geoloc.synthetic.world.network import Bounds, Edges
-from geoloc.synthetic.world.noise import Double
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.style import PIXEL_M
 
@@ -60,7 +60,7 @@ def road_classes(edges: Edges) -> NDArray[np.uint8]:
     return made.astype(np.uint8)
 
 
-def bands(edges: Edges, half_width_m: Double) -> Double:
+def bands(edges: Edges, half_width_m: FloatArray) -> FloatArray:
     """Outlines of bands along streets: float64[N, 34, 2] in city metres."""
     side = edges.normals() * half_width_m[:, None, None]
     return np.concatenate([edges.curve + side, (edges.curve - side)[:, ::-1]], 1)
@@ -91,7 +91,7 @@ def crown_classes(city: City, window: Window) -> NDArray[np.uint8]:
     return np.where(_parks(city, window), SemanticClass.FOREST, SemanticClass.VEGETATION).astype(np.uint8)
 
 
-def _pixels(window: Window, points: Double) -> Double:
+def _pixels(window: Window, points: FloatArray) -> FloatArray:
     grid = np.floor(points * (1 / PIXEL_M, -1 / PIXEL_M))
     return np.asarray(grid - (window.west_px, -window.north_px))
 
@@ -118,7 +118,7 @@ def _streets(city: City, window: Window) -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def _parks(city: City, window: Window) -> NDArray[np.bool_]:
+def _parks(city: City, window: Window) -> BoolArray:
     rows, columns = window.layers.material.shape
     image = Image.new("1", (columns, rows))
     draw = ImageDraw.Draw(image)
@@ -129,7 +129,7 @@ def _parks(city: City, window: Window) -> NDArray[np.bool_]:
     return np.array(image, bool)
 
 
-def _banks(city: City, window: Window) -> NDArray[np.bool_]:
+def _banks(city: City, window: Window) -> BoolArray:
     """Sand beside the river: bool[H, W]."""
     r, c = np.nonzero(window.layers.material == SOIL)
     out = np.zeros(window.layers.material.shape, bool)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import Float32Array, FloatArray, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.core.semantics import SemanticClass
 from geoloc.synthetic.world.blocks import HEDGE
 from geoloc.synthetic.world.buildings import Buildings
 from geoloc.synthetic.world.classes import crown_classes, ground_classes, widened
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double, Float, hash_int, uniform
+from geoloc.synthetic.world.noise import hash_int, uniform
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.style import PIXEL_M
 
@@ -30,7 +31,7 @@ def point_cloud(
     points_per_m2: float = 0.1,
     seed: int = 0,
     window: Window | None = None,
-) -> tuple[Float, NDArray[np.uint8]]:
+) -> tuple[Float32Array, NDArray[np.uint8]]:
     """Points on all surfaces of an area, and their classes (ids of `geoloc.core.semantics`): float32[P, 3], uint8[P].
 
     `points_per_m2` of surface; walls count by their own area. `window`, if given, must reach 2 m beyond the bounds.
@@ -55,7 +56,7 @@ def point_cloud(
     return (points - (bounds[0], bounds[1], 0.0)).astype(np.float32), classes.astype(np.uint8)
 
 
-def _lattice(bounds: Bounds, step: float, key: int) -> tuple[Double, Double]:
+def _lattice(bounds: Bounds, step: float, key: int) -> tuple[FloatArray, FloatArray]:
     """One jittered point per cell, those inside the bounds, row by row from the south."""
     west, south, east, north = bounds
     a = np.arange(int(np.floor(west / step)), int(np.floor(east / step)) + 1)
@@ -66,7 +67,7 @@ def _lattice(bounds: Bounds, step: float, key: int) -> tuple[Double, Double]:
     return x[keep], y[keep]
 
 
-def pixels_of(window: Window, x: Double, y: Double) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pixels_of(window: Window, x: FloatArray, y: FloatArray) -> tuple[IntArray, IntArray]:
     """Rows and columns of the window's pixels that hold city points; outside points go to the nearest pixel.
 
     Convention: x east, y north in city metres; row 0 is the northern edge.
@@ -77,7 +78,7 @@ def pixels_of(window: Window, x: Double, y: Double) -> tuple[NDArray[np.int64], 
     return np.clip(r, 0, rows - 1), np.clip(c, 0, columns - 1)
 
 
-def roof_height(table: Buildings, x: Double, y: Double) -> Double:
+def roof_height(table: Buildings, x: FloatArray, y: FloatArray) -> FloatArray:
     """Height in metres of the roofs of buildings [N] over city points float64[N]; points outside get the eaves."""
     east, north = x - table["x"], y - table["y"]
     u = (east * table["cos"] + north * table["sin"]) / table["half_u"]
@@ -88,7 +89,7 @@ def roof_height(table: Buildings, x: Double, y: Double) -> Double:
 
 def _surface_points(
     city: City, window: Window, bounds: Bounds, step: float, key: int
-) -> tuple[Double, NDArray[np.uint8]]:
+) -> tuple[FloatArray, NDArray[np.uint8]]:
     """Points on roofs and on the ground with its hedges."""
     x, y = _lattice(bounds, step, key)
     r, c = pixels_of(window, x, y)
@@ -105,7 +106,7 @@ def _surface_points(
 
 def _crown_points(
     city: City, window: Window, bounds: Bounds, step: float, key: int
-) -> tuple[Double, NDArray[np.uint8]]:
+) -> tuple[FloatArray, NDArray[np.uint8]]:
     """Points on the tops of tree crowns."""
     x, y = _lattice(bounds, step, key)
     r, c = pixels_of(window, x, y)
@@ -115,7 +116,9 @@ def _crown_points(
     return np.stack([x, y, canopy], -1)[leafy], classes[leafy]
 
 
-def _wall_points(window: Window, bounds: Bounds, step: float, key: int) -> tuple[Double, NDArray[np.uint8]]:
+def _wall_points(
+    window: Window, bounds: Bounds, step: float, key: int
+) -> tuple[FloatArray, NDArray[np.uint8]]:
     """Points on walls and gable ends that no other building hides, building by building in the order of their ids."""
     _, first = np.unique(window.table["id"], return_index=True)  # one that two chunks share is listed twice
     table = window.table[first]
@@ -148,7 +151,9 @@ def _wall_points(window: Window, bounds: Bounds, step: float, key: int) -> tuple
     return points, np.full(len(points), SemanticClass.BUILDINGS, np.uint8)
 
 
-def _on_face(of: Buildings, side: NDArray[np.int64], s: Double) -> tuple[Double, Double, Double, Double]:
+def _on_face(
+    of: Buildings, side: IntArray, s: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """City coordinates of points at `s` metres along faces from their middles, and the faces' outward normals."""
     sign = np.where(side % 2 == 0, -1.0, 1.0)
     along_u = side < 2

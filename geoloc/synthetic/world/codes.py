@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from geoloc.core.arrays import Codes, Float32Array, FloatArray, IntArray
 from geoloc.core.errors import InputError
-from geoloc.synthetic.world.noise import Float, generator
+from geoloc.synthetic.world.noise import generator
 
 BLOCK = 4096
 GROUP = 4
@@ -25,8 +25,6 @@ _MOST_ROWS = 8192
 _LEAST_ROWS = 200
 _QUANTILES = 256
 _ROUNDS = 4
-
-Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class CodeModel:
     correlations of neighbours' latents, equally likely.
     """
 
-    threshold: Float
-    factors: Float
-    rest: Float
-    kinship: Float
+    threshold: Float32Array
+    factors: Float32Array
+    rest: Float32Array
+    kinship: Float32Array
 
     @property
     def bits(self) -> int:
@@ -76,7 +74,7 @@ def fit_codes(codes: Codes) -> CodeModel:
     return _with_kinship(model, signs)
 
 
-def nearest_bits(signs: Float) -> NDArray[np.int64]:
+def nearest_bits(signs: Float32Array) -> IntArray:
     """Hamming distance of each row of signs (-1 or 1) float32[N, D] from its nearest other: int64[N]."""
     nearest = np.empty(len(signs), np.int64)
     for first in range(0, len(signs), 512):
@@ -87,7 +85,7 @@ def nearest_bits(signs: Float) -> NDArray[np.int64]:
     return nearest
 
 
-def _with_kinship(model: CodeModel, signs: Float) -> CodeModel:
+def _with_kinship(model: CodeModel, signs: Float32Array) -> CodeModel:
     """The model with the kinship whose codes have nearest neighbours as far away as the real ones.
 
     A first guess takes the nearest for a relative (their latents correlate by cos(pi * share of bits that differ));
@@ -117,14 +115,14 @@ def code_block(model: CodeModel, seed: int, block: int) -> Codes:
     return np.packbits(latent > model.threshold, axis=1)
 
 
-def _latents(model: CodeModel, rng: np.random.Generator, count: int) -> Float:
+def _latents(model: CodeModel, rng: np.random.Generator, count: int) -> Float32Array:
     """Independent draws of the latent vector: float32[count, D]."""
     drawn = rng.standard_normal((count, len(model.factors)), np.float32) @ model.factors
     drawn += rng.standard_normal((count, model.bits), np.float32) * model.rest
     return np.asarray(drawn)
 
 
-def block_places(block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def block_places(block: int) -> tuple[FloatArray, FloatArray]:
     """Where the codes of a block lie: x and y float64[4096], groups 24 m apart, their codes 8 m.
 
     Convention: x east, y north in city metres; blocks of 768 m in rows of 256, southwards from y = -2,048 m.

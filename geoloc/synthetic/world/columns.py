@@ -14,8 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.synthetic.world.facades import enter_wall, paint_wall
-from geoloc.synthetic.world.noise import Float, Scalar, hash3
+from geoloc.synthetic.world.noise import Scalar, hash3
 from geoloc.synthetic.world.scene import Lens, Light, Texels, texel_at
 from geoloc.synthetic.world.style import VIEW_RANGE_M
 from geoloc.synthetic.world.surfaces import far_ground_colour, sample_patch
@@ -32,16 +33,16 @@ class Sky(NamedTuple):
     sum of the waves starts from.
     """
 
-    base: Float
-    row_sin: Float
-    row_cos: Float
-    column_sin: Float
-    column_cos: Float
+    base: Float32Array
+    row_sin: Float32Array
+    row_cos: Float32Array
+    column_sin: Float32Array
+    column_cos: Float32Array
     cover: np.float32
 
 
 @njit(cache=True, nogil=True)
-def rows_below(tangent: Float, limit: Scalar) -> int:
+def rows_below(tangent: Float32Array, limit: Scalar) -> int:
     """How many of the ascending tangents are smaller than a limit."""
     low, high = 0, len(tangent)
     while low < high:
@@ -55,7 +56,8 @@ def rows_below(tangent: Float, limit: Scalar) -> int:
 
 @njit(cache=True, nogil=True)
 def paint_columns(
-    texels: Texels, table: Any, lens: Lens, light: Light, patch: Float, sky: Sky, colour: Float, depth: Float
+    texels: Texels, table: Any, lens: Lens, light: Light, patch: Float32Array, sky: Sky,
+    colour: Float32Array, depth: Float32Array
 ) -> None:  # fmt: skip
     """Everything but cars and haze; `patch` is the ground around the camera (`near_patch`)."""
     steps = len(lens.distance_m)
@@ -74,7 +76,7 @@ def paint_columns(
 
 
 @njit(cache=True, nogil=True)
-def _set_flat_depth(lens: Lens, depth: Float) -> None:
+def _set_flat_depth(lens: Lens, depth: Float32Array) -> None:
     """Distance of the flat ground, infinite from the viewing range on."""
     for r in range(len(depth)):
         tangent = lens.tangent[r]
@@ -84,8 +86,8 @@ def _set_flat_depth(lens: Lens, depth: Float) -> None:
 
 @njit(cache=True, nogil=True)
 def _paint_obstacles(
-    texels: Texels, table: Any, lens: Lens, light: Light, column: int, place: NDArray[np.int64],
-    colour: Float, depth: Float, done: NDArray[np.bool_],
+    texels: Texels, table: Any, lens: Lens, light: Light, column: int, place: IntArray,
+    colour: Float32Array, depth: Float32Array, done: BoolArray,
 ) -> None:  # fmt: skip
     """Walls, roofs, hedges and posts: each step of the ray fills the rows that it is the first to reach."""
     filled = 0
@@ -111,8 +113,8 @@ def _paint_obstacles(
 
 @njit(cache=True, nogil=True)
 def _paint_building(
-    texels: Texels, building: Any, lens: Lens, light: Light, column: int, place: NDArray[np.int64], step: int,
-    first: int, top: int, colour: Float, depth: Float,
+    texels: Texels, building: Any, lens: Lens, light: Light, column: int, place: IntArray, step: int,
+    first: int, top: int, colour: Float32Array, depth: Float32Array,
 ) -> None:  # fmt: skip
     """Rows first .. top of a building: its wall, above the eaves its roof."""
     exact, along, brightness = enter_wall(
@@ -131,8 +133,8 @@ def _paint_building(
 
 @njit(cache=True, nogil=True)
 def _paint_low(
-    texels: Texels, lens: Lens, light: Light, place: NDArray[np.int64], step: int, first: int, top: int,
-    colour: Float, depth: Float,
+    texels: Texels, lens: Lens, light: Light, place: IntArray, step: int, first: int, top: int,
+    colour: Float32Array, depth: Float32Array,
 ) -> None:  # fmt: skip
     """Rows first .. top of a hedge, fence or post, darker towards its foot."""
     distance = lens.distance_m[step]
@@ -148,8 +150,8 @@ def _paint_low(
 
 @njit(cache=True, nogil=True)
 def _paint_crowns(
-    texels: Texels, lens: Lens, light: Light, place: NDArray[np.int64], colour: Float, depth: Float,
-    done: NDArray[np.bool_],
+    texels: Texels, lens: Lens, light: Light, place: IntArray, colour: Float32Array, depth: Float32Array,
+    done: BoolArray,
 ) -> None:  # fmt: skip
     """Tree crowns and trunks; the nearest of what reaches a row stays."""
     for s in range(len(place)):
@@ -173,7 +175,7 @@ def _paint_crowns(
 
 @njit(cache=True, nogil=True)
 def _paint_leaf(
-    texels: Texels, light: Light, row: int, column: int, z: Scalar, top: Scalar, out: Float
+    texels: Texels, light: Light, row: int, column: int, z: Scalar, top: Scalar, out: Float32Array
 ) -> None:
     """The colour of a crown, lighter towards its top and mottled, or of the trunk below it."""
     if z < np.float32(1.9):
@@ -189,8 +191,9 @@ def _paint_leaf(
 
 @njit(cache=True, nogil=True)
 def _paint_ground(
-    texels: Texels, lens: Lens, light: Light, patch: Float, column: int, colour: Float, depth: Float,
-    done: NDArray[np.bool_],
+    texels: Texels, lens: Lens, light: Light, patch: Float32Array, column: int,
+    colour: Float32Array, depth: Float32Array,
+    done: BoolArray,
 ) -> None:  # fmt: skip
     """The flat ground where nothing stands on it: interpolated near the camera, single texels farther out."""
     for r in range(len(depth)):
@@ -208,7 +211,7 @@ def _paint_ground(
 
 
 @njit(cache=True, nogil=True)
-def _paint_sky(sky: Sky, column: int, colour: Float, depth: Float, done: NDArray[np.bool_]) -> None:
+def _paint_sky(sky: Sky, column: int, colour: Float32Array, depth: Float32Array, done: BoolArray) -> None:
     """The sky where the ray meets nothing."""
     for r in range(len(depth)):
         if done[r] or depth[r] < np.float32(np.inf):
@@ -223,7 +226,7 @@ def _paint_sky(sky: Sky, column: int, colour: Float, depth: Float, done: NDArray
 
 
 @njit(cache=True, nogil=True)
-def paint_cars(lens: Lens, boxes: NDArray[np.float64], colour: Float, depth: Float) -> None:
+def paint_cars(lens: Lens, boxes: FloatArray, colour: Float32Array, depth: Float32Array) -> None:
     """The nearest car of each column, cut with its box.
 
     boxes: float64[N, 10] of centre x, y, direction of travel x, y, half length, half width, height, red, green, blue.
@@ -239,7 +242,7 @@ def paint_cars(lens: Lens, boxes: NDArray[np.float64], colour: Float, depth: Flo
 
 
 @njit(cache=True, nogil=True)
-def _enter_box(box: NDArray[np.float64], lens: Lens, sin: Scalar, cos: Scalar) -> tuple[Scalar, Scalar]:
+def _enter_box(box: FloatArray, lens: Lens, sin: Scalar, cos: Scalar) -> tuple[Scalar, Scalar]:
     """Distance to where a ray enters a car's box, infinite if it does not, and where along the car (-1 to 1)."""
     east, north = lens.x - box[0], lens.y - box[1]
     u, v = east * box[2] + north * box[3], north * box[2] - east * box[3]
@@ -255,7 +258,7 @@ def _enter_box(box: NDArray[np.float64], lens: Lens, sin: Scalar, cos: Scalar) -
 
 @njit(cache=True, nogil=True)
 def _paint_car(
-    lens: Lens, box: NDArray[np.float64], distance: Scalar, along: Scalar, colour: Float, depth: Float
+    lens: Lens, box: FloatArray, distance: Scalar, along: Scalar, colour: Float32Array, depth: Float32Array
 ) -> None:
     """The rows of one column that show a car: body, windows, wheels."""
     tall = np.float32(box[6])
@@ -275,7 +278,9 @@ def _paint_car(
 
 
 @njit(cache=True, nogil=True)
-def finish(colour: Float, depth: Float, haze: Float, density: Scalar, samples: int) -> NDArray[np.uint8]:
+def finish(
+    colour: Float32Array, depth: Float32Array, haze: Float32Array, density: Scalar, samples: int
+) -> NDArray[np.uint8]:
     """Fade what is far into the haze, average samples x samples rays a pixel: uint8[R / samples, C / samples, 3].
 
     Convention: the result has rows from the top down.

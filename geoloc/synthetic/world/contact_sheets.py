@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from geoloc.core.arrays import Float32Array
 from geoloc.core.semantics import class_colours
 from geoloc.synthetic.world.aerial import render_aerial
 from geoloc.synthetic.world.camera import Camera
@@ -118,7 +119,7 @@ def _square(x: float, y: float, side_px: int) -> Bounds:
     return (c - half) * PIXEL_M, (r - half) * PIXEL_M, (c + half) * PIXEL_M, (r + half) * PIXEL_M
 
 
-def _grey(height_m: NDArray[np.float32]) -> Picture:
+def _grey(height_m: Float32Array) -> Picture:
     """Heights of 0 to 30 m from black to white."""
     level = np.clip(height_m / 30 * 255, 0, 255).astype(np.uint8)
     return np.repeat(level[..., None], 3, -1)

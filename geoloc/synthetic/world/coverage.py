@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from geoloc.synthetic.world.noise import Double
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 
 NO_TILE = -1
 
@@ -34,12 +34,12 @@ class TileGrid:
     def __len__(self) -> int:
         return self.columns * self.rows
 
-    def centres(self) -> tuple[Double, Double]:
+    def centres(self) -> tuple[FloatArray, FloatArray]:
         """X and y of all centres, row by row from the south-west: float64[rows * columns] twice."""
         row, column = np.divmod(np.arange(len(self)), self.columns)
         return self.west + column * self.step_x, self.south + row * self.step_y
 
-    def cover(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+    def cover(self, x: ArrayLike, y: ArrayLike) -> IntArray:
         """Tiles that show each point, nearest centre first: int64[N, 4].
 
         Column 0 is the positive, the others are semi-positives; -1 where the grid has no such tile. A point
@@ -60,7 +60,7 @@ class TileGrid:
         return np.where(inside, rows * self.columns + columns, NO_TILE)
 
 
-def keep_balanced(tiles: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
+def keep_balanced(tiles: IntArray, most: int) -> BoolArray:
     """Which photos stay when no tile may be the positive of more than `most`, first come first served: bool[N].
 
     `tiles`: int64[N], the positive of each photo.

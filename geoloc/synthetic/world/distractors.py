@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.aerial import render_aerial
 from geoloc.synthetic.world.camera import expose
 from geoloc.synthetic.world.camera_positions import street_points, thin
 from geoloc.synthetic.world.georeference import to_latlon
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double, hash_int, uniform
+from geoloc.synthetic.world.noise import hash_int, uniform
 from geoloc.synthetic.world.raster import City
 from geoloc.synthetic.world.style import PIXEL_M
 from geoloc.synthetic.world.view_conditions import flight_look
@@ -54,8 +55,8 @@ class Distractors:
     """Tiles of one square: ids, lat and lon float64[N] in WGS84 degrees, pictures uint8[side_px, side_px, 3]."""
 
     tile_ids: list[str]
-    lat: Double
-    lon: Double
+    lat: FloatArray
+    lon: FloatArray
     pictures: list[NDArray[np.uint8]]
 
 
@@ -69,7 +70,7 @@ def square_bounds(city: City, square: int) -> Bounds:
     return west, north - SQUARE_M, west + SQUARE_M, north
 
 
-def square_centres(city: City, square: int) -> Double:
+def square_centres(city: City, square: int) -> FloatArray:
     """Centres of the tiles of a square, on its streets in an order that tells nothing: float64[2048, 2].
 
     Where streets are too short, the rest lie anywhere in it. Convention: x east, y north in city metres.

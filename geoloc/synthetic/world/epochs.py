@@ -7,12 +7,12 @@ the one before; what happens to a thing is drawn from its own name, so that any 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.synthetic.world.blocks import Block
 from geoloc.synthetic.world.buildings import Buildings, furnish
 from geoloc.synthetic.world.network import Edges, Network, clearance_m
-from geoloc.synthetic.world.noise import Double, generator, hash_array, uniform
+from geoloc.synthetic.world.noise import generator, hash_array, uniform
 
 GONE_SHARE = 0.05
 """Of the buildings, in each epoch; about half of their sites are built on again."""
@@ -35,7 +35,7 @@ def age_block(network: Network, name: tuple[int, int], block: Block, epoch: int)
         _grow(block, seed)
 
 
-def repaved(edges: Edges, seed: int, epoch: int) -> NDArray[np.int64]:
+def repaved(edges: Edges, seed: int, epoch: int) -> IntArray:
     """In which epoch each street was last paved: int64[N], 0 for the first."""
     last = np.zeros(len(edges), np.int64)
     for turn in range(1, epoch + 1):
@@ -90,7 +90,7 @@ def _build_anew(network: Network, name: tuple[int, int], block: Block, seed: int
             return
 
 
-def _is_free(network: Network, block: Block, avenues: Edges, centre: Double, radius_m: float) -> bool:
+def _is_free(network: Network, block: Block, avenues: Edges, centre: FloatArray, radius_m: float) -> bool:
     """Whether a disc lies inside a block, off avenues, buildings and water."""
     table = block.buildings
     apart = np.hypot(table["x"] - centre[0], table["y"] - centre[1])

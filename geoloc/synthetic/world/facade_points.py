@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numba import njit
 
+from geoloc.core.arrays import Float32Array, FloatArray
 from geoloc.synthetic.world.buildings import HOUSE, TERRACE, TOWER, WORKS
 from geoloc.synthetic.world.caster import leaf
-from geoloc.synthetic.world.noise import Double, Float
 
 Colour = tuple[float, float, float]
 _HASH_SEED = 91
@@ -31,9 +31,9 @@ def _draw(building: int, bay: int, storey: int) -> int:
 
 @njit(cache=True, nogil=True)
 def front_colour(
-    prisms: Double,
-    colours: Float,
-    sizes: Float,
+    prisms: FloatArray,
+    colours: Float32Array,
+    sizes: Float32Array,
     k: int,
     building: int,
     p: Colour,
@@ -77,7 +77,7 @@ def front_colour(
 
 @njit(cache=True, nogil=True)
 def _part(
-    across: float, up: float, z: float, ground: bool, draw: float, kind: int, sizes: Float, k: int
+    across: float, up: float, z: float, ground: bool, draw: float, kind: int, sizes: Float32Array, k: int
 ) -> int:
     """Which part of a front it is: 0 wall, 1 trim, 2 glass, 3 door, 4 frame of a window."""
     glass, wall, phase = sizes[k, 2], sizes[k, 4], sizes[k, 3]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from geoloc.core.arrays import Float32Array
 from geoloc.synthetic.world.buildings import HOUSE, TERRACE, TOWER, WORKS
-from geoloc.synthetic.world.noise import Float, Scalar, hash3
+from geoloc.synthetic.world.noise import Scalar, hash3
 from geoloc.synthetic.world.scene import Light
 
 
@@ -65,7 +66,7 @@ def _is_trim(building: Any, up: Scalar, ground: bool, z_m: Scalar) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def paint_wall(building: Any, bay: Scalar, z_m: Scalar, brightness: Scalar, out: Float) -> None:
+def paint_wall(building: Any, bay: Scalar, z_m: Scalar, brightness: Scalar, out: Float32Array) -> None:
     """The colour of a wall's point: windows, doors, shops, bands and plinths, written to out float32[3].
 
     bay: metres along the wall in bays, plus the building's phase.

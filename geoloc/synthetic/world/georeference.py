@@ -9,7 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 import pyproj
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from geoloc.core.arrays import FloatArray
 
 CRS = "EPSG:32626"
 ORIGIN_EASTING_M = 497_000.0
@@ -31,7 +33,7 @@ def _projection() -> pyproj.Proj:
     return pyproj.Proj(CRS)
 
 
-def to_latlon(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def to_latlon(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Latitude and longitude (WGS84 degrees) of city coordinates in metres.
 
     Convention: x grows to grid east, y to grid north of UTM zone 26 N; the city's (0, 0) is
@@ -43,7 +45,7 @@ def to_latlon(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[
     return np.asarray(lat), np.asarray(lon)
 
 
-def from_latlon(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def from_latlon(lat: ArrayLike, lon: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """City coordinates x, y in metres of WGS84 degrees: the inverse of `to_latlon`.
 
     Convention: as `to_latlon`; arguments in the order latitude, longitude.
@@ -52,7 +54,7 @@ def from_latlon(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.float64], ND
     return np.asarray(easting) - ORIGIN_EASTING_M, np.asarray(northing) - ORIGIN_NORTHING_M
 
 
-def convergence_deg(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+def convergence_deg(x: ArrayLike, y: ArrayLike) -> FloatArray:
     """Grid convergence in degrees: the true heading of grid north.
 
     Convention: true heading = grid heading + convergence, both clockwise; positive east of 27 W.

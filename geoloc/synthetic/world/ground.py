@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.synthetic.world import blocks as kinds
 from geoloc.synthetic.world.blocks import Block
 from geoloc.synthetic.world.epochs import repaved
 from geoloc.synthetic.world.network import CURVE_POINTS, Edges, Network
-from geoloc.synthetic.world.noise import Double, hash_array, noise_raster
+from geoloc.synthetic.world.noise import hash_array, noise_raster
 from geoloc.synthetic.world.style import CHUNK_M, CHUNK_PX, PIXEL_M
 
 _BASE = {
@@ -59,7 +60,7 @@ class Canvas:
     Convention: pixel (0, 0) is the chunk's north-west corner, rows run south, columns east.
     """
 
-    def __init__(self, west_px: int, north_px: int, paved: NDArray[np.int64]) -> None:
+    def __init__(self, west_px: int, north_px: int, paved: IntArray) -> None:
         self.paved = paved
         self.corner = np.array([west_px, -north_px])
         size = (CHUNK_PX, CHUNK_PX)
@@ -68,26 +69,26 @@ class Canvas:
             ImageDraw.Draw(image) for image in self.images
         )
 
-    def pixels(self, points: Double) -> NDArray[np.int64]:
+    def pixels(self, points: FloatArray) -> IntArray:
         """Pixel columns and rows of city points: int64[..., 2]."""
         grid = np.floor(points * (1 / PIXEL_M, -1 / PIXEL_M)).astype(np.int64)
         return np.asarray(grid - self.corner)
 
-    def draw(self, edges: Edges, seed: int, *keys: int) -> Double:
+    def draw(self, edges: Edges, seed: int, *keys: int) -> FloatArray:
         """`Edges.draw` for the streets of this chunk, drawn again for each that was repaved: float64[N]."""
         drawn = edges.draw(seed, *keys)
         for turn in np.unique(self.paved[self.paved > 0]).tolist():
             drawn = np.where(self.paved == turn, edges.draw(seed + 10_000 * turn, *keys), drawn)
         return drawn
 
-    def fill(self, polygon: Double, material: int, tone: int | None = None) -> None:
+    def fill(self, polygon: FloatArray, material: int, tone: int | None = None) -> None:
         """Paint a polygon of one material, with a tone of its own if given."""
         flat = self.pixels(polygon).ravel().tolist()
         self.material.polygon(flat, fill=material)
         if tone is not None:
             self.tone.polygon(flat, fill=tone)
 
-    def line(self, points: Double, material: int, width_m: float) -> None:
+    def line(self, points: FloatArray, material: int, width_m: float) -> None:
         """Paint a polyline of one material."""
         flat = self.pixels(points).ravel().tolist()
         self.material.line(flat, fill=material, width=max(1, round(width_m / PIXEL_M)))
@@ -128,7 +129,7 @@ def _paint_block(canvas: Canvas, block: Block) -> None:
         canvas.material.ellipse(box, fill=material)
 
 
-def _raise_barrier(canvas: Canvas, line: Double, material: int, width_m: float, height_m: float) -> None:
+def _raise_barrier(canvas: Canvas, line: FloatArray, material: int, width_m: float, height_m: float) -> None:
     flat = canvas.pixels(line).ravel().tolist()
     width = max(1, round(width_m / PIXEL_M))
     canvas.material.line(flat, fill=material, width=width)
@@ -155,7 +156,7 @@ def _river_near(network: Network, west_m: float, south_m: float) -> bool:
     return bool(network.river(west_m + along[None, :], south_m + along[:, None]).min() < 0.035)
 
 
-def _strips(edges: Edges, half_width_m: Double, shift_m: Double | float = 0.0) -> Double:
+def _strips(edges: Edges, half_width_m: FloatArray, shift_m: FloatArray | float = 0.0) -> FloatArray:
     """Outlines of bands along the edges, shifted to the left: float64[N, 34, 2]."""
     normals = edges.normals()
     middle = (
@@ -165,7 +166,7 @@ def _strips(edges: Edges, half_width_m: Double, shift_m: Double | float = 0.0) -
     return np.concatenate([middle + side, (middle - side)[:, ::-1]], 1)
 
 
-def _discs(canvas: Canvas, edges: Edges, radius_m: Double, material: int) -> None:
+def _discs(canvas: Canvas, edges: Edges, radius_m: FloatArray, material: int) -> None:
     """Round ends, so that streets join at crossings."""
     for end in (0, -1):
         corner = edges.curve[:, end, None] + radius_m[:, None, None] * np.array([[-1, 1], [1, -1]])
@@ -196,9 +197,9 @@ def _paint_streets(canvas: Canvas, network: Network, edges: Edges) -> None:
 
 def _lay(
     canvas: Canvas,
-    strips: Double,
-    material: NDArray[np.int64],
-    tone: NDArray[np.int64],
+    strips: FloatArray,
+    material: IntArray,
+    tone: IntArray,
     *,
     clear: bool = False,
 ) -> None:
@@ -209,7 +210,7 @@ def _lay(
             canvas.barrier.polygon(canvas.pixels(strip).ravel().tolist(), fill=0)
 
 
-def _has_median(edges: Edges, seed: int) -> NDArray[np.bool_]:
+def _has_median(edges: Edges, seed: int) -> BoolArray:
     """Which streets have a planted strip in their middle: bool[N]."""
     return np.asarray((edges.half_width_m > 6) & (edges.draw(seed + 29) < 0.45))
 
@@ -265,7 +266,7 @@ def _raise_lamps(canvas: Canvas, network: Network, edges: Edges) -> None:
         canvas.barrier.point(posts.ravel().tolist(), fill=tall)
 
 
-def _groups(canvas: Canvas, edges: Edges, seed: int, kind: int) -> NDArray[np.int64]:
+def _groups(canvas: Canvas, edges: Edges, seed: int, kind: int) -> IntArray:
     """Marking groups, one an edge and kind of mark: what is repainted or lost together. White ones."""
     names = edges.i, edges.j, edges.kind
     pick = hash_array(seed + 21, *names, kind + 10 * canvas.paved)
@@ -299,7 +300,7 @@ def _paint_markings(canvas: Canvas, network: Network, edges: Edges) -> None:
                 _zebra(canvas, inner[end], normals[n, end], sign, half, int(zebra[n]))
 
 
-def _densify(points: Double) -> Double:
+def _densify(points: FloatArray) -> FloatArray:
     """Points at twice the rate along a polyline: float64[2 N - 1, 2]."""
     dense = np.empty((2 * len(points) - 1, 2))
     dense[::2] = points
@@ -307,13 +308,15 @@ def _densify(points: Double) -> Double:
     return dense
 
 
-def _dashes(canvas: Canvas, points: Double, group: int) -> None:
+def _dashes(canvas: Canvas, points: FloatArray, group: int) -> None:
     pixels = canvas.pixels(points)
     for k in range(0, len(pixels) - 1, 2):
         canvas.marking.line(pixels[k : k + 2].ravel().tolist(), fill=group, width=1)
 
 
-def _zebra(canvas: Canvas, point: Double, normal: Double, sign: int, half_m: float, group: int) -> None:
+def _zebra(
+    canvas: Canvas, point: FloatArray, normal: FloatArray, sign: int, half_m: float, group: int
+) -> None:
     """Bars across the street near its end."""
     along = np.array([normal[1], -normal[0]]) * sign
     for offset in np.arange(-half_m + 0.9, half_m - 0.4, 1.5):

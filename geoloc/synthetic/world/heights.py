@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import Float32Array, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Float
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.style import PIXEL_M
 
@@ -22,7 +22,7 @@ def height_raster(
     *,
     trees: bool = True,
     window: Window | None = None,
-) -> Float:
+) -> Float32Array:
     """Heights above the ground in metres, averaged over each pixel: float32[H, W].
 
     `trees` says whether crowns count. H and W are the bounds' sides divided by `metres_per_pixel`, rounded.
@@ -53,5 +53,5 @@ def height_raster(
     return np.asarray(top.reshape(rows, parts, columns, parts).mean((1, 3)), np.float32)
 
 
-def _index(metres: NDArray[Any], first: int) -> NDArray[np.int64]:
+def _index(metres: NDArray[Any], first: int) -> IntArray:
     return np.asarray(np.floor(metres / PIXEL_M).astype(np.int64) - first)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from geoloc.core.arrays import Float32Array, FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.core.semantics import SemanticClass
 from geoloc.synthetic.world.blocks import (
@@ -31,7 +32,7 @@ from geoloc.synthetic.world.blocks import (
 from geoloc.synthetic.world.buildings import TERRACE, TOWER, corners
 from geoloc.synthetic.world.classes import road_classes
 from geoloc.synthetic.world.network import Bounds, Edges
-from geoloc.synthetic.world.noise import Double, hash_array
+from geoloc.synthetic.world.noise import hash_array
 from geoloc.synthetic.world.raster import City
 
 Ink = tuple[int, int, int]
@@ -104,29 +105,29 @@ class _Sheet:
         self.image = Image.new("RGB", (size_px * fine, size_px * fine), _LAND)
         self.draw = ImageDraw.Draw(self.image)
 
-    def at(self, points: Double) -> Double:
+    def at(self, points: FloatArray) -> FloatArray:
         """Canvas columns and rows of city points float64[..., 2], pixel centres at whole numbers."""
         return np.asarray((points - (self.bounds[0], self.bounds[3])) * (self.scale, -self.scale) - 0.5)
 
-    def fill(self, polygon: Double, ink: Ink, line: Ink | None = None) -> None:
+    def fill(self, polygon: FloatArray, ink: Ink, line: Ink | None = None) -> None:
         """Fill a polygon of city points float64[N, 2]."""
         flat = self.at(polygon).ravel().tolist()
         self.draw.polygon(flat, fill=ink)
         if line is not None:
             self.draw.line(flat + flat[:4], fill=line, width=max(1, round(self.fine * 0.8)), joint="curve")
 
-    def line(self, points: Double, ink: Ink, width_m: float, least_px: float = 0.0) -> None:
+    def line(self, points: FloatArray, ink: Ink, width_m: float, least_px: float = 0.0) -> None:
         """Draw a polyline; it is at least `least_px` of the tile wide."""
         width = max(width_m * self.scale, least_px * self.fine, 1)
         self.draw.line(self.at(points).ravel().tolist(), fill=ink, width=round(width), joint="curve")
 
-    def disc(self, points: Double, radius_m: float, ink: Ink) -> None:
+    def disc(self, points: FloatArray, radius_m: float, ink: Ink) -> None:
         """Fill discs around city points float64[N, 2]."""
         reach = radius_m * self.scale
         for x, y in self.at(points).tolist():
             self.draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=ink)
 
-    def dashes(self, points: Double, ink: Ink, dash_m: float = 2.0, least_px: float = 1.0) -> None:
+    def dashes(self, points: FloatArray, ink: Ink, dash_m: float = 2.0, least_px: float = 1.0) -> None:
         """Draw a dashed polyline."""
         steps = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
         starts = np.arange(0, steps[-1], 2 * dash_m)
@@ -175,7 +176,7 @@ def _draw_river(sheet: _Sheet, city: City) -> None:
     sheet.image.paste(_WATER, mask=Image.fromarray((fine < 0).astype(np.uint8) * 255))
 
 
-def _bilinear(values: NDArray[np.float32], row: Double, column: Double) -> NDArray[np.float32]:
+def _bilinear(values: Float32Array, row: FloatArray, column: FloatArray) -> Float32Array:
     """Values of a raster at rows x columns between its points: float32[len(row), len(column)]."""
     r, c = np.floor(row).astype(np.int64), np.floor(column).astype(np.int64)
     down, across = (row - r).astype(np.float32)[:, None], (column - c).astype(np.float32)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from geoloc.synthetic.world.noise import Double, uniform, value_noise
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
+from geoloc.synthetic.world.noise import uniform, value_noise
 from geoloc.synthetic.world.style import Style
 from geoloc.synthetic.world.zones import quarter_index
 
@@ -23,24 +24,24 @@ _STEPS = ((1, 0), (0, 1), (1, 1), (-1, 1))  # by kind: along x, along y, avenue,
 class Edges:
     """Streets. i, j, kind: int64[N] name each; half_width_m: float64[N] of its asphalt; curve: float64[N, 17, 2]."""
 
-    i: NDArray[np.int64]
-    j: NDArray[np.int64]
-    kind: NDArray[np.int64]
-    half_width_m: Double
-    curve: Double
+    i: IntArray
+    j: IntArray
+    kind: IntArray
+    half_width_m: FloatArray
+    curve: FloatArray
 
     def __len__(self) -> int:
         return len(self.i)
 
-    def only(self, keep: NDArray[np.bool_]) -> Edges:
+    def only(self, keep: BoolArray) -> Edges:
         """The edges where `keep` is true."""
         return Edges(self.i[keep], self.j[keep], self.kind[keep], self.half_width_m[keep], self.curve[keep])
 
-    def draw(self, seed: int, *keys: ArrayLike) -> Double:
+    def draw(self, seed: int, *keys: ArrayLike) -> FloatArray:
         """A number in [0, 1) per edge that depends on its name, the seed and the keys: float64[N]."""
         return uniform(seed, self.i, self.j, self.kind, *keys)
 
-    def normals(self) -> Double:
+    def normals(self) -> FloatArray:
         """Unit vectors to the left of the direction of travel at each curve point: float64[N, 17, 2].
 
         Convention: x east, y north, so that left of east is north.
@@ -56,9 +57,9 @@ class Network:
     def __init__(self, seed: int, style: Style) -> None:
         self.seed = seed
         self.style = style
-        self._patches: dict[tuple[int, int], Double] = {}
+        self._patches: dict[tuple[int, int], FloatArray] = {}
 
-    def nodes(self, i: ArrayLike, j: ArrayLike) -> Double:
+    def nodes(self, i: ArrayLike, j: ArrayLike) -> FloatArray:
         """Positions of crossings: float64[..., 2] in city metres (x east, y north)."""
         i, j = np.broadcast_arrays(np.asarray(i, np.int64), np.asarray(j, np.int64))
         out = np.empty((*i.shape, 2))
@@ -71,7 +72,7 @@ class Network:
                 out[here] = self._patch(a, b)[i[here] - a * _PATCH, j[here] - b * _PATCH]
         return out
 
-    def _patch(self, a: int, b: int) -> Double:
+    def _patch(self, a: int, b: int) -> FloatArray:
         """Crossings of a square of the grid, kept because neighbours ask for the same ones: float64[32, 32, 2]."""
         if (a, b) not in self._patches:
             if len(self._patches) > 64:
@@ -80,7 +81,7 @@ class Network:
             self._patches[a, b] = self._warped(i, j)
         return self._patches[a, b]
 
-    def _warped(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> Double:
+    def _warped(self, i: IntArray, j: IntArray) -> FloatArray:
         """Grid points after jitter by line and by node and a smooth warp: float64[..., 2]."""
         s, style = self.seed, self.style
         jitter, small = style.line_jitter * style.block_m, style.node_jitter_m * self._irregularity(i, j)
@@ -90,7 +91,7 @@ class Network:
         north = style.warp_m * (2 * value_noise(x, y, style.warp_scale_m, s + 6) - 1)
         return np.stack([x + east, y + north], -1)
 
-    def _irregularity(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> Double:
+    def _irregularity(self, i: IntArray, j: IntArray) -> FloatArray:
         """What the district of a grid point makes of its stray: float64[...]."""
         style = self.style
         if len(set(style.irregularity)) == 1:
@@ -98,12 +99,12 @@ class Network:
         place = quarter_index(self.seed, style, style.block_m * i, style.block_m * j)
         return np.asarray(style.irregularity)[place]
 
-    def half_width_m(self, kind: ArrayLike, line: ArrayLike) -> Double:
+    def half_width_m(self, kind: ArrayLike, line: ArrayLike) -> FloatArray:
         """Half the asphalt's width of the grid line `line` of kind 0 (along x) or 1 (along y): float64[...]."""
         draw = uniform(self.seed + 7, kind, line)
         return np.select([draw < 0.2, draw < 0.75], [8.0, 4.6], 3.4)
 
-    def index_range(self, bounds: Bounds) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def index_range(self, bounds: Bounds) -> tuple[IntArray, IntArray]:
         """Grid lines whose nodes may have to do with `bounds`: columns i and rows j."""
         west, south, east, north = bounds
         block, reach = self.style.block_m, self.style.reach_m
@@ -111,9 +112,7 @@ class Network:
         j = np.arange(int((south - reach) // block) - 1, int((north + reach) // block) + 2)
         return i, j
 
-    def exists(
-        self, i: NDArray[np.int64], j: NDArray[np.int64], kind: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
+    def exists(self, i: IntArray, j: IntArray, kind: IntArray) -> BoolArray:
         """Which of the candidate edges are built: bool[...]."""
         s, style = self.seed, self.style
         wide = self.half_width_m(kind, np.where(kind == 0, j, i)) > 7
@@ -122,9 +121,7 @@ class Network:
         cross = uniform(s + 10, i + j) < style.cross_avenue_share
         return np.select([kind < 2, kind == 2], [open_, avenue], cross)
 
-    def edges_of(
-        self, i: NDArray[np.int64], j: NDArray[np.int64], kinds: tuple[int, ...] = (0, 1, 2, 3)
-    ) -> Edges:
+    def edges_of(self, i: IntArray, j: IntArray, kinds: tuple[int, ...] = (0, 1, 2, 3)) -> Edges:
         """All edges that start at the nodes i x j."""
         grid = np.meshgrid(i, j, np.asarray(kinds), indexing="ij")
         ii, jj, kk = (g.ravel().astype(np.int64) for g in grid)
@@ -134,7 +131,7 @@ class Network:
         width = np.select([kk < 2, kk == 2], [street, 6.5], 5.0)
         return Edges(ii, jj, kk, width, self._curves(ii, jj, kk))
 
-    def _curves(self, i: NDArray[np.int64], j: NDArray[np.int64], kind: NDArray[np.int64]) -> Double:
+    def _curves(self, i: IntArray, j: IntArray, kind: IntArray) -> FloatArray:
         """Quadratic Bezier curves between the end nodes: float64[N, 17, 2]."""
         step = np.asarray(_STEPS)[kind]
         a, b = self.nodes(i, j), self.nodes(i + step[:, 0], j + step[:, 1])
@@ -170,14 +167,14 @@ class Network:
         """The avenues that may cross block (i, j)."""
         return self.edges_of(np.arange(i - 1, i + 3), np.arange(j - 1, j + 2), (2, 3))
 
-    def river(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def river(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Signed distance-like value of the river: below 0 is water: float64[...]."""
         style, s = self.style, self.seed
         level = value_noise(x, y, 1300, s + 30) + 0.12 * value_noise(x, y, 160, s + 31)
         return np.asarray(np.abs(level - style.river_level) - style.river_width)
 
 
-def clearance_m(avenues: Edges, points: Double) -> Double:
+def clearance_m(avenues: Edges, points: FloatArray) -> FloatArray:
     """Distance of points float64[N, 2] from the asphalt of avenues, 1e6 where there are none: float64[N]."""
     if not len(avenues):
         return np.full(len(points), 1e6)

@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-Float = NDArray[np.float32]
-Double = NDArray[np.float64]
+from geoloc.core.arrays import Float32Array, FloatArray, IntArray
+
 Scalar = Any
 """A number in compiled code, of whatever width the caller's is."""
 
@@ -55,7 +55,7 @@ def hash3(seed: Scalar, a: Scalar, b: Scalar, c: Scalar) -> Scalar:
 
 
 @njit(cache=True, nogil=True)
-def _hash_columns(seed: int, keys: NDArray[np.int64]) -> NDArray[np.uint32]:
+def _hash_columns(seed: int, keys: IntArray) -> NDArray[np.uint32]:
     """Hashes of the columns of int64[K, N]: uint32[N]."""
     start = (np.uint64(seed) * np.uint64(_MULTIPLY_KEY) + np.uint64(_START)) & np.uint64(_MASK)
     out = np.empty(keys.shape[1], np.uint32)
@@ -76,7 +76,7 @@ def hash_array(seed: int, *keys: ArrayLike) -> NDArray[np.uint32]:
     return np.asarray(_hash_columns(seed, table.reshape(len(keys), -1)).reshape(shape))
 
 
-def uniform(seed: int, *keys: ArrayLike) -> Double:
+def uniform(seed: int, *keys: ArrayLike) -> FloatArray:
     """Numbers in [0, 1) from `hash_array`: float64[...]."""
     return hash_array(seed, *keys).astype(np.float64) / 4294967296.0
 
@@ -86,11 +86,11 @@ def generator(seed: int, *keys: int) -> np.random.Generator:
     return np.random.default_rng([hash_int(seed, *keys), hash_int(seed + 1, *keys)])
 
 
-def _ease(fraction: Double) -> Double:
+def _ease(fraction: FloatArray) -> FloatArray:
     return fraction * fraction * (3.0 - 2.0 * fraction)
 
 
-def value_noise(x: ArrayLike, y: ArrayLike, scale_m: float, seed: int) -> Double:
+def value_noise(x: ArrayLike, y: ArrayLike, scale_m: float, seed: int) -> FloatArray:
     """Smooth noise in [0, 1] at points (metres east, metres north): float64[...]."""
     gx, gy = np.asarray(x, np.float64) / scale_m, np.asarray(y, np.float64) / scale_m
     i, j = np.floor(gx).astype(np.int64), np.floor(gy).astype(np.int64)
@@ -102,7 +102,7 @@ def value_noise(x: ArrayLike, y: ArrayLike, scale_m: float, seed: int) -> Double
 
 def _lattice_places(
     first_m: float, count: int, step_m: float, scale_m: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Float]:
+) -> tuple[IntArray, IntArray, Float32Array]:
     """Lattice indices, and for `count` pixel centres which is the lower one (from the first) and the share beyond."""
     g = (first_m + (np.arange(count) + 0.5) * step_m) / scale_m
     lower = np.floor(g).astype(np.int64)
@@ -110,7 +110,9 @@ def _lattice_places(
 
 
 @njit(cache=True, nogil=True)
-def _interpolate(lattice: Float, iy: NDArray[np.int64], fy: Float, ix: NDArray[np.int64], fx: Float) -> Float:
+def _interpolate(
+    lattice: Float32Array, iy: IntArray, fy: Float32Array, ix: IntArray, fx: Float32Array
+) -> Float32Array:
     """Values between lattice points, rows turned from the north down: float32[len(iy), len(ix)]."""
     rows, columns = len(iy), len(ix)
     out = np.empty((rows, columns), np.float32)
@@ -127,7 +129,7 @@ def _interpolate(lattice: Float, iy: NDArray[np.int64], fy: Float, ix: NDArray[n
 
 def noise_raster(
     west_m: float, south_m: float, size_px: int, step_m: float, scale_m: float, seed: int
-) -> Float:
+) -> Float32Array:
     """`value_noise` at the pixel centres of a square raster: float32[size_px, size_px].
 
     Convention: row 0 is the northern edge, columns run east.
@@ -139,7 +141,7 @@ def noise_raster(
 
 
 @lru_cache(maxsize=8)
-def grain(size_px: int, seed: int) -> Float:
+def grain(size_px: int, seed: int) -> Float32Array:
     """White pixel noise in [-0.5, 0.5), the same for every chunk: float32[size_px, size_px], read-only.
 
     It repeats every chunk on purpose: it is texture without information about the place.
@@ -151,7 +153,7 @@ def grain(size_px: int, seed: int) -> Float:
 
 
 @lru_cache(maxsize=32)
-def mottle(size_px: int, cell_px: int, seed: int) -> Float:
+def mottle(size_px: int, cell_px: int, seed: int) -> Float32Array:
     """Smooth periodic noise in [-0.5, 0.5] with cells of `cell_px`: float32[size_px, size_px], read-only."""
     cells = size_px // cell_px
     lattice = (uniform(seed, np.arange(cells)[None, :], np.arange(cells)[:, None]) - 0.5).astype(np.float32)

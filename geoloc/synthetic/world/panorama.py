@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import Float32Array, FloatArray
 from geoloc.synthetic.world.camera import Camera, develop
 from geoloc.synthetic.world.cars import Cars, cars_on
 from geoloc.synthetic.world.columns import NEAR_M, Sky, finish, paint_cars, paint_columns
-from geoloc.synthetic.world.noise import Float, generator
+from geoloc.synthetic.world.noise import generator
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.scene import Lens, lens_of, light_of, texels_of
 from geoloc.synthetic.world.style import PIXEL_M, VIEW_RANGE_M
@@ -49,7 +50,7 @@ def render_panorama(
 
 def trace(
     window: Window, position: tuple[float, float], look: Look, camera: Camera, heading_deg: float
-) -> tuple[NDArray[np.uint8], Float]:
+) -> tuple[NDArray[np.uint8], Float32Array]:
     """What reaches the lens, before the camera's own look, and how far away it is.
 
     uint8[height_px, width_px, 3] and, at the full resolution of the rays, metres: float32[R, C], infinite for
@@ -98,7 +99,7 @@ def _cars_near(window: Window, look: Look, lens: Lens) -> Cars:
     return cars_on(window.edges.only(near), look).near(lens.x, lens.y, 3.5, _CAR_RANGE_M)
 
 
-def _boxes(cars: Cars) -> NDArray[np.float64]:
+def _boxes(cars: Cars) -> FloatArray:
     """Cars as `paint_cars` takes them: float64[N, 10]."""
     return np.column_stack(
         [cars.centre, cars.ahead, cars.half_length_m, cars.half_width_m, cars.height_m, cars.colour]

@@ -9,9 +9,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray
 from geoloc.synthetic.world.caster import CROWN, cast_field
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double, Float
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.ray_field import Field, build_field
 from geoloc.synthetic.world.shading import Paint, mix_paint, shade
@@ -47,7 +47,7 @@ class View:
         """Focal length in pixels."""
         return self.width_px / 2 / math.tan(math.radians(self.fov_deg) / 2)
 
-    def axes(self) -> Double:
+    def axes(self) -> FloatArray:
         """Unit vectors to the right, up and ahead in city coordinates: float64[3, 3], one a row."""
         h, p, r = (math.radians(v) for v in (self.heading_deg, self.pitch_deg, self.roll_deg))
         ahead = np.array([math.sin(h) * math.cos(p), math.cos(h) * math.cos(p), math.sin(p)])
@@ -56,7 +56,7 @@ class View:
         level = right * math.cos(r) - up * math.sin(r), up * math.cos(r) + right * math.sin(r)
         return np.stack([*level, ahead])
 
-    def directions(self, column: ArrayLike, row: ArrayLike) -> Double:
+    def directions(self, column: ArrayLike, row: ArrayLike) -> FloatArray:
         """Directions (not of unit length) of picture points: float64[..., 3].
 
         Convention: as the class; column and row are picture coordinates, a pixel's centre lies at a half.
@@ -66,7 +66,7 @@ class View:
         down = np.asarray(row, np.float64)[..., None] - self.height_px / 2
         return np.asarray(ahead * self.focal_px + right * east - up * down)
 
-    def project(self, points: ArrayLike) -> tuple[Double, Double, NDArray[np.bool_]]:
+    def project(self, points: ArrayLike) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Column and row of city points float64[..., 3], and which lie ahead and inside the picture.
 
         Convention: as the class. Points behind the camera get NaN.
@@ -83,7 +83,7 @@ class View:
 
 def render_view(
     window: Window, bounds: Bounds, view: View, look: Look, *, reach_m: float, clear_m: float = 0.0
-) -> Float:
+) -> Float32Array:
     """What reaches a pinhole camera, before its own look: float32[height_px, width_px, 3] in 0..255.
 
     One ray a pixel, and three where neighbours differ. `bounds` is the area that can be seen; the picture depends
@@ -109,7 +109,7 @@ def render_view(
 
 def _look(
     field: Field, paint: Paint, view: View, column: ArrayLike, row: ArrayLike, reach_m: float
-) -> tuple[Float, NDArray[np.uint8]]:
+) -> tuple[Float32Array, NDArray[np.uint8]]:
     """Colours and kinds along the rays of picture points."""
     directions = view.directions(column, row)
     origin = np.array([[view.x, view.y, view.z]])
@@ -118,7 +118,7 @@ def _look(
 
 
 @njit(cache=True, nogil=True)
-def _edges(picture: Float, kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _edges(picture: Float32Array, kind: NDArray[np.uint8]) -> BoolArray:
     """Pixels that differ from the next one to the right or below, and those next ones: bool[H, W].
 
     Leaves differ from leaves everywhere; only their outlines count.

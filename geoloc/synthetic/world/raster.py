@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from geoloc.core.arrays import FloatArray, Int32Array
 from geoloc.synthetic.world import blocks as kinds
 from geoloc.synthetic.world.block_layouts import lay_out
 from geoloc.synthetic.world.blocks import Block
@@ -17,7 +18,7 @@ from geoloc.synthetic.world.buildings import BUILDING, Buildings, corners
 from geoloc.synthetic.world.epochs import age_block
 from geoloc.synthetic.world.ground import Ground, paint
 from geoloc.synthetic.world.network import Bounds, Edges, Network
-from geoloc.synthetic.world.noise import Double, grain, mottle, noise_raster, uniform
+from geoloc.synthetic.world.noise import grain, mottle, noise_raster, uniform
 from geoloc.synthetic.world.style import CHUNK_M, CHUNK_PX, PIXEL_M, Style
 from geoloc.synthetic.world.texture import colour_ground, grow_crowns, raise_roofs
 
@@ -70,7 +71,7 @@ class Layers:
     albedo: NDArray[np.uint8]
     material: NDArray[np.uint8]
     marking: NDArray[np.uint8]
-    building: NDArray[np.int32]
+    building: Int32Array
     height_cm: NDArray[np.uint16]
     canopy_dm: NDArray[np.uint8]
     under_dm: NDArray[np.uint8]
@@ -223,7 +224,7 @@ def _gather(blocks: list[Block], bounds: Bounds) -> Buildings:
     return np.asarray(table[inside & (table["y"] > south - reach) & (table["y"] < north + reach)])
 
 
-def _ground_plans(table: Buildings, west_m: float, north_m: float) -> NDArray[np.int32]:
+def _ground_plans(table: Buildings, west_m: float, north_m: float) -> Int32Array:
     """Which building stands on each pixel, the taller one where two meet: int32[640, 640], -1 for none."""
     image = Image.new("I", (CHUNK_PX, CHUNK_PX), -1)
     draw = ImageDraw.Draw(image)
@@ -239,7 +240,7 @@ def _raise_roofs(
     seed: int,
     table: Buildings,
     corner: tuple[float, float],
-    building: NDArray[np.int32],
+    building: Int32Array,
     height: NDArray[np.uint16],
     albedo: NDArray[np.uint8],
 ) -> None:
@@ -250,7 +251,7 @@ def _raise_roofs(
 
 
 def _grow_crowns(
-    seed: int, trees: Double, west_m: float, north_m: float
+    seed: int, trees: FloatArray, west_m: float, north_m: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """Tops, undersides and hues of tree crowns: three uint8[640, 640]."""
     x, y, radius, tall, hue = trees.T

@@ -13,11 +13,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import FloatArray, Int32Array, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.buildings import Buildings
 from geoloc.synthetic.world.cars import Cars, cars_on
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.style import MAX_HEIGHT_M, PIXEL_M
 from geoloc.synthetic.world.view_conditions import Look
@@ -43,14 +43,14 @@ class Field(NamedTuple):
     height_cm: NDArray[np.uint16]
     canopy_dm: NDArray[np.uint8]
     under_dm: NDArray[np.uint8]
-    building: NDArray[np.int32]
-    near: NDArray[np.int32]
+    building: Int32Array
+    near: Int32Array
     car: NDArray[np.int16]
     tops: NDArray[np.uint16]
-    levels: NDArray[np.int64]
-    prisms: Double
-    boxes: Double
-    frame: NDArray[np.int64]
+    levels: IntArray
+    prisms: FloatArray
+    boxes: FloatArray
+    frame: IntArray
 
     @property
     def anchor_m(self) -> tuple[float, float, float]:
@@ -107,9 +107,7 @@ def build_field(
     return Field(height, canopy, under, building, near, car, tops, levels, prisms, boxes, frame)
 
 
-def _pyramid(
-    top: NDArray[np.uint16], west_px: int, north_px: int
-) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+def _pyramid(top: NDArray[np.uint16], west_px: int, north_px: int) -> tuple[NDArray[np.uint16], IntArray]:
     """Greatest heights at all levels, as in `Field`."""
     tops, levels, start = [], [], 0
     for shift in (0, 2, 4, 6):
@@ -120,7 +118,7 @@ def _pyramid(
     return np.concatenate(tops), np.array(levels, np.int64)
 
 
-def _prisms(table: Buildings, origin: tuple[float, float]) -> Double:
+def _prisms(table: Buildings, origin: tuple[float, float]) -> FloatArray:
     names = ("cos", "sin", "half_u", "half_v", "wall_m", "gable_m")
     columns = [table["x"] - origin[0], table["y"] - origin[1], *(table[n].astype(np.float64) for n in names)]
     return np.ascontiguousarray(np.stack(columns, -1))
@@ -134,7 +132,7 @@ def kept_cars(cars: Cars, eye: tuple[float, float], clear_m: float, bounds: Boun
     return Cars(*(getattr(cars, name)[keep] for name in cars.__dataclass_fields__))
 
 
-def _boxes(cars: Cars, origin: tuple[float, float]) -> Double:
+def _boxes(cars: Cars, origin: tuple[float, float]) -> FloatArray:
     parts = [
         cars.centre - origin, cars.ahead, cars.half_length_m[:, None], cars.half_width_m[:, None],
         cars.height_m[:, None],
@@ -143,7 +141,7 @@ def _boxes(cars: Cars, origin: tuple[float, float]) -> Double:
 
 
 @njit(cache=True, nogil=True)
-def _mark_boxes(car: NDArray[np.int16], boxes: Double, west: float, north: float) -> None:
+def _mark_boxes(car: NDArray[np.int16], boxes: FloatArray, west: float, north: float) -> None:
     """Write each car's number into the pixels it may reach; the first car keeps a pixel that two share."""
     rows, columns = car.shape
     for k in range(len(boxes)):
@@ -169,9 +167,9 @@ def _mark_boxes(car: NDArray[np.int16], boxes: Double, west: float, north: float
 
 @njit(cache=True, nogil=True)
 def _outline(
-    height: NDArray[np.uint16], canopy: NDArray[np.uint8], building: NDArray[np.int32], car: NDArray[np.int16],
-    prisms: Double, boxes: Double,
-) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:  # fmt: skip
+    height: NDArray[np.uint16], canopy: NDArray[np.uint8], building: Int32Array, car: NDArray[np.int16],
+    prisms: FloatArray, boxes: FloatArray,
+) -> tuple[Int32Array, NDArray[np.uint16]]:  # fmt: skip
     """The building that may be met in each pixel, and the greatest height there in centimetres."""
     rows, columns = height.shape
     near, top = building.copy(), np.empty((rows, columns), np.uint16)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from geoloc.core.arrays import BoolArray, FloatArray, Int32Array, IntArray
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.network import Bounds, Edges, Network
-from geoloc.synthetic.world.noise import Double, generator, uniform
+from geoloc.synthetic.world.noise import generator, uniform
 
 _STEPS = np.array([(1, 0), (0, 1), (1, 1), (-1, 1)])
 _TRIES = 200
@@ -32,10 +32,10 @@ class StreetGraph:
     Convention: x east, y north; yaw clockwise from grid north in [0, 360).
     """
 
-    x: Double
-    y: Double
-    yaw_deg: Double
-    links: NDArray[np.int64]
+    x: FloatArray
+    y: FloatArray
+    yaw_deg: FloatArray
+    links: IntArray
 
     def __len__(self) -> int:
         return len(self.x)
@@ -49,12 +49,12 @@ class StreetGraph:
         made.sort_indices()
         return made
 
-    def neighbours(self, node: int) -> NDArray[np.int32]:
+    def neighbours(self, node: int) -> Int32Array:
         """Numbers of the nodes beside one, in order."""
         matrix = self.matrix
         return np.asarray(matrix.indices[matrix.indptr[node] : matrix.indptr[node + 1]])
 
-    def only(self, keep: NDArray[np.bool_]) -> StreetGraph:
+    def only(self, keep: BoolArray) -> StreetGraph:
         """The nodes where `keep` is true and the links between them, numbered anew."""
         number = np.cumsum(keep) - 1
         links = self.links[keep[self.links].all(1)]
@@ -107,7 +107,7 @@ def street_graph(
     return graph.only((graph.x >= west) & (graph.x < east) & (graph.y >= south) & (graph.y < north))
 
 
-def _crossings(edges: Edges) -> tuple[Double, NDArray[np.int64]]:
+def _crossings(edges: Edges) -> tuple[FloatArray, IntArray]:
     """Positions of the crossings where edges end, float64[C, 2], and each edge's two: int64[E, 2]."""
     start = np.stack([edges.i, edges.j], -1)
     names = np.concatenate([start, start + _STEPS[edges.kind]])
@@ -117,7 +117,7 @@ def _crossings(edges: Edges) -> tuple[Double, NDArray[np.int64]]:
     return position, np.asarray(inverse.reshape(2, len(edges)).T, np.int64)
 
 
-def _cut(curve: Double, spacing_m: float) -> tuple[Double, Double]:
+def _cut(curve: FloatArray, spacing_m: float) -> tuple[FloatArray, FloatArray]:
     """Points along a curve at equal distances of about `spacing_m`, and unit vectors along it: float64[K, 2] twice."""
     step = np.diff(curve, axis=0)
     length = np.concatenate([[0.0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))])
@@ -128,7 +128,7 @@ def _cut(curve: Double, spacing_m: float) -> tuple[Double, Double]:
     return points, along
 
 
-def random_routes(graph: StreetGraph, count: int, steps: int, seed: int) -> NDArray[np.int64]:
+def random_routes(graph: StreetGraph, count: int, steps: int, seed: int) -> IntArray:
     """Random walks from random nodes that visit no node twice: node numbers int64[count, steps].
 
     A walk that ends in a dead end is begun anew. Raises `ConfigError` when the graph holds no such walk.

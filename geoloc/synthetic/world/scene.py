@@ -9,8 +9,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import Float32Array, Int32Array, IntArray
 from geoloc.synthetic.world.camera import Camera, Rays, rays
-from geoloc.synthetic.world.noise import Float, Scalar
+from geoloc.synthetic.world.noise import Scalar
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.style import PIXEL_M
 from geoloc.synthetic.world.view_conditions import Look
@@ -22,7 +23,7 @@ class Texels(NamedTuple):
     albedo: NDArray[np.uint8]
     material: NDArray[np.uint8]
     marking: NDArray[np.uint8]
-    building: NDArray[np.int32]
+    building: Int32Array
     height_cm: NDArray[np.uint16]
     canopy_dm: NDArray[np.uint8]
     under_dm: NDArray[np.uint8]
@@ -48,11 +49,11 @@ class Lens(NamedTuple):
     row: int
     x_part: np.float32
     y_part: np.float32
-    sin: Float
-    cos: Float
-    tangent: Float
-    distance_m: Float
-    base_row: NDArray[np.int64]
+    sin: Float32Array
+    cos: Float32Array
+    tangent: Float32Array
+    distance_m: Float32Array
+    base_row: IntArray
     eye_m: np.float32
 
 
@@ -64,11 +65,11 @@ class Light(NamedTuple):
     what it is added to; sun_east, sun_north: unit vector towards the sun.
     """
 
-    ground: Float
-    crown: Float
-    paint: Float
-    strength: Float
-    worn: Float
+    ground: Float32Array
+    crown: Float32Array
+    paint: Float32Array
+    strength: Float32Array
+    worn: Float32Array
     wear_left: np.float32
     sun_east: np.float32
     sun_north: np.float32

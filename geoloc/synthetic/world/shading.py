@@ -13,12 +13,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import Float32Array, FloatArray, Int32Array, IntArray
 from geoloc.synthetic.world.blocks import ASPHALT, BRICK, HEDGE, LAWN, PAVING, POOL, SETTS, WATER
 from geoloc.synthetic.world.cars import cars_on
 from geoloc.synthetic.world.caster import CAR, CROWN, GROUND, ROOF, SKY, WALL, Hits, leaf
 from geoloc.synthetic.world.facade_points import front_colour
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double, Float, mottle
+from geoloc.synthetic.world.noise import mottle
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.ray_field import Field, crop, kept_cars, shadow_ceiling
 from geoloc.synthetic.world.shapes import Vector
@@ -55,13 +56,13 @@ class Paint(NamedTuple):
 
     texels: Bytes
     ceiling_cm: NDArray[np.uint16]
-    crown: Float
-    marks: Float
-    cars: Float
-    building_colour: Float
-    building_size: Float
+    crown: Float32Array
+    marks: Float32Array
+    cars: Float32Array
+    building_colour: Float32Array
+    building_size: Float32Array
     building_id: NDArray[np.uint32]
-    light: Double
+    light: FloatArray
     cloud_seed: int
 
 
@@ -92,8 +93,8 @@ def mix_paint(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _mix(
     albedo: Bytes, material: Bytes, marking: Bytes, hue: Bytes, height: NDArray[np.uint16], canopy: Bytes,
-    building: NDArray[np.int32], near: NDArray[np.int32], car: NDArray[np.int16], gain: Float, strength: Float,
-    worn: Float, wear: float, frame: NDArray[np.int64], texels: Bytes,
+    building: Int32Array, near: Int32Array, car: NDArray[np.int16], gain: Float32Array, strength: Float32Array,
+    worn: Float32Array, wear: float, frame: IntArray, texels: Bytes,
 ) -> None:  # fmt: skip
     rows, columns = material.shape
     for r in range(rows):
@@ -114,7 +115,9 @@ def _mix(
             texels[r, c, _HUE], texels[r, c, _GROUP] = hue[r, c], group
 
 
-def shade(field: Field, paint: Paint, origins: Double, directions: Double, hits: Hits) -> Float:
+def shade(
+    field: Field, paint: Paint, origins: FloatArray, directions: FloatArray, hits: Hits
+) -> Float32Array:
     """The colours that reach the eye along rays: float32[N, 3] in 0..255, before any camera.
 
     Arguments as in `caster.cast_field`, and what it returned.
@@ -132,11 +135,14 @@ def shade(field: Field, paint: Paint, origins: Double, directions: Double, hits:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _shade(
-    height: NDArray[np.uint16], canopy: Bytes, under: Bytes, building: NDArray[np.int32], prisms: Double,
-    boxes: Double, frame: NDArray[np.int64], texels: Bytes, ceiling: NDArray[np.uint16], crown: Float, marks: Float,
-    cars: Float, colours: Float, sizes: Float, ids: NDArray[np.uint32], light: Double, clouds: int, origins: Double,
-    directions: Double, depth: Float, kinds: Bytes, index: NDArray[np.int32], cell: NDArray[np.int32], normal: Float,
-    out: Float,
+    height: NDArray[np.uint16], canopy: Bytes, under: Bytes, building: Int32Array, prisms: FloatArray,
+    boxes: FloatArray, frame: IntArray, texels: Bytes, ceiling: NDArray[np.uint16],
+    crown: Float32Array, marks: Float32Array,
+    cars: Float32Array, colours: Float32Array, sizes: Float32Array, ids: NDArray[np.uint32],
+    light: FloatArray, clouds: int, origins: FloatArray,
+    directions: FloatArray, depth: Float32Array, kinds: Bytes, index: Int32Array,
+    cell: Int32Array, normal: Float32Array,
+    out: Float32Array,
 ) -> None:  # fmt: skip
     columns, shared = height.shape[1], len(origins) == 1
     for n in range(len(directions)):
@@ -196,7 +202,7 @@ def _barrier(texels: Bytes, height: NDArray[np.uint16], r: int, c: int, p: Vecto
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _ground(
-    texels: Bytes, marks: Float, frame: NDArray[np.int64], r: int, c: int, p: Vector, t: float
+    texels: Bytes, marks: Float32Array, frame: IntArray, r: int, c: int, p: Vector, t: float
 ) -> Vector:
     """Ground with marks, smooth between pixels, with joints and grain close to the eye."""
     rows, columns = texels.shape[:2]
@@ -248,10 +254,10 @@ def _detail(material: int, x: float, y: float, near: float) -> float:
 @njit(cache=True, nogil=True, error_model="numpy")
 def _leaves(
     texels: Bytes,
-    crown: Float,
+    crown: Float32Array,
     canopy: Bytes,
     under: Bytes,
-    frame: NDArray[np.int64],
+    frame: IntArray,
     r: int,
     c: int,
     p: Vector,
@@ -269,7 +275,7 @@ def _leaves(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bodywork(boxes: Double, cars: Float, k: int, p: Vector) -> Vector:
+def _bodywork(boxes: FloatArray, cars: Float32Array, k: int, p: Vector) -> Vector:
     """A car: paint, glass around the cabin, lamps, wheels and a dark underside."""
     east, north = p[0] - boxes[k, 0], p[1] - boxes[k, 1]
     along = (east * boxes[k, 2] + north * boxes[k, 3]) / boxes[k, 4]
@@ -288,7 +294,7 @@ def _bodywork(boxes: Double, cars: Float, k: int, p: Vector) -> Vector:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _roof(
-    texels: Bytes, building: NDArray[np.int32], colours: Float, frame: NDArray[np.int64], index: int, r: int, c: int,
+    texels: Bytes, building: Int32Array, colours: Float32Array, frame: IntArray, index: int, r: int, c: int,
     p: Vector, face: Vector,
 ) -> Vector:  # fmt: skip
     """The roof layer's colour, smooth between pixels of the same building."""
@@ -313,7 +319,7 @@ def _roof(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _light(
-    texels: Bytes, ceiling: NDArray[np.uint16], light: Double, frame: NDArray[np.int64], kind: int, r: int, c: int,
+    texels: Bytes, ceiling: NDArray[np.uint16], light: FloatArray, frame: IntArray, kind: int, r: int, c: int,
     p: Vector, face: Vector,
 ) -> Vector:  # fmt: skip
     """Light on a surface: the sky's, and the sun's where it is not in shadow."""
@@ -338,9 +344,7 @@ def _light(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sunlit(
-    ceiling: NDArray[np.uint16], frame: NDArray[np.int64], kind: int, p: Vector, face: Vector
-) -> float:
+def _sunlit(ceiling: NDArray[np.uint16], frame: IntArray, kind: int, p: Vector, face: Vector) -> float:
     """How much of a surface point the sun reaches, 0 to 1; edges of shadows on flat things are soft."""
     rows, columns = ceiling.shape
     away = 0.45 if kind == WALL else 0.0

@@ -10,13 +10,13 @@ import math
 
 from numba import njit
 
-from geoloc.synthetic.world.noise import Double
+from geoloc.core.arrays import FloatArray
 
 Vector = tuple[float, float, float]
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def prism_entry(prisms: Double, k: int, o: Vector, d: Vector) -> tuple[float, int]:
+def prism_entry(prisms: FloatArray, k: int, o: Vector, d: Vector) -> tuple[float, int]:
     """Where a ray enters a building, and by which side: 1, 2 walls at -u, +u; 3, 4 at -v, +v; 5, 6 roof.
 
     The solid is a rectangle under one flat or two sloping planes; depth is infinite when it is missed or when the
@@ -61,7 +61,7 @@ def prism_entry(prisms: Double, k: int, o: Vector, d: Vector) -> tuple[float, in
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def prism_normal(prisms: Double, k: int, side: int) -> Vector:
+def prism_normal(prisms: FloatArray, k: int, side: int) -> Vector:
     """The outward unit normal of a side of a building, numbered as by `prism_entry`."""
     cos, sin, half_u, half_v, gable = prisms[k, 2], prisms[k, 3], prisms[k, 4], prisms[k, 5], prisms[k, 7]
     if side <= 2:
@@ -80,7 +80,7 @@ def prism_normal(prisms: Double, k: int, side: int) -> Vector:
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def car_entry(boxes: Double, k: int, o: Vector, d: Vector) -> tuple[float, Vector]:
+def car_entry(boxes: FloatArray, k: int, o: Vector, d: Vector) -> tuple[float, Vector]:
     """Where a ray enters a car: a body on wheels and, behind its middle, a narrower cabin."""
     cos, sin, tall = boxes[k, 2], boxes[k, 3], boxes[k, 6]
     east, north = o[0] - boxes[k, 0], o[1] - boxes[k, 1]

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
+from geoloc.core.arrays import FloatArray
 from geoloc.synthetic.world.caster import leaf
-from geoloc.synthetic.world.noise import Double
 from geoloc.synthetic.world.shapes import Vector
 from geoloc.synthetic.world.view_conditions import Look
 from geoloc.synthetic.world.weather import Weather
@@ -19,7 +19,7 @@ colours of the sky at the horizon and overhead, share of clouds, loss of sun, me
 """
 
 
-def light_of_weather(look: Look, weather: Weather) -> Double:
+def light_of_weather(look: Look, weather: Weather) -> FloatArray:
     """The light of a look in its weather: float64[18].
 
     Convention: the direction to the sun is east, north, up of the city's grid.
@@ -34,7 +34,7 @@ def light_of_weather(look: Look, weather: Weather) -> Double:
 
 
 @njit(cache=True, nogil=True)
-def sky_colour(light: Double, seed: int, d: Vector) -> Vector:
+def sky_colour(light: FloatArray, seed: int, d: Vector) -> Vector:
     """The sky in a direction: a gradient, a glow around the sun and clouds on a plane overhead."""
     up = max(d[2], 0.0)
     rise = min(up * 1.7, 1.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from geoloc.synthetic.world.noise import Float, Scalar
+from geoloc.core.arrays import Float32Array
+from geoloc.synthetic.world.noise import Scalar
 from geoloc.synthetic.world.scene import Lens, Light, Texels
 from geoloc.synthetic.world.style import CHUNK_PX, PIXEL_M
 
@@ -15,7 +16,7 @@ _SCALE = np.float32(1 / PIXEL_M)
 
 
 @njit(cache=True, nogil=True)
-def ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float) -> None:
+def ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float32Array) -> None:
     """The unlit colour of a texel's ground or roof, road marks rubbed off by the view's wear, to out float32[3].
 
     Convention: row and column of the window.
@@ -35,7 +36,7 @@ def ground_colour(texels: Texels, light: Light, row: int, column: int, out: Floa
 
 
 @njit(cache=True, nogil=True)
-def far_ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float) -> None:
+def far_ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float32Array) -> None:
     """As `ground_colour` for texels smaller than a picture's pixel: marks faded as a whole."""
     material = texels.material[row, column]
     for k in range(3):
@@ -48,7 +49,7 @@ def far_ground_colour(texels: Texels, light: Light, row: int, column: int, out: 
 
 
 @njit(cache=True, nogil=True)
-def near_patch(texels: Texels, lens: Lens, light: Light, reach_px: int) -> Float:
+def near_patch(texels: Texels, lens: Lens, light: Light, reach_px: int) -> Float32Array:
     """Ground colours of the square around a lens, under trees darker: float32[2 reach_px, 2 reach_px, 3].
 
     Convention: the lens lies in the texel at row reach_px - 1, column reach_px; row 0 is north.
@@ -67,7 +68,7 @@ def near_patch(texels: Texels, lens: Lens, light: Light, reach_px: int) -> Float
 
 
 @njit(cache=True, nogil=True)
-def sample_patch(patch: Float, lens: Lens, east: Scalar, north: Scalar, out: Float) -> None:
+def sample_patch(patch: Float32Array, lens: Lens, east: Scalar, north: Scalar, out: Float32Array) -> None:
     """Interpolate a `near_patch` at `east` and `north` metres (float32) of its lens, to out float32[3].
 
     Convention: texel centres carry the colours.

@@ -9,8 +9,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, Int32Array
 from geoloc.synthetic.world.buildings import WORKS
-from geoloc.synthetic.world.noise import Double, Float, Scalar, hash3
+from geoloc.synthetic.world.noise import Scalar, hash3
 from geoloc.synthetic.world.pixels import to_byte
 from geoloc.synthetic.world.style import PIXEL_M
 
@@ -21,8 +22,9 @@ _PANEL = (np.float32(38), np.float32(44), np.float32(66))
 
 @njit(cache=True, nogil=True)
 def colour_ground(
-    material: NDArray[np.uint8], tone: NDArray[np.uint8], wide: Float, narrow: Float, fine: Float, finer: Float,
-    grained: Float, colours: Float, mottled: Float, green: Float, green_shift: Float,
+    material: NDArray[np.uint8], tone: NDArray[np.uint8], wide: Float32Array, narrow: Float32Array,
+    fine: Float32Array, finer: Float32Array,
+    grained: Float32Array, colours: Float32Array, mottled: Float32Array, green: Float32Array, green_shift: Float32Array,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Colour of the ground: uint8[H, W, 3].
 
@@ -46,8 +48,8 @@ def colour_ground(
 
 @njit(cache=True, nogil=True)
 def raise_roofs(
-    table: Any, solar: NDArray[np.bool_], seed: int, west_m: float, north_m: float, building: NDArray[np.int32],
-    grained: Float, mottled: Float, height_cm: NDArray[np.uint16], albedo: NDArray[np.uint8],
+    table: Any, solar: BoolArray, seed: int, west_m: float, north_m: float, building: Int32Array,
+    grained: Float32Array, mottled: Float32Array, height_cm: NDArray[np.uint16], albedo: NDArray[np.uint8],
 ) -> None:  # fmt: skip
     """Heights and colours of the roofs of all buildings' pixels; written to `height_cm` and `albedo`.
 
@@ -112,7 +114,9 @@ def _equipment_draw(building: Any, seed: int, u: Scalar, v: Scalar, border: Scal
 
 
 @njit(cache=True, nogil=True)
-def grow_crowns(trees: Double, mottled: Float, grained: Float, layers: NDArray[np.uint8]) -> None:
+def grow_crowns(
+    trees: FloatArray, mottled: Float32Array, grained: Float32Array, layers: NDArray[np.uint8]
+) -> None:
     """Tree crowns as ellipsoids with ragged rims; where they meet the higher one shows.
 
     trees: float64[T, 5] of column and row in pixels, radius and height in metres, hue 0..1; layers: uint8[3, H, W]

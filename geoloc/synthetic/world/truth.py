@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.synthetic.world.camera import Camera
 from geoloc.synthetic.world.caster import cast
 from geoloc.synthetic.world.drone import FOV_DEG, DronePose, drone_view
 from geoloc.synthetic.world.network import Bounds
-from geoloc.synthetic.world.noise import Double
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.street import StreetCamera, street_view
 from geoloc.synthetic.world.style import PIXEL_M
@@ -30,12 +30,12 @@ _SLACK_SHARE = 0.012
 class Places:
     """Picture points: column and row float64[N], and which of them lie in the picture, bool[N]."""
 
-    column: Double
-    row: Double
-    inside: NDArray[np.bool_]
+    column: FloatArray
+    row: FloatArray
+    inside: BoolArray
 
 
-def _places(column: Double, row: Double, width: float, height: float) -> Places:
+def _places(column: FloatArray, row: FloatArray, width: float, height: float) -> Places:
     with np.errstate(invalid="ignore"):
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return Places(column, row, np.asarray(inside))
@@ -96,7 +96,7 @@ def in_map(points: ArrayLike, centre_x: float, centre_y: float, *, side_m: float
     return in_aerial(points, bounds, side_m / size_px)
 
 
-def in_cloud(points: ArrayLike, bounds: Bounds) -> tuple[Double, NDArray[np.bool_]]:
+def in_cloud(points: ArrayLike, bounds: Bounds) -> tuple[FloatArray, BoolArray]:
     """City points float64[N, 3] as a point cloud's coordinates, and which lie in its area: float64[N, 3], bool[N].
 
     Convention: as `point_cloud`: east, north, height in metres from the bounds' south-west corner.
@@ -108,7 +108,7 @@ def in_cloud(points: ArrayLike, bounds: Bounds) -> tuple[Double, NDArray[np.bool
 
 def seen_from(
     window: Window, eye: tuple[float, float, float], points: ArrayLike, look: Look, *, clear_m: float = 0.0
-) -> NDArray[np.bool_]:
+) -> BoolArray:
     """Which city points float64[N, 3] can be seen from an eye: nothing stands 0.3 m or 1.2 % in front of them.
 
     `clear_m` leaves out cars near the eye, as street photos and panoramas do (3.5 m).
@@ -121,7 +121,7 @@ def seen_from(
     return np.asarray(hits.depth >= away - np.maximum(_SLACK_M, _SLACK_SHARE * away))
 
 
-def seen_from_above(window: Window, points: ArrayLike) -> NDArray[np.bool_]:
+def seen_from_above(window: Window, points: ArrayLike) -> BoolArray:
     """Which city points float64[N, 3] the orthophoto shows: no roof or crown lies 0.3 m above them.
 
     Convention: x east, y north, z up in city metres; points outside the window are not seen.

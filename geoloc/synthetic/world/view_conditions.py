@@ -10,9 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
+from geoloc.core.arrays import Float32Array
 from geoloc.synthetic.world.blocks import BED, HEDGE, LAWN, SOIL, WATER
 from geoloc.synthetic.world.ground import FIRST_YELLOW
-from geoloc.synthetic.world.noise import Float, generator, mottle, uniform
+from geoloc.synthetic.world.noise import generator, mottle, uniform
 from geoloc.synthetic.world.style import CHUNK_PX
 
 _WEAR_PATTERNS = 8
@@ -45,7 +46,7 @@ class Look:
     haze: float = 0.4
 
     @cached_property
-    def ground_gain(self) -> Float:
+    def ground_gain(self) -> Float32Array:
         """Factors on the colour of each ground material: float32[14, 3]."""
         gain = np.ones((14, 3), np.float32)
         dry, late = self.dryness, self.season
@@ -58,7 +59,7 @@ class Look:
         return np.asarray(gain * np.exp(own), np.float32)
 
     @cached_property
-    def crown_colours(self) -> Float:
+    def crown_colours(self) -> Float32Array:
         """Colour of a tree crown by its hue 0..255: float32[256, 3]. Low hues are evergreen."""
         hue = np.arange(256)[:, None] / 255
         green = np.stack([np.interp(hue[:, 0], _HUES, band) for band in zip(*_CROWNS, strict=True)], -1)
@@ -67,12 +68,12 @@ class Look:
         return np.asarray(green * (1 - turned) + autumn * turned, np.float32)
 
     @property
-    def worn(self) -> Float:
+    def worn(self) -> Float32Array:
         """Where marks are rubbed off, one of eight patterns that repeat every chunk: float32[640, 640]."""
         return mottle(CHUNK_PX, 5, 900 + self.seed % _WEAR_PATTERNS)
 
     @cached_property
-    def marking_colours(self) -> tuple[Float, Float]:
+    def marking_colours(self) -> tuple[Float32Array, Float32Array]:
         """Colour float32[256, 3] and strength float32[256] of each marking group in this view.
 
         Some groups were worn off, some repainted since the other view; group 0 has no strength.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from geoloc.synthetic.world.noise import Float, generator
+from geoloc.core.arrays import Float32Array, FloatArray
+from geoloc.synthetic.world.noise import generator
 from geoloc.synthetic.world.view_conditions import Look, photo_look
 
 _HORIZON = np.array([196, 206, 216.0])
@@ -31,9 +32,9 @@ class Weather:
     overcast: float
     cover: float
     visibility_m: float
-    horizon: NDArray[np.float64]
-    zenith: NDArray[np.float64]
-    sunlight: NDArray[np.float64]
+    horizon: FloatArray
+    zenith: FloatArray
+    sunlight: FloatArray
     seed: int
 
 
@@ -102,7 +103,7 @@ def lens_of(look: Look) -> Lens:
     )  # fmt: skip
 
 
-def develop_photo(colour: Float, look: Look) -> NDArray[np.uint8]:
+def develop_photo(colour: Float32Array, look: Look) -> NDArray[np.uint8]:
     """The picture that a look's camera makes of what reaches it, float32[H, W, 3] in 0..255: uint8[H, W, 3]."""
     lens = lens_of(look)
     rows, columns = colour.shape[:2]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from geoloc.core.arrays import IntArray
 from geoloc.synthetic.world.noise import value_noise
 from geoloc.synthetic.world.style import Style
 
@@ -12,7 +13,7 @@ DISTRICTS = ("industry", "suburb", "old town", "grid", "park and water")
 """Names of the quarters in the order of `quarter_index`, and what lies between them."""
 
 
-def quarter_index(seed: int, style: Style, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+def quarter_index(seed: int, style: Style, x: ArrayLike, y: ArrayLike) -> IntArray:
     """Which quarter a place belongs to: 0 works, 1 houses, 2 terraces, 3 towers; int64[...].
 
     Convention: x east, y north in city metres.

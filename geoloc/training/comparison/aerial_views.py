@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray, Pixels
 from geoloc.geometry.aerial import look_down
 from geoloc.geometry.polar import polar_offsets
 from geoloc.geometry.warp import pixel_grid
@@ -23,9 +23,6 @@ from geoloc.models.transformers import SplineTransformer
 from geoloc.recipe.model import PolarView, SquareView
 from geoloc.training.heading_and_fov import PROTOCOL_SEED, Shown, show
 from geoloc.training.pair_store import PairStore
-
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 OTHER_TILES = 100  # that photos' circles are drawn against, at the least
 _CANDIDATES = 32  # headings tried where a model does not turn with its picture
@@ -40,8 +37,8 @@ class Sight:
     """
 
     pictures: Pixels
-    places: Floats
-    controls: Floats
+    places: FloatArray
+    controls: FloatArray
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,12 @@ class Circles:
     """
 
     shown: Shown
-    own: Floats
-    other: Floats
-    heading_deg: Floats
+    own: FloatArray
+    other: FloatArray
+    heading_deg: FloatArray
 
     @property
-    def found(self) -> npt.NDArray[np.bool_]:
+    def found(self) -> BoolArray:
         """Whether the own tile is the best one, bool[N]."""
         return np.asarray(self.own.max(1) > self.other.max(1))
 
@@ -96,7 +93,7 @@ def sampled_places(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
     return places
 
 
-def turn_photos(encoder: Encoder, store: PairStore, rows: npt.NDArray[np.int64]) -> Circles:
+def turn_photos(encoder: Encoder, store: PairStore, rows: IntArray) -> Circles:
     """Photos of a store turned at random, scored at every heading against their own and `OTHER_TILES` of its tiles.
 
     For models whose embedding keeps azimuth columns; at 32 headings where it does not turn by rolling.

@@ -11,16 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
+from geoloc.core.arrays import FloatArray, Pixels
 from geoloc.training.comparison.aerial_views import Circles, Sight
-
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 _LINES = (5, 9)  # rows and columns of a sampling grid that are drawn
 _MARGIN = 0.15  # of the tile's side, shown around it: learned warps leave the tile
@@ -80,7 +77,7 @@ def _tile(axes: Axes, tile: Pixels) -> None:
     axes.set_facecolor("#444")
 
 
-def _grid(axes: Axes, places: Floats, controls: Floats, side: int) -> None:
+def _grid(axes: Axes, places: FloatArray, controls: FloatArray, side: int) -> None:
     """The sampling grid float64[h, w, 2] of a sight over its tile of `side` pixels."""
     at = (places + 1) / 2 * side
     height, width = at.shape[:2]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import IntArray
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import prepare_aerial
@@ -95,7 +96,7 @@ def _circles(opened: Mapping[str, _Opened], store: PairStore) -> Iterator[Shown]
         yield Shown("Scores against heading", _CIRCLE_WORDS, draw_circles(circles))
 
 
-def _evenly(count: int, wanted: int) -> npt.NDArray[np.int64]:
+def _evenly(count: int, wanted: int) -> IntArray:
     """At most so many rows of `count`, from the middles of equal parts."""
     rows = (np.arange(min(wanted, count)) + 0.5) / min(wanted, count) * count
     return rows.astype(np.int64)

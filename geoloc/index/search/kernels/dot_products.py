@@ -20,11 +20,8 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 
+from geoloc.core.arrays import Embeddings, HalfArray, IntArray
 from geoloc.index.search.kernels.llvm_ops import I64, LANES, ask_for, cgutils, declare
-
-Embeddings = npt.NDArray[np.float32]
-Half = npt.NDArray[np.float16]
-IntArray = npt.NDArray[np.int64]
 
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _NO_SCALES = np.empty(0, np.float32)
@@ -157,7 +154,7 @@ class Int8Rows:
         return np.asarray(self.values[rows] * self.scales[rows, None], dtype=np.float32)
 
 
-Stored = Half | Int8Rows
+Stored = HalfArray | Int8Rows
 
 
 def quantize(embeddings: npt.NDArray[np.floating]) -> Int8Rows:

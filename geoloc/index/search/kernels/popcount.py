@@ -17,6 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Codes, IntArray
 from geoloc.index.search.kernels.llvm_ops import (
     GROUP,
     LANES,
@@ -27,10 +28,6 @@ from geoloc.index.search.kernels.llvm_ops import (
     nearer_of_rows,
     transpose_rows,
 )
-
-Codes = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 # Codes that are transposed at once: half of a first-level data cache of 32 KiB.
 _BLOCK_BYTES = 16_384

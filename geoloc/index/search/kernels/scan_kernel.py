@@ -15,11 +15,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import BoolArray, Codes, IntArray
 from geoloc.index.search import topk
-
-Codes = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 # Codes of one FAISS pass: small enough to stay in the L2 cache while all queries of a block walk over them.
 _FAISS_PASS_CODES = 4096
