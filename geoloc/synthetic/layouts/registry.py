@@ -1,4 +1,4 @@
-"""The layouts by name, and one set of wishes for all of them."""
+"""The layouts by name, and one set of settings for all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geoloc.synthetic.layouts.view_images import Export
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ExportSettings:
     """What an export is to hold.
 
     places: photos (VIGOR), pairs (CVUSA, CVACT), buildings (University-1652) or panoramas (2.5D) in all, split
@@ -37,55 +37,59 @@ class Wishes:
         return max(8, 2 * round(size * self.scale / 2))
 
 
-def plan_layout(name: str, wishes: Wishes) -> Export:
-    """The plan of a data set in one of `LAYOUTS`; `ConfigError` where the wishes do not fit it."""
-    return LAYOUTS[name](wishes)
+def plan_layout(name: str, settings: ExportSettings) -> Export:
+    """The plan of a data set in one of `LAYOUTS`; `ConfigError` where the settings do not fit it."""
+    return LAYOUTS[name](settings)
 
 
-def _cvusa(wishes: Wishes) -> Export:
-    train, validation = _split(wishes.places, cvusa.PUBLISHED)
+def _cvusa(settings: ExportSettings) -> Export:
+    train, validation = _split(settings.places, cvusa.PUBLISHED)
     return cvusa.plan(cvusa.CvusaSpec(
-        wishes.seed, train, validation, wishes.px(cvusa.TILE_PX), wishes.px(cvusa.PANORAMA_PX[0]),
-        wishes.photo_epoch, wishes.imagery_epoch,
+        settings.seed, train, validation, settings.px(cvusa.TILE_PX), settings.px(cvusa.PANORAMA_PX[0]),
+        settings.photo_epoch, settings.imagery_epoch,
     ))  # fmt: skip
 
 
-def _cvact(wishes: Wishes) -> Export:
+def _cvact(settings: ExportSettings) -> Export:
     train, validation, test = cvact.PUBLISHED
-    if wishes.places is not None:
-        train, test = shares(wishes.places, (train, test), least=4)
+    if settings.places is not None:
+        train, test = shares(settings.places, (train, test), least=4)
         validation = max(2, round(test * cvact.PUBLISHED[1] / cvact.PUBLISHED[2]))
     return cvact.plan(cvact.CvactSpec(
-        wishes.seed, train, validation, test, wishes.missing_share, wishes.px(cvact.TILE_PX),
-        wishes.px(cvact.PANORAMA_HEIGHT_PX), wishes.photo_epoch, wishes.imagery_epoch,
+        settings.seed, train, validation, test, settings.missing_share, settings.px(cvact.TILE_PX),
+        settings.px(cvact.PANORAMA_HEIGHT_PX), settings.photo_epoch, settings.imagery_epoch,
     ))  # fmt: skip
 
 
-def _vigor(wishes: Wishes) -> Export:
-    cities = wishes.cities or VIGOR_CITIES
-    photos = vigor.PUBLISHED_PHOTOS // 4 if wishes.places is None else max(2, wishes.places // len(cities))
+def _vigor(settings: ExportSettings) -> Export:
+    cities = settings.cities or VIGOR_CITIES
+    photos = (
+        vigor.PUBLISHED_PHOTOS // 4 if settings.places is None else max(2, settings.places // len(cities))
+    )
     return vigor.plan(vigor.VigorSpec(
-        wishes.seed, photos, cities, wishes.px(vigor.TILE_PX), wishes.px(vigor.PANORAMA_HEIGHT_PX),
-        wishes.photo_epoch, wishes.imagery_epoch,
+        settings.seed, photos, cities, settings.px(vigor.TILE_PX), settings.px(vigor.PANORAMA_HEIGHT_PX),
+        settings.photo_epoch, settings.imagery_epoch,
     ))  # fmt: skip
 
 
-def _university1652(wishes: Wishes) -> Export:
-    train, test, extra = _split(wishes.places, university1652.PUBLISHED)
-    distractors = university1652.PUBLISHED_DISTRACTORS if wishes.distractors is None else wishes.distractors
+def _university1652(settings: ExportSettings) -> Export:
+    train, test, extra = _split(settings.places, university1652.PUBLISHED)
+    distractors = (
+        university1652.PUBLISHED_DISTRACTORS if settings.distractors is None else settings.distractors
+    )
     return university1652.plan(university1652.UniversitySpec(
-        wishes.seed, train, test, extra, distractors, wishes.drone_views, wishes.px(university1652.SIZE_PX),
-        wishes.masked_gallery, wishes.photo_epoch, wishes.imagery_epoch,
+        settings.seed, train, test, extra, distractors, settings.drone_views, settings.px(university1652.SIZE_PX),
+        settings.masked_gallery, settings.photo_epoch, settings.imagery_epoch,
     ))  # fmt: skip
 
 
-def _map25d(wishes: Wishes) -> Export:
+def _map25d(settings: ExportSettings) -> Export:
     counts = [area.published for area in map25d.AREAS]
-    if wishes.places is not None:
-        counts = list(shares(wishes.places, tuple(counts), least=max(2, wishes.places // 12)))
+    if settings.places is not None:
+        counts = list(shares(settings.places, tuple(counts), least=max(2, settings.places // 12)))
     return map25d.plan(map25d.MapSpec(
-        wishes.seed, tuple(counts), wishes.px(map25d.TILE_PX), wishes.px(map25d.PANORAMA_HEIGHT_PX),
-        wishes.photo_epoch,
+        settings.seed, tuple(counts), settings.px(map25d.TILE_PX), settings.px(map25d.PANORAMA_HEIGHT_PX),
+        settings.photo_epoch,
     ))  # fmt: skip
 
 
@@ -93,6 +97,6 @@ def _split(places: int | None, published: tuple[int, ...]) -> tuple[int, ...]:
     return published if places is None else shares(places, published, least=2)
 
 
-LAYOUTS: dict[str, Callable[[Wishes], Export]] = {
+LAYOUTS: dict[str, Callable[[ExportSettings], Export]] = {
     "cvusa": _cvusa, "cvact": _cvact, "vigor": _vigor, "university1652": _university1652, "map25d": _map25d,
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -220,17 +220,3 @@ def _map(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
 _RENDERERS: dict[str, Callable[[_Stage, Picture], NDArray[np.uint8]]] = {
     AERIAL: _aerial, PANORAMA: _panorama, LABELS: _labels, STREET: _street, DRONE: _drone, MAP: _map,
 }  # fmt: skip
-
-
-def write_all(
-    export_cities: Sequence[CitySource], pictures: Sequence[Picture], write: Writer
-) -> Iterator[int]:
-    """Render and write pictures in this process, block by block; numbers of pictures written so far."""
-    made: dict[tuple[int, int], City] = {}
-    done = 0
-    for group in blocks(pictures):
-        key = (group[0].city, group[0].epoch)
-        if key not in made:
-            made = {key: make_city(export_cities[key[0]], key[1])}
-        done += write_block(made[key], group, write)
-        yield done

@@ -99,7 +99,7 @@ def run(
     if (done := _finished(output, mark, overwrite)) is not None:
         return done
     city = City(city_config.seed, style_named(city_config.style), chunks=_CHUNKS)
-    district = plan_districts(city, city_config.wanted())[2]
+    district = plan_districts(city, city_config.districts())[2]
     photos = district.photos[: config.photos]
     hits = {what: 0 for what in LEFT_OUT}
     for pieces in track(_retaken(city, district, photos, city_config.camera()), total=_sheets(district, photos),
@@ -165,13 +165,13 @@ def _sheets(district: District, photos: list[Photo]) -> int:
     return len({_sheet_of(district, photo) for photo in photos})
 
 
-Taken = list[tuple[Pixels, float, str]]
+RetakenPhotos = list[tuple[Pixels, float, str]]
 """Pictures, the true headings of their centre, and the names of their tiles."""
 
 
 def _retaken(
     city: City, district: District, photos: list[Photo], camera: Camera
-) -> Iterator[dict[str, Taken]]:
+) -> Iterator[dict[str, RetakenPhotos]]:
     """The photos of one sheet after the other, by what was left out."""
     names = [tile[0] for tile in district.centres]
     places = np.array([tile[1:] for tile in district.centres])
@@ -186,7 +186,7 @@ def _retaken(
 
 def _take(
     city: City, window: Window, photos: list[Photo], names: list[str], camera: Camera, what: str
-) -> Taken:
+) -> RetakenPhotos:
     changed = without(window, what)
     taken = []
     for photo, name in zip(photos, names, strict=True):
@@ -200,7 +200,7 @@ def _take(
     return taken
 
 
-def _hits(localizer: Localizer, taken: Taken, rerank: int) -> int:
+def _hits(localizer: Localizer, taken: RetakenPhotos, rerank: int) -> int:
     """How many photos have their own tile as the first match."""
     asked = [as_photo(picture, view="panorama", heading_deg=heading) for picture, heading, _ in taken]
     fixes = localizer.localize_batch(asked, k=1, rerank=rerank, min_confidence=0.0)

@@ -27,7 +27,7 @@ from geoloc.core.errors import ArtifactError
 from geoloc.core.progress import say, track
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.synthetic.world.camera import Camera
-from geoloc.synthetic.world.districts import SPLITS, District, Photo, Sheet, Wanted, plan_districts
+from geoloc.synthetic.world.districts import SPLITS, District, DistrictSettings, Photo, Sheet, plan_districts
 from geoloc.synthetic.world.export import (
     photos_csv,
     render_photo,
@@ -103,10 +103,14 @@ class CityConfig(BaseModel):
         default=18, ge=1, description="sheets rendered by one task, neighbours together"
     )
 
-    def wanted(self) -> Wanted:
+    def districts(self) -> DistrictSettings:
         """The part that says what lies where."""
-        return Wanted(
-            **{name: getattr(self, name) for name in Wanted.__dataclass_fields__ if name != "margin_m"}
+        return DistrictSettings(
+            **{
+                name: getattr(self, name)
+                for name in DistrictSettings.__dataclass_fields__
+                if name != "margin_m"
+            }
         )
 
     def camera(self) -> Camera:
@@ -144,7 +148,7 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
     output = storage.absolute(output)
     if (done := _begin(config, output, overwrite)) is not None:
         return CityResult(output=output, reused=True, seconds=0.0, **done)
-    districts = plan_districts(City(config.seed, style_named(config.style)), config.wanted())
+    districts = plan_districts(City(config.seed, style_named(config.style)), config.districts())
     for district in districts:
         _write_tables(output, district)
     _render_all(config, output, districts)

@@ -24,7 +24,7 @@ from geoloc.core.errors import ArtifactError
 from geoloc.core.progress import say, track
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.synthetic.layouts.cloud_files import write_cloud
-from geoloc.synthetic.layouts.registry import Wishes, plan_layout
+from geoloc.synthetic.layouts.registry import ExportSettings, plan_layout
 from geoloc.synthetic.layouts.render import blocks, make_city, write_block
 from geoloc.synthetic.layouts.view_images import CitySource, Export, Picture, PointCloud, Writer, truth_csv
 from geoloc.synthetic.stages.city import RENDERER_VERSION
@@ -78,10 +78,10 @@ class CityExportConfig(BaseModel):
         description="least pictures of neighbouring blocks rendered by one task",
     )
 
-    def wishes(self) -> Wishes:
+    def settings(self) -> ExportSettings:
         """The part that says what is made."""
         values = self.model_dump(exclude={"layout", "pictures_per_task"})
-        return Wishes(**{**values, "cities": None if self.cities is None else tuple(self.cities)})
+        return ExportSettings(**{**values, "cities": None if self.cities is None else tuple(self.cities)})
 
     def fingerprint(self) -> str:
         """Identifies the bytes of the data set."""
@@ -112,7 +112,7 @@ def run(config: CityExportConfig, output: str, *, overwrite: bool = False) -> Ci
     made = 0
     reused = record is not None
     if record is None:
-        export = plan_layout(config.layout, config.wishes())
+        export = plan_layout(config.layout, config.settings())
         for path, data in {**export.annotations, "truth.csv": truth_csv(export)}.items():
             storage.write_bytes(storage.join(output, path), data)
         made = _render(config, output, export)

@@ -58,7 +58,7 @@ class District:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DistrictSettings:
     """How much of everything: counts, spacings and sizes in metres.
 
     Tiles of validation and test keep `spacing_m` from each other and from distractors, which keep
@@ -81,32 +81,32 @@ class Wanted:
     random_heading: bool = False
 
 
-def plan_districts(city: City, wanted: Wanted) -> list[District]:
+def plan_districts(city: City, settings: DistrictSettings) -> list[District]:
     """Lay out the splits side by side with gaps and choose all positions in them.
 
     Convention: training begins at the style's `east_m` on the x axis, validation lies to its north, test to the
     east of both; all bounds are west, south, east, north in city metres, on whole sheets.
     """
-    gap = math.ceil(wanted.gap_m / wanted.sheet_m) * wanted.sheet_m
+    gap = math.ceil(settings.gap_m / settings.sheet_m) * settings.sheet_m
     west = city.style.east_m
-    train = _grow(city, wanted, 0, west, 0.0)
-    validation = _grow(city, wanted, 1, west, train.bounds[3] + gap)
+    train = _grow(city, settings, 0, west, 0.0)
+    validation = _grow(city, settings, 1, west, train.bounds[3] + gap)
     east = max(train.bounds[2], validation.bounds[2])
-    return [train, validation, _grow(city, wanted, 2, east + gap, 0.0)]
+    return [train, validation, _grow(city, settings, 2, east + gap, 0.0)]
 
 
-def _grow(city: City, wanted: Wanted, index: int, west: float, south: float) -> District:
-    """The smallest district of whole sheets, from the given corner, whose streets hold all that is wanted."""
-    count = (wanted.train_photos, wanted.validation_photos, wanted.test_photos)[index]
+def _grow(city: City, settings: DistrictSettings, index: int, west: float, south: float) -> District:
+    """The smallest district of whole sheets, from the given corner, whose streets hold all that the settings ask for."""
+    count = (settings.train_photos, settings.validation_photos, settings.test_photos)[index]
     area = count / _PHOTOS_PER_KM2[index]
     if SPLITS[index] == "test":
-        area = max(area, (count + wanted.distractors) / _TILES_PER_KM2)
+        area = max(area, (count + settings.distractors) / _TILES_PER_KM2)
     columns = rows = tries = 1
     while True:
-        width, height = columns * wanted.sheet_m, rows * wanted.sheet_m
-        if (width - 2 * wanted.margin_m) * (height - 2 * wanted.margin_m) / 1e6 >= area:
+        width, height = columns * settings.sheet_m, rows * settings.sheet_m
+        if (width - 2 * settings.margin_m) * (height - 2 * settings.margin_m) / 1e6 >= area:
             try:
-                return _district(city, wanted, index, (west, south, west + width, south + height))
+                return _district(city, settings, index, (west, south, west + width, south + height))
             except ConfigError:
                 if tries == _GROWTHS:
                     raise
@@ -114,28 +114,28 @@ def _grow(city: City, wanted: Wanted, index: int, west: float, south: float) -> 
         columns, rows = (columns, rows + 1) if rows <= columns else (columns + 1, rows)
 
 
-def _district(city: City, wanted: Wanted, index: int, bounds: Bounds) -> District:
+def _district(city: City, settings: DistrictSettings, index: int, bounds: Bounds) -> District:
     """All positions of one split."""
-    margin = wanted.margin_m
+    margin = settings.margin_m
     inner = (bounds[0] + margin, bounds[1] + margin, bounds[2] - margin, bounds[3] - margin)
-    count = (wanted.train_photos, wanted.validation_photos, wanted.test_photos)[index]
+    count = (settings.train_photos, settings.validation_photos, settings.test_photos)[index]
     seed = city.seed + 500 + 50 * index
     network = city.network
-    spacing = wanted.train_spacing_m if SPLITS[index] == "train" else wanted.spacing_m
-    main = street_positions(network, inner, count, spacing, seed, offset_m=wanted.photo_offset_m)
-    photos = _photos(city.seed, wanted, main, 10 * index, f"{SPLITS[index]}/photos")
+    spacing = settings.train_spacing_m if SPLITS[index] == "train" else settings.spacing_m
+    main = street_positions(network, inner, count, spacing, seed, offset_m=settings.photo_offset_m)
+    photos = _photos(city.seed, settings, main, 10 * index, f"{SPLITS[index]}/photos")
     centres = _tiles(city.seed, main, 10 * index)
     if SPLITS[index] != "test":
-        return District(SPLITS[index], bounds, _sheets(bounds, wanted.sheet_m), photos, [], centres, [])
+        return District(SPLITS[index], bounds, _sheets(bounds, settings.sheet_m), photos, [], centres, [])
     taken = np.column_stack([main.centre_x, main.centre_y])
     others = street_positions(
-        network, inner, wanted.distractors, wanted.distractor_spacing_m, seed + 20,
-        offset_m=wanted.photo_offset_m, clear_of=taken, clear_m=wanted.spacing_m,
+        network, inner, settings.distractors, settings.distractor_spacing_m, seed + 20,
+        offset_m=settings.photo_offset_m, clear_of=taken, clear_m=settings.spacing_m,
     )  # fmt: skip
-    free = positions_in_tiles(network, taken, wanted.tile_m - 1.2, wanted.anywhere_photos, seed + 30)
+    free = positions_in_tiles(network, taken, settings.tile_m - 1.2, settings.anywhere_photos, seed + 30)
     return District(
-        "test", bounds, _sheets(bounds, wanted.sheet_m), photos,
-        _photos(city.seed, wanted, free, 10 * index + 1, "test/anywhere/photos"),
+        "test", bounds, _sheets(bounds, settings.sheet_m), photos,
+        _photos(city.seed, settings, free, 10 * index + 1, "test/anywhere/photos"),
         centres, _tiles(city.seed, others, 10 * index + 1),
     )  # fmt: skip
 
@@ -144,9 +144,11 @@ def _name(prefix: str, *keys: int) -> str:
     return f"{prefix}{hash_int(600, *keys):08x}{hash_int(601, *keys):08x}"[:13]
 
 
-def _photos(seed: int, wanted: Wanted, positions: Positions, group: int, folder: str) -> list[Photo]:
+def _photos(
+    seed: int, settings: DistrictSettings, positions: Positions, group: int, folder: str
+) -> list[Photo]:
     """Photos in the order of their names, which say nothing about the place."""
-    turn = 360 * uniform(seed + 610, group, np.arange(len(positions))) * wanted.random_heading
+    turn = 360 * uniform(seed + 610, group, np.arange(len(positions))) * settings.random_heading
     photos = [
         Photo(_name("p", seed, group, k, 1) + ".jpg", folder, float(x), float(y), float(turn[k]), (group, k))
         for k, (x, y) in enumerate(zip(positions.x, positions.y, strict=True))

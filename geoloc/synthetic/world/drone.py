@@ -97,13 +97,6 @@ def drone_bounds(pose: DronePose, fov_deg: float = FOV_DEG) -> Bounds:
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def spiral_bounds(target_x: float, target_y: float, *, steps: int = 54, fov_deg: float = FOV_DEG) -> Bounds:
-    """The area that all photos of a spiral need: west, south, east, north in city metres."""
-    areas = np.array([drone_bounds(pose, fov_deg) for pose in spiral(target_x, target_y, steps=steps)])
-    low, high = areas[:, :2].min(0), areas[:, 2:].max(0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
 def render_drone(
     city: City,
     pose: DronePose,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from PIL import Image
 
 from geoloc.synthetic.layouts import cvact, cvusa, map25d, university1652, vigor
 from geoloc.synthetic.layouts.cloud_files import write_cloud
-from geoloc.synthetic.layouts.render import make_city, write_all
-from geoloc.synthetic.layouts.view_images import Export, truth_csv
+from geoloc.synthetic.layouts.render import blocks, make_city, write_block
+from geoloc.synthetic.layouts.view_images import Export, Picture, truth_csv
 
 Files = dict[str, bytes]
 
@@ -48,12 +48,17 @@ def map_plan() -> Export:
     return map25d.plan(map25d.MapSpec(panoramas=(30, 12, 12, 40, 12, 20), tile_px=32, panorama_height_px=32))
 
 
+def write_all(export: Export, pictures: Sequence[Picture], write: Callable[[str, bytes], object]) -> None:
+    """Render and write pictures in this process, block by block, as the stage's tasks do."""
+    for group in blocks(pictures):
+        write_block(make_city(export.cities[group[0].city], group[0].epoch), group, write)
+
+
 def rendered(export: Export, keep: Callable[[str], bool]) -> Files:
     """The annotation files, the truth and the pictures whose path is wanted."""
     made: Files = {**export.annotations, "truth.csv": truth_csv(export)}
     wanted = [picture for picture in export.pictures if keep(picture.path)]
-    for _ in write_all(export.cities, wanted, made.__setitem__):
-        pass
+    write_all(export, wanted, made.__setitem__)
     return made
 
 

@@ -33,7 +33,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> CityAblationInputs:
     record = {"config": CITY.model_dump(), "fingerprint": CITY.fingerprint()}
     storage.write_bytes(str(root / "city" / "city.json"), json.dumps(record).encode())
     city = City(CITY.seed)
-    district = plan_districts(city, CITY.wanted())[2]
+    district = plan_districts(city, CITY.districts())[2]
     ids, x, y = zip(*district.centres, strict=True)
     taken = [
         min(district.photos, key=lambda photo, at=at: np.hypot(photo.x - at[1], photo.y - at[2]))

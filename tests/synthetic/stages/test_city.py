@@ -48,7 +48,7 @@ def test_all_files_are_there_and_the_record_tells_of_them(made: Path) -> None:
 
 def test_a_photo_is_what_the_library_renders(made: Path) -> None:
     city = City(TINY.seed)
-    photo = plan_districts(city, TINY.wanted())[2].anywhere[0]
+    photo = plan_districts(city, TINY.districts())[2].anywhere[0]
     assert (made / photo.folder / photo.name).read_bytes() == render_photo(city, photo, TINY.camera())
 
 

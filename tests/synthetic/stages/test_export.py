@@ -9,8 +9,8 @@ import pytest
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError
 from geoloc.synthetic.layouts.registry import plan_layout
-from geoloc.synthetic.layouts.render import write_all
 from geoloc.synthetic.stages.export import CityExportConfig, run
+from synthetic.layouts.conftest import write_all
 
 TINY = CityExportConfig(layout="cvact", seed=5, places=10, scale=0.04, pictures_per_task=6)
 MAP = CityExportConfig(layout="map25d", seed=5, places=24, scale=0.04)
@@ -29,7 +29,7 @@ def files(root: str) -> dict[str, bytes]:
 
 
 def test_all_files_of_the_plan_are_there_and_nothing_else(made: Path) -> None:
-    export = plan_layout("cvact", TINY.wishes())
+    export = plan_layout("cvact", TINY.settings())
     wanted = {p.path for p in export.pictures} | set(export.annotations)
     assert {name.lstrip("/") for name in files(str(made))} == wanted | {
         "plan.json",
@@ -43,10 +43,9 @@ def test_all_files_of_the_plan_are_there_and_nothing_else(made: Path) -> None:
 
 
 def test_tasks_make_the_same_bytes_as_one_process(made: Path) -> None:
-    export = plan_layout("cvact", TINY.wishes())
+    export = plan_layout("cvact", TINY.settings())
     alone: dict[str, bytes] = {}
-    for _ in write_all(export.cities, export.pictures, alone.__setitem__):
-        pass
+    write_all(export, export.pictures, alone.__setitem__)
     found = files(str(made))
     assert all(found[f"/{path}"] == data for path, data in alone.items())
 

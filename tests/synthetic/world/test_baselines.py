@@ -15,7 +15,7 @@ import pytest
 from geoloc.core.images import decode_image
 from geoloc.synthetic.world.aerial import render_aerial
 from geoloc.synthetic.world.camera import Camera, jpeg, jpeg_quality
-from geoloc.synthetic.world.districts import District, Wanted, plan_districts
+from geoloc.synthetic.world.districts import District, DistrictSettings, plan_districts
 from geoloc.synthetic.world.export import work_bounds
 from geoloc.synthetic.world.panorama import render_panorama
 from geoloc.synthetic.world.raster import City, Window
@@ -41,7 +41,9 @@ class Pairs(NamedTuple):
 def take_pairs(looks: int) -> Pairs:
     """All tiles and photos of a test district of 1,000."""
     city = City(seed=7, chunks=40)
-    wanted = Wanted(train_photos=1, validation_photos=1, test_photos=PAIRS, distractors=0, anywhere_photos=0)
+    wanted = DistrictSettings(
+        train_photos=1, validation_photos=1, test_photos=PAIRS, distractors=0, anywhere_photos=0
+    )
     district = plan_districts(city, wanted)[2]
     tiles = np.zeros((PAIRS, 128, 128, 3), np.uint8)
     photos = np.zeros((looks, PAIRS, 64, 256, 3), np.uint8)

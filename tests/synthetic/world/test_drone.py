@@ -13,12 +13,11 @@ from geoloc.synthetic.world.drone import (
     drone_view,
     render_drone,
     spiral,
-    spiral_bounds,
 )
 from geoloc.synthetic.world.raster import City, Window
-from geoloc.synthetic.world.truth import in_aerial, in_drone
 from geoloc.synthetic.world.weather import drone_look, lens_of, photo_jpeg
 from synthetic.world.scenes import empty_window, plain_look, with_ground_spot
+from synthetic.world.truth import in_aerial, in_drone
 
 TARGET = (130.0, 120.0)
 LOW = DronePose(120.0, 60.0, 90.0, 20.0, -58.0)
@@ -86,7 +85,8 @@ def test_the_picture_does_not_depend_on_the_window(city: City, window: Window) -
 
 
 def test_one_window_serves_a_whole_spiral() -> None:
-    west, south, east, north = spiral_bounds(*TARGET)
+    areas = np.array([drone_bounds(pose) for pose in spiral(*TARGET)])
+    west, south, east, north = *areas[:, :2].min(0), *areas[:, 2:].max(0)
     for pose in spiral(*TARGET)[::9]:
         area = drone_bounds(pose)
         assert area[0] >= west

@@ -12,7 +12,7 @@ from rasterio.io import MemoryFile
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.aerial import render_aerial
 from geoloc.synthetic.world.camera import Camera
-from geoloc.synthetic.world.districts import District, Photo, Sheet, Wanted, plan_districts
+from geoloc.synthetic.world.districts import District, DistrictSettings, Photo, Sheet, plan_districts
 from geoloc.synthetic.world.export import (
     photos_csv,
     render_photo,
@@ -25,7 +25,9 @@ from geoloc.synthetic.world.georeference import from_latlon
 from geoloc.synthetic.world.raster import City
 from geoloc.synthetic.world.view_conditions import flight_look
 
-WANTED = Wanted(train_photos=120, validation_photos=30, test_photos=60, distractors=150, anywhere_photos=40)
+WANTED = DistrictSettings(
+    train_photos=120, validation_photos=30, test_photos=60, distractors=150, anywhere_photos=40
+)
 GEOD = pyproj.Geod(ellps="WGS84")
 
 
@@ -87,11 +89,15 @@ def test_photos_anywhere_lie_in_a_tile(districts: dict[str, District]) -> None:
 
 
 def test_a_district_grows_until_its_streets_hold_what_is_wanted(city: City) -> None:
-    wide = Wanted(train_photos=30, validation_photos=20, test_photos=20, distractors=30, spacing_m=110.0)
+    wide = DistrictSettings(
+        train_photos=30, validation_photos=20, test_photos=20, distractors=30, spacing_m=110.0
+    )
     plan = {district.name: district for district in plan_districts(city, wide)}
     assert len(plan["validation"].centres) == 20
     assert len(plan["validation"].sheets) > len(plan["train"].sheets)
-    too_wide = Wanted(train_photos=30, validation_photos=200, test_photos=20, distractors=30, spacing_m=900.0)
+    too_wide = DistrictSettings(
+        train_photos=30, validation_photos=200, test_photos=20, distractors=30, spacing_m=900.0
+    )
     with pytest.raises(ConfigError, match="positions fit on the streets"):
         plan_districts(city, too_wide)
 

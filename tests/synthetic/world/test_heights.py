@@ -6,8 +6,8 @@ import pytest
 from geoloc.core.errors import ConfigError
 from geoloc.synthetic.world.heights import height_raster
 from geoloc.synthetic.world.raster import City, Window
-from geoloc.synthetic.world.truth import in_aerial
 from synthetic.world.scenes import with_building
+from synthetic.world.truth import in_aerial
 
 BOUNDS = (-24.0, 160.0, 56.0, 240.0)
 

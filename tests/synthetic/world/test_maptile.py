@@ -8,7 +8,7 @@ from geoloc.core.semantics import SemanticClass
 from geoloc.synthetic.world.buildings import corners
 from geoloc.synthetic.world.maptile import _HOUSE, _HOUSE_LINE, _ROADS, _SYMBOLS, _WATER, render_map
 from geoloc.synthetic.world.raster import City, Window
-from geoloc.synthetic.world.truth import in_map
+from synthetic.world.truth import in_map
 
 CENTRE = (20.0, 220.0)
 

@@ -15,9 +15,9 @@ from geoloc.synthetic.world.panorama import trace
 from geoloc.synthetic.world.perspective import View, render_view
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.street import StreetCamera, render_street, street_bounds, street_view
-from geoloc.synthetic.world.truth import in_panorama, in_street
 from geoloc.synthetic.world.weather import street_look, weather_of
 from synthetic.world.scenes import empty_window, plain_look
+from synthetic.world.truth import in_panorama, in_street
 
 HERE = (120.0, 90.0)
 SMALL = StreetCamera(96, 72, 70.0, 3.0, -4.0)

@@ -16,7 +16,9 @@ from geoloc.synthetic.world.panorama import trace
 from geoloc.synthetic.world.perspective import render_view
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.street import StreetCamera, street_bounds, street_view
-from geoloc.synthetic.world.truth import (
+from geoloc.synthetic.world.view_conditions import photo_look
+from synthetic.world.scenes import corners_of, empty_window, grid, is_red, plain_look, with_building
+from synthetic.world.truth import (
     Places,
     in_aerial,
     in_cloud,
@@ -27,8 +29,6 @@ from geoloc.synthetic.world.truth import (
     seen_from,
     seen_from_above,
 )
-from geoloc.synthetic.world.view_conditions import photo_look
-from synthetic.world.scenes import corners_of, empty_window, grid, is_red, plain_look, with_building
 
 PLACES = [(15.0, 22.0, 30.0), (-28.0, 9.0, 75.0), (-20.0, -20.0, 45.0), (0.5, 40.0, 0.0)]
 HERE = (0.0, 0.0)

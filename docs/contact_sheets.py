@@ -1,6 +1,6 @@
 """Contact sheets of the city.
 
-`python -m geoloc.synthetic.world.contact_sheets FOLDER` writes the pictures of docs/city.md.
+`python docs/contact_sheets.py FOLDER` writes the pictures of docs/city.md.
 
 city.png: tiles beside the photos taken in them; city_views.jpg: every view of every district; city_times.jpg: one
 place in two epochs, and the second city.
