@@ -96,7 +96,7 @@ def plan_districts(city: City, settings: DistrictSettings) -> list[District]:
 
 
 def _grow(city: City, settings: DistrictSettings, index: int, west: float, south: float) -> District:
-    """The smallest district of whole sheets, from the given corner, whose streets hold all that the settings ask for."""
+    """The smallest district of whole sheets from a corner whose streets hold what the settings ask for."""
     count = (settings.train_photos, settings.validation_photos, settings.test_photos)[index]
     area = count / _PHOTOS_PER_KM2[index]
     if SPLITS[index] == "test":
