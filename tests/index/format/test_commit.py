@@ -106,8 +106,8 @@ def test_of_two_committers_one_wins_a_hundred_times(index_uri: str, s3_uri: str)
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from geoloc.index.commit import Head, commit
-    from geoloc.index.manifest import Manifest
+    from geoloc.index.format.commit import Head, commit
+    from geoloc.index.format.manifest import Manifest
 
     index_uri, manifest, old, step = sys.argv[1], Path(sys.argv[2]).read_text(), sys.argv[3], int(sys.argv[4])
     seen = 0
@@ -164,7 +164,7 @@ def test_a_commit_killed_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, i
 READER = """
     import sys
     import numpy as np
-    from geoloc.index.snapshot import Snapshot
+    from geoloc.index.search.snapshot import Snapshot
 
     print("ready", flush=True)
     seen = {}
