@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray, Pixels
+from geoloc.evaluation.ranking.ranks import score_ranks
 from geoloc.geometry.panorama import columns_of_view
 from geoloc.localization.circular import refine_peak, turn_scores
 from geoloc.models.encoder import Encoder
@@ -138,22 +139,16 @@ def measure_each(
 def _search(
     encoder: Encoder, shown: Shown, condition: Condition, tiles: Float32Array, own: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Rank of the own tile, and the heading estimated against it in degrees; float64[N] each."""
+    """Rank of the own tile from 1, and the heading estimated against it in degrees; float64[N] each."""
     count = len(shown.canvases)
     ranks, headings = np.empty(count), np.zeros(count)
     for start in range(0, count, _ROWS):
         rows = slice(start, min(start + _ROWS, count))
         scores = _turns(encoder, shown.canvases[rows], shown.lit[rows], tiles, known=condition.heading_known)
-        ranks[rows] = _ranks(scores.max(-1), own[rows])
+        ranks[rows] = score_ranks(scores.max(-1), own[rows]).expected_rank()
         of_own = scores[np.arange(len(scores)), own[rows]]
         headings[rows] = refine_peak(of_own)[1] * (360.0 / scores.shape[-1])
     return ranks, headings
-
-
-def _ranks(similar: Float32Array, own: IntArray) -> FloatArray:
-    right = similar[np.arange(len(similar)), own][:, None]
-    ranks: FloatArray = (similar > right).sum(1) + ((similar == right).sum(1) - 1) / 2
-    return ranks
 
 
 def _turns(
@@ -179,16 +174,16 @@ def _result(
     heading: FloatArray,
     tiles: int,
 ) -> ConditionResult:
-    first = ranks < 1
+    first = ranks < 2  # tied with one other tile it is still the first: rank 1.5
     error = np.abs((found - heading + 180) % 360 - 180)[first]
     known = condition.heading_known or not first.any()
     return ConditionResult(
         condition=condition.name,
         photos=len(ranks),
         tiles=tiles,
-        recall_1=_percent(ranks < 1),
-        recall_5=_percent(ranks < 5),
-        recall_10=_percent(ranks < 10),
+        recall_1=_percent(ranks < 2),
+        recall_5=_percent(ranks < 6),
+        recall_10=_percent(ranks < 11),
         heading_error_deg=float("nan") if known else round(float(np.median(error)), 2),
         within_10_deg=float("nan") if known else _percent(error <= 10),
     )

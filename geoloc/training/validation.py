@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from geoloc.evaluation.ranking.ranks import score_ranks
 from geoloc.models.encoder import Encoder
 from geoloc.training.pair_store import load_pairs, read_index
 
@@ -28,7 +29,6 @@ def validation_recall(model_uri: str, pairs_uri: str) -> dict[str, float]:
     for start in range(0, len(photos), 256):  # never all photos against all tiles
         rows = np.arange(start, min(start + 256, len(photos)))
         similar = photos[rows] @ tiles.T
-        own = similar[np.arange(len(rows)), store.tile_of[rows]][:, None]
-        ranks[rows] = (similar > own).sum(1) + ((similar == own).sum(1) - 1) / 2
-    recalls = {f"validation_recall_{k}": round(float((ranks < k).mean() * 100), 2) for k in _RANKS}
+        ranks[rows] = score_ranks(similar, store.tile_of[rows]).expected_rank()
+    recalls = {f"validation_recall_{k}": round(float((ranks < k + 1).mean() * 100), 2) for k in _RANKS}
     return {"validation_pairs": float(len(photos)), **recalls}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import prepare_panorama
 from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
+from geoloc.training import validation
 from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL, Condition, measure, show
 from geoloc.training.pair_store import PairStore, load_pairs, read_index
 from geoloc.training.trainer import Trainer
@@ -101,6 +104,48 @@ def test_correlation_finds_what_turning_every_photo_finds(trained: tuple[Encoder
     turn = scores[np.arange(80), own].argmax(-1) * 360 / 16
     coarse = np.abs((turn - shown.heading_deg + 180) % 360 - 180)[first]
     assert result.heading_error_deg < np.median(coarse)  # between the columns it is better
+
+
+class Embeddings:
+    """An encoder of fixed embeddings: `photos` [Q, D] and `tiles` [T, D], whatever the pictures are."""
+
+    recipe = SimpleNamespace(model=SimpleNamespace(turns_by_rolling=False, metres_per_pixel=1.0))
+
+    def __init__(self, photos: list[list[float]], tiles: list[list[float]]) -> None:
+        self.photos, self.tiles = np.array(photos, np.float32), np.array(tiles, np.float32)
+
+    def prepare(self, images: object, view: str, extent_m: float) -> None:
+        return None
+
+    def encode(self, images: object, view: str) -> SimpleNamespace:
+        return SimpleNamespace(embedding=self.photos if view == "panorama" else self.tiles)
+
+    def encode_headings(self, images: object, view: str, count: int) -> SimpleNamespace:
+        return SimpleNamespace(embedding=self.photos[:, None].repeat(count, axis=1))
+
+
+# Photo 0 ties with 1 other tile (rank 1.5), photo 1 with 7 (rank 4.5), photo 2 with 11 (rank 6.5); photo 3 has
+# 10 better tiles and ties with none (rank 11).
+TIED_TILES = [[1.0, 1, 1, 0]] * 2 + [[0, 1, 1, 1.0]] * 6 + [[0, 0, 1, 1.0]] * 4 + [[0, 0, 0, 0.5]]
+TIED_PHOTOS = np.eye(4).tolist()
+TIED_TILE_OF = np.array([1, 7, 0, 12])
+
+
+def test_half_of_the_tied_tiles_stand_before_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, panoramas = np.zeros((13, 8, 8, 3), np.uint8), np.zeros((4, 8, 16, 3), np.uint8)
+    store: Any = SimpleNamespace(tiles=tiles, panoramas=panoramas, tile_of=TIED_TILE_OF)
+    encoder: Any = Embeddings(TIED_PHOTOS, TIED_TILES)
+    (result,) = measure(encoder, store, [Condition("aligned", heading_known=True)])
+    assert (result.recall_1, result.recall_5, result.recall_10) == (25.0, 50.0, 75.0)
+    monkeypatch.setattr(validation.Encoder, "open", lambda uri: encoder)
+    monkeypatch.setattr(validation, "read_index", lambda uri: None)
+    monkeypatch.setattr(validation, "load_pairs", lambda *_: store)
+    assert validation.validation_recall("model", "pairs") == {
+        "validation_pairs": 4.0,
+        "validation_recall_1": 25.0,
+        "validation_recall_5": 50.0,
+        "validation_recall_10": 75.0,
+    }
 
 
 def test_models_without_columns_try_headings(tmp_path: Path, ingested: str) -> None:

@@ -68,6 +68,14 @@ class RankCounts:
         """The counts of some of the queries (bool[Q])."""
         return RankCounts(self.better[rows], self.tied[rows], self.positives[rows], self.gallery)
 
+    def expected_rank(self) -> FloatArray:
+        """Rank float64[Q] of the first positive, from 1, as the mean over all orders of tied items.
+
+        A single positive that ties with n others stands n / 2 places lower. Queries without a positive get infinity.
+        """
+        rank = self.better + 1.0 + self.tied / (self.positives + 1.0)
+        return np.where(self.positives > 0, rank, np.inf)
+
 
 @dataclass(frozen=True)
 class PositiveRanks:
@@ -138,6 +146,16 @@ def rank(
     ]
     ranks = each.answer(above[-1], found.pair_scores, count) if each else None
     return Ranking(counts, ranks, found.rows, found.scores)
+
+
+def score_ranks(scores: Float32Array, right: IntArray) -> RankCounts:
+    """Ranks from scores float32[Q, N] that are in memory: query q has the one right item `right[q]`, int64[Q].
+
+    Scores tie only when they are equal.
+    """
+    best = scores[np.arange(len(scores)), right][:, None]
+    better, level = (scores > best).sum(axis=1), (scores == best).sum(axis=1)
+    return RankCounts(better, level - 1, np.ones(len(scores), np.int64), scores.shape[1])
 
 
 def float_ranks(queries: AnyArray, gallery: Blocks, truth: Truth) -> RankCounts:

@@ -57,7 +57,7 @@ def _fixes(locator: Locator, measured: Measured) -> pa.Table:
 def _with_ranks(table: pa.Table, assessed: Assessed) -> pa.Table:
     """The table with the first rank that the truth has by each method: 1 is first, ties at their expected rank."""
     for method, counts in assessed.retrieval.counts.items():
-        rank = counts.better + 1.0 + counts.tied / (counts.positives + 1.0)
-        values = pa.array(np.where(counts.positives == 0, np.nan, rank), from_pandas=True)
+        rank = counts.expected_rank()
+        values = pa.array(np.where(np.isfinite(rank), rank, np.nan), from_pandas=True)
         table = table.append_column(f"rank {method}", values)
     return table

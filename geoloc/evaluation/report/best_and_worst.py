@@ -54,9 +54,7 @@ class Cases:
         self._answers = {} if measured is None else _served(measured)
         self._error_m = assessed.error_m[:, 0] if measured is None else measured.error_m
         self._method, counts = next(iter(assessed.retrieval.counts.items()))
-        self._rank = np.where(
-            counts.positives > 0, counts.better + 1.0 + counts.tied / (counts.positives + 1.0), np.inf
-        )
+        self._rank = counts.expected_rank()
 
     def section(self, pictures: Pictures, count: int) -> str:
         """HTML of `count` queries, half of them the best and half the worst."""

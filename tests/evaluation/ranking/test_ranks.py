@@ -1,5 +1,7 @@
 """Ranks against a plain loop over the whole matrix."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,14 @@ from hypothesis import strategies as st
 
 from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking import blockwise_scores
-from geoloc.evaluation.ranking.ranks import Question, Truth, float_ranks, hamming_ranks
+from geoloc.evaluation.ranking.ranks import (
+    Question,
+    RankCounts,
+    Truth,
+    float_ranks,
+    hamming_ranks,
+    score_ranks,
+)
 from geoloc.evaluation.ranking.shortlist import nearest_codes, shortlist_ranks, similarities
 
 
@@ -65,6 +74,24 @@ def test_float_ranks_are_those_of_a_plain_loop(seed, candidates):
     found = float_ranks(queries, lambda: blocks, truth)
     scores = np.einsum("qrd,nd->qrn", queries, gallery.astype(np.float32)).max(1)
     assert list(zip(found.better, found.tied, found.positives, strict=True)) == plain(scores, truth)
+
+
+def test_ranks_of_scores_in_memory_are_exact():
+    scores = np.array([[3, 1, 2, 1], [1, 2, 1, 1], [5, 5, 5, 5]], np.float32)
+    found = score_ranks(scores, np.array([0, 2, 3]))
+    assert (found.better.tolist(), found.tied.tolist()) == ([0, 1, 0], [0, 2, 3])
+    assert (found.positives.tolist(), found.gallery) == ([1, 1, 1], 4)
+    assert found.expected_rank().tolist() == [1.0, 3.0, 2.5]
+
+
+def test_the_expected_rank_is_the_mean_over_all_orders_of_the_ties():
+    for better, tied, positives in itertools.product(range(3), range(4), range(1, 4)):
+        orders = itertools.permutations([True] * positives + [False] * tied)
+        mean = np.mean([better + 1 + order.index(True) for order in orders])
+        one = RankCounts(np.array([better]), np.array([tied]), np.array([positives]), 20)
+        assert one.expected_rank()[0] == pytest.approx(mean)
+    none = RankCounts(np.array([20]), np.array([0]), np.array([0]), 20)
+    assert none.expected_rank().tolist() == [np.inf]
 
 
 def test_blocks_of_any_size_give_the_same(monkeypatch):
