@@ -227,3 +227,15 @@ def _load_byte_code(typing: Any, address: Any) -> Any:
 
 
 load_byte: Any = declare(_load_byte_code)
+
+
+def _count_ones_code(typing: Any, word: Any) -> Any:
+    """How many bits of a 64-bit word are set, in one instruction."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), codegen
+
+
+count_ones: Any = declare(_count_ones_code)
