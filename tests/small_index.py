@@ -20,8 +20,7 @@ from geoloc.core import geodesy, part_table, schemas, storage
 from geoloc.core.arrays import Pixels
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import FileEntry, Manifest, ModelEntry
-from geoloc.index.format.shard import TILES_SCHEMA
-from geoloc.index.format.shard_writer import entry_of, write_shard
+from geoloc.index.format.shard import TILES_SCHEMA, entry_of, write_shard
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit

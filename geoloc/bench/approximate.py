@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.bench.measure import Spread
 from geoloc.core.arrays import Codes
 from geoloc.core.errors import ConfigError
+from geoloc.index.build import list_build
 from geoloc.index.search import inverted_lists, topk
 from geoloc.index.search.kernels.scan_kernel import Kernel
 
@@ -53,9 +54,7 @@ def measure_lists(
     asked, codes = np.ascontiguousarray(codes[held_out]), np.ascontiguousarray(codes[~held_out])
     k = min(10, len(codes))
     began = time.perf_counter()
-    lists = inverted_lists.make_lists(
-        codes, min(inverted_lists.usual_lists(len(codes)), len(codes)), threads=threads
-    )
+    lists = list_build.make_lists(codes, min(list_build.usual_lists(len(codes)), len(codes)), threads=threads)
     build_s = time.perf_counter() - began
     exact_s, truth = [], np.empty((0, k), np.int64)
     for _ in range(rounds):

@@ -13,8 +13,7 @@ from geoloc.core.arrays import Codes
 from geoloc.core.errors import ConfigError
 from geoloc.index.build.sorted_runs import code_matrix
 from geoloc.index.format.manifest import ShardEntry
-from geoloc.index.format.shard import Shard
-from geoloc.index.format.shard_writer import entry_of, write_shard
+from geoloc.index.format.shard import Shard, entry_of, write_shard
 
 
 def random_codes(count: int, bits: int, seed: int) -> Codes:

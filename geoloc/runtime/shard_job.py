@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from geoloc.core import storage
 from geoloc.core.errors import GeolocError
 from geoloc.core.progress import track
+from geoloc.index.build import gpu_centroids
 from geoloc.index.build.partition_keys import Histogram, Partition
 from geoloc.index.build.shard_build import ShardTask, build_name, build_shard, finished_shard
 from geoloc.index.build.shard_plan import (
@@ -28,6 +29,7 @@ from geoloc.index.build.shard_plan import (
     tile_bytes,
 )
 from geoloc.index.build.sorted_runs import (
+    HASH_SLICES,
     Run,
     RunTask,
     check_repeats,
@@ -38,11 +40,9 @@ from geoloc.index.build.sorted_runs import (
     write_run,
 )
 from geoloc.index.format.manifest import SNAPSHOTS, ShardEntry
-from geoloc.index.search import gpu_centroids
 from geoloc.index.search.rotation_invariant_codes import AnyHeading
 from geoloc.runtime.ray_session import cpu_count, gpu_count
 
-_HASH_SLICES = 256
 _HASHES_PER_TASK = 8_000_000
 
 
@@ -152,8 +152,8 @@ def _check_coordinates(runs: Sequence[Run]) -> None:
 
 def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
     """Refuse an id that two tiles have, wherever they lie; hashes find the suspects, the ids decide."""
-    tasks = max(1, min(_HASH_SLICES, build.tiles // _HASHES_PER_TASK))
-    edges = np.linspace(0, _HASH_SLICES, tasks + 1).astype(int).tolist()
+    tasks = max(1, min(HASH_SLICES, build.tiles // _HASHES_PER_TASK))
+    edges = np.linspace(0, HASH_SLICES, tasks + 1).astype(int).tolist()
     compare = ray.remote(repeated_hashes)
     shared: Any = ray.put(list(runs))  # Ray hands a task the value of a reference
     slices = [

@@ -23,6 +23,7 @@ from geoloc.index.build.shard_plan import run_rows, slices_of, tile_bytes
 from geoloc.index.format.commit import commit, current_snapshot, read_head
 from geoloc.index.format.manifest import (
     ANY_HEADING_NAME,
+    LIST_CENTRES_NAME,
     Change,
     Manifest,
     Operation,
@@ -41,7 +42,6 @@ from geoloc.index.maintenance.update import (
     successor,
     worth_compacting,
 )
-from geoloc.index.search.inverted_lists import CENTRES_NAME
 from geoloc.index.search.rotation_invariant_codes import AnyHeading
 from geoloc.localization.calibration import load_calibration, save_calibration
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
@@ -231,7 +231,7 @@ def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
 
 def lists_of(manifest: Manifest) -> int:
     """Inverted lists of a shard of a snapshot: the most that one has, 0 without any."""
-    centres = [file.bytes for shard in manifest.shards if (file := shard.file(CENTRES_NAME))]
+    centres = [file.bytes for shard in manifest.shards if (file := shard.file(LIST_CENTRES_NAME))]
     return max(0, max(centres, default=0) - _NPY_HEADER_BYTES) // (manifest.bits // 8)
 
 

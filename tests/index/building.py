@@ -14,7 +14,7 @@ import pyarrow as pa
 from geoloc.core import geodesy, storage
 from geoloc.index.format.commit import Head, commit, read_head
 from geoloc.index.format.manifest import Bounds, FileEntry, Manifest, ModelEntry, ShardEntry
-from geoloc.index.format.shard_writer import entry_of, write_shard
+from geoloc.index.format.shard import entry_of, write_shard
 
 
 @dataclass(frozen=True)

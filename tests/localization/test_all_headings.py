@@ -19,7 +19,7 @@ from geoloc import Localizer
 from geoloc.core.arrays import Float32Array
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import ANY_HEADING_NAME
-from geoloc.index.format.shard_writer import file_entry
+from geoloc.index.format.shard import file_entry
 from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading
 from geoloc.localization.all_headings import TurnedPhoto, lit_columns, turning_columns
 from geoloc.localization.locator import TURNED_SHORTLIST, EncodedQueries, Locator

@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoloc.core import storage
 from geoloc.core.arrays import IntArray
+from geoloc.index.build.list_build import make_lists, write_lists
 from geoloc.index.build.sorted_runs import positions_of, read_rows, read_tiles, run_name
 from geoloc.index.format.local_cache import difference
 from geoloc.index.format.manifest import CODES_NAME, EMBEDDINGS_NAME, SNAPSHOTS, TILES_NAME, ShardEntry
-from geoloc.index.format.shard_writer import entry_of, explained, write_shard
+from geoloc.index.format.shard import entry_of, explained, write_shard
 from geoloc.index.format.upload_bundle import publish, working_directory
-from geoloc.index.search.inverted_lists import make_lists, write_lists
 from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -47,8 +47,8 @@ class ShardTask:
     """Everything that building one shard needs.
 
     `build` names the directory of the build below `snapshots`; its runs lie in `work_uri`. `digest` names what
-    the build was made from; `embedding_dim` is None when embeddings are left out; `lists` are those of ivf.py, 0 for
-    a shard without; `any_heading` the codes of anyheading.py, None for a shard without.
+    the build was made from; `embedding_dim` is None when embeddings are left out; `lists` are those of search/inverted_lists.py, 0 for
+    a shard without; `any_heading` the codes of search/rotation_invariant_codes.py, None for a shard without.
     """
 
     index_uri: str

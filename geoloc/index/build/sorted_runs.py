@@ -29,15 +29,14 @@ from geoloc.core.errors import InputError, ModelMismatch
 from geoloc.index.build.partition_keys import Histogram, KeyArray, Partition, hash_ids, partition_keys
 from geoloc.index.format.local_cache import cache_directory, difference
 from geoloc.index.format.manifest import CODES_NAME, EMBEDDINGS_NAME, TILES_NAME, FileEntry, ShardEntry
-from geoloc.index.format.shard import TILES_SCHEMA
-from geoloc.index.format.shard_writer import degrees, explained, file_entry, repeated_id, save_array
+from geoloc.index.format.shard import TILES_SCHEMA, degrees, explained, file_entry, repeated_id, save_array
 from geoloc.index.format.upload_bundle import publish, working_directory
 from geoloc.index.search.snapshot import open_shard
 
 KEYS_NAME = "keys.npy"
 HASHES_NAME = "hashes.npy"
 _BATCH_ROWS = 8192
-_HASH_SLICES = 256
+HASH_SLICES = 256  # by the top byte of a hash
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def write_run(task: RunTask) -> tuple[Run, Histogram]:
         files = [file_entry(path) for path in sorted(directory.iterdir())]
         publish(directory, uri, files)
     first = rows.tile_ids[0].as_py() if len(keys) else None
-    slices = np.searchsorted(np.sort(hashes), [part << 56 for part in range(_HASH_SLICES)])
+    slices = np.searchsorted(np.sort(hashes), [part << 56 for part in range(HASH_SLICES)])
     run = Run(
         digest=task.digest,
         number=task.number,

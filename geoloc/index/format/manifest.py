@@ -36,6 +36,9 @@ SPACE_NAME = "space.arrow"
 EMBEDDINGS_NAME = "embeddings.npy"
 LIVE_NAME = "live.npy"
 ANY_HEADING_NAME = "any-heading.npy"
+LIST_CENTRES_NAME = "ivf-centres.npy"
+LIST_STARTS_NAME = "ivf-starts.npy"
+LIST_ROWS_NAME = "ivf-rows.npy"
 
 _ID_DIGITS = 32
 _ID_PATTERN = re.compile(f"[0-9a-f]{{{_ID_DIGITS}}}")

@@ -18,8 +18,7 @@ from geoloc.core.errors import ArtifactError, CommitConflict, ConfigError, Input
 from geoloc.index.build.partition_keys import find_ids
 from geoloc.index.format.local_cache import cache_directory, ensure_local
 from geoloc.index.format.manifest import LIVE_NAME, TILES_NAME, Change, Manifest, ShardEntry, bounds_around
-from geoloc.index.format.shard import open_live, open_tiles
-from geoloc.index.format.shard_writer import write_marks
+from geoloc.index.format.shard import open_live, open_tiles, write_marks
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from geoloc.core.arrays import Codes, FloatArray, HalfArray
 from geoloc.core.errors import ConfigError
 from geoloc.index.format.manifest import ANY_HEADING_NAME
-from geoloc.index.format.shard_writer import save_array
+from geoloc.index.format.shard import save_array
 
 _SEED = 2023
 _BLOCK_ROWS = 2048

@@ -22,7 +22,7 @@ from geoloc.core.arrays import BoolArray, Codes, Embeddings, FloatArray, HalfArr
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import inverted_lists, topk
 from geoloc.index.search.cell_cover import cell_ranges, rows_between
-from geoloc.index.search.inverted_lists import Lists
+from geoloc.index.search.inverted_lists import InvertedLists
 from geoloc.index.search.kernels.dot_products import default_products
 from geoloc.index.search.kernels.scan_kernel import Kernel
 from geoloc.index.search.region import Region
@@ -160,7 +160,7 @@ def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel
 
 
 def scan_lists(
-    selections: Sequence[tuple[Selection, Lists]],
+    selections: Sequence[tuple[Selection, InvertedLists]],
     queries: Codes,
     k: int,
     probes: int,
@@ -183,7 +183,13 @@ def scan_lists(
 
 
 def _scan_part(
-    codes: Codes, lists: Lists, k: int, probes: int, kernel: Kernel, live: BoolArray | None, queries: Codes
+    codes: Codes,
+    lists: InvertedLists,
+    k: int,
+    probes: int,
+    kernel: Kernel,
+    live: BoolArray | None,
+    queries: Codes,
 ) -> IntArray:
     return inverted_lists.scan_lists(codes, lists, queries, k, probes, kernel, live)
 

@@ -17,11 +17,11 @@ from geoloc.core.arrays import Codes, Embeddings, HalfArray, IntArray
 from geoloc.core.errors import ArtifactError, QueryError
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.local_cache import cache_directory, ensure_local
-from geoloc.index.format.manifest import Manifest, ShardEntry, read_manifest
+from geoloc.index.format.manifest import LIST_CENTRES_NAME, Manifest, ShardEntry, read_manifest
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import multi_code, topk
 from geoloc.index.search import scan as scanning
-from geoloc.index.search.inverted_lists import CENTRES_NAME, Lists, open_lists
+from geoloc.index.search.inverted_lists import InvertedLists, open_lists
 from geoloc.index.search.kernels.dot_products import default_products
 from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
 from geoloc.index.search.matches import Matches
@@ -65,9 +65,9 @@ class Snapshot:
             self._check(self._shards[-1])
             first_row += entry.count
         self._rows = first_row
-        self._lists: dict[int, Lists] = {}
+        self._lists: dict[int, InvertedLists] = {}
         for shard in self._shards:
-            if len(shard) and shard.entry.file(CENTRES_NAME) is not None:
+            if len(shard) and shard.entry.file(LIST_CENTRES_NAME) is not None:
                 self._lists[shard.first_row] = open_lists(shard.directory, len(shard), manifest.bits)
 
     @classmethod
@@ -166,7 +166,7 @@ class Snapshot:
         candidates; never queries times tiles.
 
         `probes` makes it approximate, for an index that was built with lists: of each shard only so many lists
-        are scanned (ivf.py). Shards without lists, as updates add them, are scanned whole.
+        are scanned (search/inverted_lists.py). Shards without lists, as updates add them, are scanned whole.
 
         Raises `QueryError` for arrays of another shape, k < 0, a region or re-ranking that the index cannot serve.
         """

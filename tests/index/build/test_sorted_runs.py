@@ -113,7 +113,7 @@ def test_a_tile_that_alone_lacks_coordinates_is_named(tmp_path: Path) -> None:
 
 
 def test_a_shard_of_a_snapshot_is_a_source_without_its_removed_tiles(index_uri: str, tmp_path: Path) -> None:
-    from geoloc.index.format.shard_writer import write_marks
+    from geoloc.index.format.shard import write_marks
 
     tiles = random_tiles(50, bits=64, dim=8)
     build(index_uri, tiles, 1)

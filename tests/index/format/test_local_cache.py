@@ -13,7 +13,7 @@ from geoloc.index.format import local_cache
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.local_cache import ensure_local, prune_cache
 from geoloc.index.format.manifest import FileEntry, read_manifest
-from geoloc.index.format.shard_writer import write_marks
+from geoloc.index.format.shard import write_marks
 from geoloc.index.search.snapshot import Snapshot
 
 from ..building import build, random_tiles

@@ -10,8 +10,10 @@ import pytest
 from geoloc.core import geodesy
 from geoloc.core.errors import ArtifactError, CorruptArtifact, StorageError
 from geoloc.index.format.manifest import LIVE_NAME, Marks, ShardEntry
-from geoloc.index.format.shard import SPACE_SCHEMA, TILES_SCHEMA, Shard
-from geoloc.index.format.shard_writer import (
+from geoloc.index.format.shard import (
+    SPACE_SCHEMA,
+    TILES_SCHEMA,
+    Shard,
     bounds_of,
     check_ids,
     entry_of,
@@ -104,9 +106,7 @@ def test_files_beside_the_format_s_own_are_found(tmp_path: Path) -> None:
     (tmp_path / "s" / "lists.npy").write_bytes(b"more")
     entry = entry_of(tmp_path / "s", "x", tiles([f"t{number:08d}" for number in range(3)]))
     assert entry.file("lists.npy") == file_entry(tmp_path / "s" / "lists.npy")
-    shard = Shard(entry, tmp_path / "s", 64, 0)
-    assert shard.extra("lists.npy") == tmp_path / "s" / "lists.npy"
-    assert shard.extra("other.npy") is None
+    assert entry.file("other.npy") is None
 
 
 def test_files_that_differ_from_the_entry_are_refused(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from geoloc.core import storage
 from geoloc.core.errors import ConfigError, CorruptArtifact, QueryError
+from geoloc.index.build import list_build
 from geoloc.index.build.shard_build import build_shard
 from geoloc.index.format.commit import commit, read_head
-from geoloc.index.format.shard_writer import file_entry
+from geoloc.index.format.manifest import LIST_CENTRES_NAME, LIST_ROWS_NAME, LIST_STARTS_NAME
+from geoloc.index.format.shard import file_entry
 from geoloc.index.search import inverted_lists
 from geoloc.index.search.region import box
 from geoloc.index.search.snapshot import Snapshot
@@ -34,10 +36,8 @@ def with_lists(index_uri: str, tiles: Tiles, shards: int, lists: int, listed: in
     entries = list(manifest.shards)
     for number in range(listed):
         directory = storage.local_path(storage.join(index_uri, entries[number].directory))
-        inverted_lists.write_lists(
-            directory, inverted_lists.make_lists(np.load(directory / "codes.npy"), lists)
-        )
-        names = (inverted_lists.CENTRES_NAME, inverted_lists.STARTS_NAME, inverted_lists.ROWS_NAME)
+        list_build.write_lists(directory, list_build.make_lists(np.load(directory / "codes.npy"), lists))
+        names = (LIST_CENTRES_NAME, LIST_STARTS_NAME, LIST_ROWS_NAME)
         files = [*entries[number].files, *(file_entry(directory / name) for name in names)]
         entries[number] = entries[number].model_copy(update={"files": files})
     commit(index_uri, manifest.model_copy(update={"shards": entries}), read_head(index_uri))
@@ -46,14 +46,14 @@ def with_lists(index_uri: str, tiles: Tiles, shards: int, lists: int, listed: in
 
 def test_every_code_lies_in_the_list_of_its_nearest_centre() -> None:
     codes = clustered(3000, 40)
-    lists = inverted_lists.make_lists(codes, 50, threads=2)
+    lists = list_build.make_lists(codes, 50, threads=2)
     assert sorted(lists.rows.tolist()) == list(range(3000))
     for one in range(50):
         rows = lists.rows[lists.starts[one] : lists.starts[one + 1]]
         assert (np.diff(rows.astype(int)) > 0).all()
         apart = np.bitwise_count(codes[rows][:, None] ^ lists.centres[None]).sum(axis=2)
         assert (apart.argmin(axis=1) == one).all()
-    again = inverted_lists.make_lists(codes, 50)
+    again = list_build.make_lists(codes, 50)
     assert all(
         np.array_equal(getattr(lists, name), getattr(again, name)) for name in ("centres", "starts", "rows")
     )
@@ -61,10 +61,10 @@ def test_every_code_lies_in_the_list_of_its_nearest_centre() -> None:
 
 def test_centres_settle_in_the_middle_of_their_codes() -> None:
     codes = clustered(4000, 8)
-    lists = inverted_lists.make_lists(codes, 8)
+    lists = list_build.make_lists(codes, 8)
     apart = np.bitwise_count(codes[:, None] ^ lists.centres[None]).sum(axis=2).min(axis=1)
     assert apart.mean() < 0.3 * 128  # codes of no cluster are half of the bits away from any centre
-    assert inverted_lists.usual_lists(1_000_000) == 4000
+    assert list_build.usual_lists(1_000_000) == 4000
 
 
 def test_all_lists_give_the_exact_answer_and_few_most_of_it(index_uri: str) -> None:
@@ -93,12 +93,12 @@ def test_probes_need_lists_and_lists_must_fit(index_uri: str, tmp_path: Path) ->
     with pytest.raises(QueryError, match="probes is 0"):
         plain.search(tiles.codes[:1], k=1, probes=0)
     with pytest.raises(ConfigError, match="lists is 51"):
-        inverted_lists.make_lists(tiles.codes, 51)
-    inverted_lists.write_lists(tmp_path, inverted_lists.make_lists(tiles.codes, 4))
-    with pytest.raises(CorruptArtifact, match="not of 49 codes"):
+        list_build.make_lists(tiles.codes, 51)
+    list_build.write_lists(tmp_path, list_build.make_lists(tiles.codes, 4))
+    with pytest.raises(CorruptArtifact, match="manifest says uint32\\[49\\]"):
         inverted_lists.open_lists(tmp_path, 49, 64)
-    (tmp_path / inverted_lists.ROWS_NAME).write_bytes(b"nothing")
-    with pytest.raises(CorruptArtifact, match="cannot be read"):
+    (tmp_path / LIST_ROWS_NAME).write_bytes(b"nothing")
+    with pytest.raises(CorruptArtifact, match=r"ivf-rows\.npy.* is no NumPy array"):
         inverted_lists.open_lists(tmp_path, 50, 64)
 
 
@@ -107,7 +107,20 @@ def test_a_shard_is_built_with_its_lists(tmp_path: Path, index_uri: str) -> None
     entry = build_shard(replace(task, lists=7))
     lists = inverted_lists.open_lists(storage.local_path(storage.join(index_uri, entry.directory)), 90, 128)
     assert len(lists) == 7
-    assert {inverted_lists.CENTRES_NAME, inverted_lists.STARTS_NAME, inverted_lists.ROWS_NAME} < {
-        file.name for file in entry.files
-    }
+    assert {LIST_CENTRES_NAME, LIST_STARTS_NAME, LIST_ROWS_NAME} < {file.name for file in entry.files}
     assert build_shard(replace(task, lists=7)) == entry
+
+
+def test_an_open_index_with_lists_keeps_no_file_open(index_uri: str) -> None:
+    tiles = random_tiles(60, bits=64, dim=None)
+    with_lists(index_uri, tiles, 3, 4, listed=3)
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    snapshot = Snapshot.open(index_uri, threads=1)
+    assert len(list(descriptors.iterdir())) == before
+    wanted = nearest_by_hand(tiles, tiles.codes[:2], 5)
+    for shard in snapshot.shards:  # a mapping outlives the removal of its file
+        for name in (LIST_CENTRES_NAME, LIST_STARTS_NAME, LIST_ROWS_NAME):
+            (shard.directory / name).unlink()
+    found = snapshot.search(tiles.codes[:2], k=5, probes=4)
+    assert [[(m.distance_bits, m.tile_id) for m in found.of(query)] for query in range(2)] == wanted

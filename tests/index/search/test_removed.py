@@ -7,7 +7,7 @@ import pytest
 
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import read_manifest
-from geoloc.index.format.shard_writer import write_marks
+from geoloc.index.format.shard import write_marks
 from geoloc.index.maintenance.inspect import diff, verify
 from geoloc.index.search.region import box
 from geoloc.index.search.snapshot import Snapshot

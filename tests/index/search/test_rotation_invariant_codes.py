@@ -18,7 +18,7 @@ from geoloc.core.errors import ConfigError, CorruptArtifact, QueryError
 from geoloc.index.build.shard_build import build_shard
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import ANY_HEADING_NAME
-from geoloc.index.format.shard_writer import file_entry, save_array
+from geoloc.index.format.shard import file_entry, save_array
 from geoloc.index.search import rotation_invariant_codes
 from geoloc.index.search.region import box
 from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from geoloc.index.format.commit import commit, read_head
-from geoloc.index.format.shard_writer import write_marks
+from geoloc.index.format.shard import write_marks
 from geoloc.index.search import scan
 from geoloc.index.search.kernels.popcount import PopcountKernel
 from geoloc.index.search.kernels.scan_kernel import FaissKernel, Kernel, NumpyKernel

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from geoloc.index.search import gpu_centroids, inverted_lists
+from geoloc.index.build import gpu_centroids, list_build
 
 
 class Backwards:
@@ -39,7 +39,7 @@ def test_the_first_of_the_nearest_is_taken(make_index: Any, centres: int, kinds:
 
 def test_lists_are_the_same_with_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.random.default_rng(3).integers(0, 256, (2000, 16), dtype=np.uint8)
-    without = inverted_lists.make_lists(codes, 30)
+    without = list_build.make_lists(codes, 30)
     asked: list[int] = []
 
     def assign(some: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_lists_are_the_same_with_a_device(monkeypatch: pytest.MonkeyPatch) -> No
     real = gpu_centroids.nearest_centres
     monkeypatch.setattr(gpu_centroids, "has_device", lambda: True)
     monkeypatch.setattr(gpu_centroids, "nearest_centres", assign)
-    with_device = inverted_lists.make_lists(codes, 30)
+    with_device = list_build.make_lists(codes, 30)
     assert asked[-1] == 2000
     for name in ("centres", "starts", "rows"):
         np.testing.assert_array_equal(getattr(with_device, name), getattr(without, name))
