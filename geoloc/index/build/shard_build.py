@@ -46,9 +46,9 @@ class Piece:
 class ShardTask:
     """Everything that building one shard needs.
 
-    `build` names the directory of the build below `snapshots`; its runs lie in `work_uri`. `digest` names what
-    the build was made from; `embedding_dim` is None when embeddings are left out; `lists` are those of search/inverted_lists.py, 0 for
-    a shard without; `any_heading` the codes of search/rotation_invariant_codes.py, None for a shard without.
+    `build` names the directory of the build below `snapshots`; its runs lie in `work_uri`. `digest` identifies the
+    inputs and settings of the build. `embedding_dim` is None when embeddings are left out, `lists` is 0 for a shard
+    without inverted lists, `any_heading` None for a shard without rotation invariant codes.
     """
 
     index_uri: str
