@@ -1,7 +1,9 @@
 # geoloc: every target makes .venv by itself when it is missing or when its requirements changed.
 #   make demo        the whole way on a procedural city: imagery -> tables -> training -> index -> served fixes
 #   make test        the fast tests        make test-slow   the ones that take minutes
-#   make check       style, types, floors  make serve       keep serving the demo's index
+#   make check       style, types, docs    make serve       keep serving the demo's index
+#   make docs        the pages of docs/ and the API as a site, in build/site
+#   make mutants     which changes of the numerical code no test notices: MODULE=geoloc/geometry/polar.py
 #   make lock        pin requirements again  make clean     remove what was built here (not the demo)
 # Arguments for the command line: make demo ARGS="--seed 3".
 
@@ -13,15 +15,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+# What `make mutants` changes: one module, one room or several, and the tests that must notice.
+MODULE ?= geoloc/geometry geoloc/losses geoloc/evaluation/ranking geoloc/localization/calibration.py geoloc/index/search
+mirror = $(or $(wildcard $(patsubst geoloc/%,tests/%,$(dir $(1)))test_$(notdir $(1))),$(patsubst geoloc/%,tests/%,$(if $(filter %.py,$(1)),$(dir $(1)),$(1))))
+TESTS ?= $(foreach module,$(MODULE),$(call mirror,$(module)))
+quoted = $(foreach word,$(1),'$(word)',)
 # The first Python here that the bounds in pyproject.toml allow; PYTHON=/path/to/python overrides.
 PYTHON ?= $(shell for name in python3 python3.12 python3.11; do \
 	if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
 	then echo $$name; break; fi; done)
 
-.PHONY: help demo test test-slow check format serve lock clean
+.PHONY: help demo test test-slow check check-locks docs mutants format serve lock clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 $(READY): requirements.lock pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "geoloc needs Python 3.11 or 3.12 and found neither: install one, or" \
@@ -52,8 +59,27 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory check-locks docs
+
+check-locks:
 	@! grep -nE '://|^ *-(-index|-find|-extra|i |f )' requirements.lock deploy/requirements.lock || { echo "a lock names an" \
 		"address or an index option: make lock writes it without." >&2; exit 1; }
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet --clean
+	@! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' build/site --include='*.html' || { echo "a built page" \
+		"loads something from another site." >&2; exit 1; }
+
+# A copy of the checkout is changed, never the checkout. Survivors are shown as diffs.
+mutants: $(READY)
+	@rm -rf build/mutation && mkdir -p build/mutation
+	@git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C build/mutation
+	@printf '%s\n' '' '[tool.mutmut]' 'source_paths = ["geoloc"]' 'process_isolation = "forkserver"' \
+		"only_mutate = [$(call quoted,$(addsuffix *,$(MODULE)))]" \
+		"pytest_add_cli_args_test_selection = [$(call quoted,$(TESTS))]" >> build/mutation/pyproject.toml
+	cd build/mutation && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/mutmut run $(ARGS)
+	@cd build/mutation && for name in $$($(CURDIR)/$(BIN)/mutmut results | sed -n 's/^ *\(.*\): survived$$/\1/p'); \
+		do $(CURDIR)/$(BIN)/mutmut show $$name; done
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

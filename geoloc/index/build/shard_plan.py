@@ -87,7 +87,7 @@ def slices_of(index_uri: str, entries: Sequence[ShardEntry], rows: int) -> list[
 
 
 def pieces_of(cuts: Sequence[Sequence[int]], shard: int) -> tuple[Piece, ...]:
-    """The slices of all runs that make a shard; cuts[run][i] is where shard i begins in it."""
+    """The slices of all runs that make a shard; `cuts[run][i]` is where shard i begins in it."""
     return tuple(
         Piece(run, positions[shard], positions[shard + 1])
         for run, positions in enumerate(cuts)
