@@ -40,19 +40,17 @@ def limit_view(images: torch.Tensor, first: torch.Tensor, columns: torch.Tensor)
     The published protocol of a limited view with unknown north (DSM, CVPR 2020) keeps int(fov / 360 * W)
     columns of a randomly turned panorama; see `columns_of_view`.
     """
-    width = images.shape[2]
-    index = (torch.arange(width, device=images.device)[None] - first[:, None]) % width
-    return images * (index < columns[:, None])[:, None, :, None].to(images.dtype)
+    shown = shown_pixels(first, columns, images.shape[2])
+    return images * shown[:, None, :, None].to(images.dtype)
 
 
-def visible_columns(first: torch.Tensor, kept: torch.Tensor, width_px: int, columns: int) -> torch.Tensor:
-    """bool[B, columns]: which of `columns` equal parts of the width show something in at least half of their pixels.
+def shown_pixels(first: torch.Tensor, kept: torch.Tensor, width_px: int) -> torch.Tensor:
+    """Which pixel columns are shown, bool[B, W], when `kept` int64[B] are from column `first` int64[B] on.
 
-    For panoramas that keep `kept` int64[B] pixel columns from `first` int64[B] on, as `limit_view` leaves them.
+    The columns go around the end of the picture.
     """
     index = (torch.arange(width_px, device=first.device)[None] - first[:, None]) % width_px
-    lit = (index < kept[:, None]).float()
-    return lit.view(len(first), columns, -1).mean(-1) >= 0.5
+    return index < kept[:, None]
 
 
 def columns_of_view(fov_deg: float, width_px: int) -> int:

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.core.errors import ModelMismatch, QueryError
+from geoloc.geometry.azimuth import TurnedPhoto
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
 from geoloc.index.search.rotation_invariant_codes import AnyHeading
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization import fix as reasons
-from geoloc.localization.all_headings import TurnedPhoto
 from geoloc.localization.calibration import Calibration, load_calibration, protocol_name
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
 from geoloc.localization.fix import Fix, Match
@@ -32,7 +32,7 @@ class EncodedQueries:
 
     embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
     heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
-    that roll as the photo turns, 1 where turning is no rolling; lit: bool[Q, columns], those that show something of
+    that roll as the photo turns, 1 where turning is no rolling; shown: bool[Q, columns], those that show something of
     a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
     """
 
@@ -42,7 +42,7 @@ class EncodedQueries:
     view: str
     model_id: str
     columns: int = 1
-    lit: BoolArray | None = None
+    shown: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -55,9 +55,9 @@ class EncodedQueries:
     @property
     def limited(self) -> BoolArray:
         """Which photos show part of the circle, bool[Q]."""
-        if self.lit is None or self.columns == 1:
+        if self.shown is None or self.columns == 1:
             return np.zeros(len(self), dtype=np.bool_)
-        return np.asarray(~self.lit.all(axis=1))
+        return np.asarray(~self.shown.all(axis=1))
 
     def rows(self, part: slice | IntArray) -> EncodedQueries:
         """Some of the queries."""
@@ -66,13 +66,13 @@ class EncodedQueries:
             embedding=self.embedding[part],
             code=self.code[part],
             heading_deg=self.heading_deg[part],
-            lit=None if self.lit is None else self.lit[part],
+            shown=None if self.shown is None else self.shown[part],
         )
 
     def turned(self, query: int) -> TurnedPhoto:
         """One photo at all its turns, to compare with stored embeddings."""
-        lit = None if self.lit is None else self.lit[query]
-        return TurnedPhoto(self.embedding[query], self.columns, lit)
+        shown = None if self.shown is None else self.shown[query]
+        return TurnedPhoto(self.embedding[query], self.columns, shown)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Locator:
 
         `rerank` nearest codes are ordered by float embeddings (0: codes only). Where the embedding rolls with its
         photo and the heading is unknown or the view limited, those of the `rerank` * `TURNED_SHORTLIST` tiles with the
-        nearest codes are compared at every turn and where the photo shows something (turning.py). Raises
+        nearest codes are compared at every turn and where the photo shows something (`TurnedPhoto`). Raises
         `QueryError` for k or rerank out of range and `ModelMismatch` when another model made the index.
         """
         _check_k(k)

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from geoloc.core.arrays import Pixels
+from geoloc.core.arrays import BoolArray, Pixels
 from geoloc.core.errors import QueryError
 from geoloc.core.schemas import VIEWS
-from geoloc.localization.all_headings import lit_columns, only_lit, turning_columns
+from geoloc.geometry.azimuth import keep_shown, shown_columns
+from geoloc.geometry.panorama import shown_pixels
 from geoloc.localization.locator import EncodedQueries
+from geoloc.recipe.model import PolarView
+from geoloc.recipe.recipe import ModelRecipe
 
 if TYPE_CHECKING:
     from geoloc.models.encoder import Encoder
-
 
 HEADINGS = 32  # candidates for an unknown heading: 11.25 degrees apart
 STREET_FOV_DEG = 70.0  # of a phone's main camera held upright or across, about the middle
@@ -127,7 +130,7 @@ def encode_prepared(
     """Encode what `Encoder.prepare` gave; `heading_deg` is None where all headings are unknown.
 
     Preparing turns panoramas to north; a drone picture of known heading is turned by taking the nearest of
-    `headings` candidates. `fov_deg` of ground photos says which columns show something (None: all of them).
+    `headings` candidates. `fov_deg` of ground photos says which columns they show (None: all of them).
     """
     known = heading_deg is not None
     given = np.array([np.nan if value is None else value for value in heading_deg or [None] * len(batch)])
@@ -143,12 +146,37 @@ def encode_prepared(
         rows = np.arange(len(batch))
         embedding, code = embedding[rows, nearest][:, None], code[rows, nearest][:, None]
     recipe = encoder.recipe.model
-    columns, lit = turning_columns(recipe, view), None
+    columns, shown = turning_columns(recipe, view), None
     if columns > 1 and view != "drone" and fov_deg is not None:
         known_deg = [None] * len(batch) if heading_deg is None else heading_deg
-        lit = lit_columns(fov_deg, known_deg, recipe.panorama_px[1], columns)
-    if lit is not None and not lit.all():
-        embedding, seen = only_lit(embedding, lit)
-        limited = ~seen.all(axis=-1, keepdims=True)
-        code = np.where(limited, encoder.codes_of_parts(embedding, seen), code)
-    return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, lit)
+        shown = canvas_columns(fov_deg, known_deg, recipe.panorama_px[1], columns)
+    if shown is not None and not shown.all():
+        embedding, masks = keep_shown(embedding, shown)
+        limited = ~masks.all(axis=-1, keepdims=True)
+        code = np.where(limited, encoder.codes_of_parts(embedding, masks), code)
+    return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, shown)
+
+
+def turning_columns(recipe: ModelRecipe, view: str) -> int:
+    """Azimuth columns of an embedding that roll as a photo of this view turns; 1 where turning is no rolling."""
+    rolls = view != "drone" or isinstance(recipe.view, PolarView)  # photos from above are converted first
+    return recipe.columns if recipe.turns_by_rolling and rolls else 1
+
+
+def canvas_columns(
+    fov_deg: Sequence[float], heading_deg: Sequence[float | None], width_px: int, columns: int
+) -> BoolArray | None:
+    """Which columns of the model's canvas each photo shows, bool[N, columns]; None where all photos show all.
+
+    `prepare_panorama` lays round(fov / 360 * W) pixel columns about the middle of a canvas of `width_px`, and turns
+    it to north where the heading is known.
+    """
+    if all(fov >= 360.0 for fov in fov_deg):
+        return None
+    kept = [width_px if fov >= 360.0 else max(1, round(width_px * fov / 360)) for fov in fov_deg]
+    first = [
+        (width_px - width) // 2 + round((heading or 0.0) / 360 * width_px)
+        for width, heading in zip(kept, heading_deg, strict=True)
+    ]
+    pixels = shown_pixels(torch.tensor(first), torch.tensor(kept), width_px)
+    return np.asarray(shown_columns(pixels, columns).numpy())

@@ -43,7 +43,7 @@ class LinearHash(nn.Module):
 class ColumnHash(nn.Module):
     """Embedding [channels, columns] to logits [bits per column, columns], every column by the same linear map.
 
-    A turned photo has a turned code: `localization.circular` searches the heading on codes without encoding the
+    A turned photo has a turned code: `geometry.azimuth` searches the heading on codes without encoding the
     photo again. A prefix holds the first bits of every column. Centred as `LinearHash`, one statistic a map.
     """
 

@@ -109,7 +109,9 @@ class QueryEncoder:
                 columns["code"][position] = np.ascontiguousarray(queries.code[row]).tobytes()
                 columns["columns"][position] = queries.columns
                 columns["lit"][position] = (
-                    queries.lit[row].tobytes() if queries.limited[row] and queries.lit is not None else None
+                    queries.shown[row].tobytes()
+                    if queries.limited[row] and queries.shown is not None
+                    else None
                 )
         for name, values in {"featureless": [one.featureless for one in photos], **columns}.items():
             rows = rows.append_column(name, pa.array(values, ENCODED.field(name).type))

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray, Pixels
 from geoloc.evaluation.ranking.ranks import score_ranks
+from geoloc.geometry.azimuth import refine_peak, shown_columns, turned_similarity
 from geoloc.geometry.panorama import columns_of_view
-from geoloc.localization.circular import refine_peak, turn_scores
 from geoloc.models.encoder import Encoder
 from geoloc.training.pair_store import PairStore
 
@@ -71,7 +72,7 @@ class Shown:
     """
 
     canvases: Pixels
-    lit: BoolArray
+    shown_px: BoolArray
     heading_deg: FloatArray
 
 
@@ -87,15 +88,15 @@ def show(panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.rand
     left = (width - kept) // 2
     heading = (turns - left) % width
     canvases = np.zeros_like(panoramas)
-    lit = np.zeros((count, width), dtype=bool)
-    lit[:, left : left + kept] = True
+    shown = np.zeros((count, width), dtype=bool)
+    shown[:, left : left + kept] = True
     for row in range(count):
         turn = int(turns[row])
         canvases[row, :, left : left + kept] = np.roll(panoramas[row], -turn, axis=1)[:, :kept]
         if heading_known:
             back = (turn - left) % width
-            canvases[row], lit[row] = np.roll(canvases[row], back, axis=1), np.roll(lit[row], back)
-    return Shown(canvases, lit, np.zeros(count) if heading_known else heading * (360.0 / width))
+            canvases[row], shown[row] = np.roll(canvases[row], back, axis=1), np.roll(shown[row], back)
+    return Shown(canvases, shown, np.zeros(count) if heading_known else heading * (360.0 / width))
 
 
 def measure(
@@ -137,14 +138,16 @@ def measure_each(
 
 
 def _search(
-    encoder: Encoder, shown: Shown, condition: Condition, tiles: Float32Array, own: IntArray
+    encoder: Encoder, photos: Shown, condition: Condition, tiles: Float32Array, own: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """Rank of the own tile from 1, and the heading estimated against it in degrees; float64[N] each."""
-    count = len(shown.canvases)
+    count = len(photos.canvases)
     ranks, headings = np.empty(count), np.zeros(count)
     for start in range(0, count, _ROWS):
         rows = slice(start, min(start + _ROWS, count))
-        scores = _turns(encoder, shown.canvases[rows], shown.lit[rows], tiles, known=condition.heading_known)
+        scores = _turns(
+            encoder, photos.canvases[rows], photos.shown_px[rows], tiles, known=condition.heading_known
+        )
         ranks[rows] = score_ranks(scores.max(-1), own[rows]).expected_rank()
         of_own = scores[np.arange(len(scores)), own[rows]]
         headings[rows] = refine_peak(of_own)[1] * (360.0 / scores.shape[-1])
@@ -152,7 +155,7 @@ def _search(
 
 
 def _turns(
-    encoder: Encoder, canvases: Pixels, lit: BoolArray, tiles: Float32Array, *, known: bool
+    encoder: Encoder, canvases: Pixels, shown: BoolArray, tiles: Float32Array, *, known: bool
 ) -> Float32Array:
     """Cosines float32[Q, T, R] at R headings, one where it is known; by correlation where the model allows."""
     recipe = encoder.recipe.model
@@ -160,10 +163,10 @@ def _turns(
         candidates = encoder.encode_headings(canvases, "panorama", 1 if known else _CANDIDATES).embedding
         return np.asarray(np.einsum("qrd,td->qtr", candidates, tiles, optimize=True))
     photos = encoder.encode(canvases, "panorama").embedding
-    visible = None
-    if not lit.all():
-        visible = lit.reshape(len(lit), recipe.columns, -1).mean(-1) >= 0.5
-    scores = turn_scores(photos, tiles, recipe.columns, visible=visible)
+    columns = None if shown.all() else shown_columns(torch.from_numpy(shown), recipe.columns)
+    scores = turned_similarity(
+        torch.from_numpy(photos), torch.from_numpy(tiles), recipe.columns, columns
+    ).numpy()
     return scores[..., :1] if known else scores
 
 

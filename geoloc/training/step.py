@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from geoloc.geometry.panorama import limit_view, turn_panorama, visible_columns
-from geoloc.losses.circular import best_turn_similarity, part_similarity
+from geoloc.geometry.azimuth import best_turn_similarity, shown_columns, similarity
+from geoloc.geometry.panorama import limit_view, shown_pixels, turn_panorama
 from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
 from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
 from geoloc.losses.triplet import guidance_loss, triplet_of_similarity
@@ -50,13 +50,13 @@ class StepResult:
 class _Embedded:
     """Unit embeddings of one worker's pairs; `coded` are the queries with their heading known, for the codes.
 
-    `visible` bool[B, columns]: which columns a query of limited view shows; None where all do.
+    `shown` bool[B, columns]: which columns a query of limited view shows; None where all do.
     """
 
     queries: torch.Tensor
     references: torch.Tensor
     coded: torch.Tensor
-    visible: torch.Tensor | None
+    shown: torch.Tensor | None
     drones: torch.Tensor | None
     guidance: torch.Tensor | None
 
@@ -82,7 +82,7 @@ class PairStep(nn.Module):
         ignored = self._ignored(batch)
         queries, references = gather_rows(own.queries), gather_rows(own.references)
         coded = gather_rows(own.coded) if self.recipe.loss.heading == "unknown" else queries
-        similarity = self._similarity(queries, references, own.visible)
+        similarity = self._similarity(queries, references, own.shown)
         loss = self._match(similarity, ignored) + self._hashing(coded, references, ignored)
         if own.drones is not None:
             drones = gather_rows(own.drones)
@@ -97,20 +97,16 @@ class PairStep(nn.Module):
         return StepResult(loss, first.float().mean(), spread)
 
     def _similarity(
-        self, queries: torch.Tensor, references: torch.Tensor, visible: torch.Tensor | None
+        self, queries: torch.Tensor, references: torch.Tensor, shown: torch.Tensor | None
     ) -> torch.Tensor:
         """Cosines float[N, N] as photos will be searched: at the best turn, over the columns they show."""
         columns = self.recipe.model.columns
-        if visible is not None:
+        if shown is not None:
             with torch.no_grad():
-                visible = gather_rows(visible.float()) > 0
+                shown = gather_rows(shown.float()) > 0
         if self.recipe.loss.heading == "unknown":
-            return best_turn_similarity(queries, references, columns, visible)
-        return (
-            queries @ references.T
-            if visible is None
-            else part_similarity(queries, references, columns, visible)
-        )
+            return best_turn_similarity(queries, references, columns, shown)
+        return similarity(queries, references, columns, shown)
 
     def _match(self, similarity: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
         """The recipe's loss of a matrix of cosines float[N, N]."""
@@ -135,11 +131,12 @@ class PairStep(nn.Module):
     ) -> _Embedded:
         light = self.recipe.training.augmentation.photometric
         turned = turn_panorama(batch.panoramas, draw.columns, draw.mirrored)
-        visible = None
+        shown = None
         if draw.first is not None and draw.kept is not None:
             turned = limit_view(turned, draw.first, draw.kept)
             if self.recipe.model.columns > 1:
-                visible = visible_columns(draw.first, draw.kept, turned.shape[2], self.recipe.model.columns)
+                pixels = shown_pixels(draw.first, draw.kept, turned.shape[2])
+                shown = shown_columns(pixels, self.recipe.model.columns)
         tiles = to_unit(batch.tiles)
         seen = self.model.convert_view(tiles, draw.aerial)
         guidance = None
@@ -162,7 +159,7 @@ class PairStep(nn.Module):
         if self.recipe.loss.heading == "unknown":
             coded = flatten(_turned_back(columns[0], draw.relative_turn(width)))
         drones = embedded[2] if drone is not None else None
-        return _Embedded(embedded[0], embedded[1], coded, visible, drones, guidance)
+        return _Embedded(embedded[0], embedded[1], coded, shown, drones, guidance)
 
     def _ignored(self, batch: PairBatch) -> torch.Tensor:
         """bool[N, N] over all workers: pairs of different photos that show one place, so no negatives."""

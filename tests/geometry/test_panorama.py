@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from geoloc.core.arrays import FloatArray
+from geoloc.geometry.azimuth import shown_columns
 from geoloc.geometry.panorama import (
     columns_of_view,
     limit_view,
     resample_panorama,
+    shown_pixels,
     turn_panorama,
-    visible_columns,
 )
 
 
@@ -140,11 +141,13 @@ def test_columns_of_a_view_are_the_published_number() -> None:
     assert columns_of_view(0.1, 64) == 1
 
 
-def test_visible_columns_are_those_of_which_half_is_left() -> None:
+def test_shown_columns_are_those_of_which_half_is_left() -> None:
     first, kept = torch.tensor([0, 6, 13, 2, 0]), torch.tensor([6, 8, 7, 1, 16])
     white = torch.ones(5, 1, 16, 1)
     left = limit_view(white, first, kept)[:, 0, :, 0].view(5, 4, 4).sum(-1)
-    got = visible_columns(first, kept, 16, 4)
-    assert got.tolist() == (left >= 2).tolist()
+    got = shown_columns(shown_pixels(first, kept, 16), 4)
+    want = left >= 2
+    want[3] = left[3] == 1  # narrower than half a column: the fullest one
+    assert got.tolist() == want.tolist()
     assert got[0].tolist() == [True, True, False, False]
     assert got[4].all()

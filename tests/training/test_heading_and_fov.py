@@ -33,7 +33,7 @@ def test_the_heading_is_that_of_the_canvas_middle() -> None:
     images = panoramas()
     shown = show(images, 360.0, heading_known=False, rng=rng())
     assert len(set(shown.heading_deg.tolist())) > 3
-    assert shown.lit.all()
+    assert shown.shown_px.all()
     for image, canvas, degrees in zip(images, shown.canvases, shown.heading_deg, strict=True):
         assert (canvas != image).any()
         # Brought to north by the rule of every other part of the house, it is the panorama again.
@@ -56,9 +56,9 @@ def test_a_limited_view_keeps_the_published_columns(fov: float) -> None:
         )
         assert unknown.heading_deg[row] == (turns[row] - left) % WIDTH * 360 / WIDTH
         for each in (unknown, known):
-            np.testing.assert_array_equal(each.canvases[row].any((0, 2)), each.lit[row])
-            assert each.lit[row].sum() == kept
-        seen = known.lit[row]
+            np.testing.assert_array_equal(each.canvases[row].any((0, 2)), each.shown_px[row])
+            assert each.shown_px[row].sum() == kept
+        seen = known.shown_px[row]
         np.testing.assert_array_equal(known.canvases[row][:, seen], image[:, seen])  # at its true place
 
 

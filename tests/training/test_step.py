@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from geoloc.geometry.azimuth import best_turn_similarity
 from geoloc.geometry.panorama import limit_view, turn_panorama
 from geoloc.geometry.polar import aerial_to_polar
-from geoloc.losses.circular import best_turn_similarity
 from geoloc.losses.contrastive import masked, symmetric_info_nce
 from geoloc.models.geolocalizer import flatten
 from geoloc.models.orientation_maps import Pose

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from geoloc.core.errors import InputError
+from geoloc.geometry.azimuth import column_energy, cosine_of_part
 
 Blocks = Callable[[], Iterable[AnyArray]]
 
@@ -28,7 +29,6 @@ SCORES_BYTES = 8 * 2**20
 FLOAT_TIE = 1e-6  # cosines nearer than float32 rounding are equal: identical tiles must not beat each other
 _GALLERY_BLOCK = 8192  # vectors, heading candidates counted one by one
 _PAIR_BLOCK = 2048
-_LEAST_ENERGY = 1e-12  # of the part of a unit vector: below it there is nothing to compare
 
 
 class Measure(Protocol):
@@ -83,8 +83,7 @@ class PartCosine:
         wide = np.ascontiguousarray(rows, dtype=np.float32)
         if query:
             return wide
-        energy = np.square(wide.reshape(*wide.shape[:2], -1, self._columns)).sum(axis=2)
-        return np.concatenate([wide, energy], axis=-1)
+        return np.concatenate([wide, column_energy(wide, self._columns)], axis=-1)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
         """See `Measure.scores`."""
@@ -98,7 +97,7 @@ class PartCosine:
         parted = queries.shape[-1] - self._columns
         product = queries[..., :parted] @ items[..., :parted, :]
         energy = queries[..., parted:] @ items[..., parted:, :]
-        return np.asarray(product / np.sqrt(np.maximum(energy, _LEAST_ENERGY)), dtype=np.float32)
+        return np.asarray(cosine_of_part(product, np.ones(1, np.float32), energy), dtype=np.float32)
 
 
 class Hamming:

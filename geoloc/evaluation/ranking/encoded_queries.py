@@ -23,7 +23,7 @@ ENCODED = pa.schema(
         pa.field("embedding", pa.binary(), nullable=False),  # float16[R, D], little-endian
         pa.field("code", pa.binary(), nullable=False),  # uint8[R, bits // 8]
         pa.field("columns", pa.int32(), nullable=False),  # azimuth columns that roll as the photo turns
-        pa.field("lit", pa.binary()),  # bool[columns], those that show something; null: all
+        pa.field("lit", pa.binary()),  # bool[columns], the columns that the photo shows; null: all
     ]
 )
 
@@ -76,12 +76,12 @@ class EncodedTable:
             view,
             self.model_id,
             columns,
-            _lit(chosen["lit"].to_pylist(), columns),
+            _shown_columns(chosen["lit"].to_pylist(), columns),
         )
 
 
-def _lit(stored: list[bytes | None], columns: int) -> BoolArray | None:
-    """Columns that show something, bool[Q, columns]; None where all do."""
+def _shown_columns(stored: list[bytes | None], columns: int) -> BoolArray | None:
+    """Columns that the photos show, bool[Q, columns]; None where all show all."""
     if all(one is None for one in stored):
         return None
     whole = b"\x01" * columns

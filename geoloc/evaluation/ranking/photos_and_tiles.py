@@ -14,7 +14,7 @@ from geoloc.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from geoloc.evaluation.ranking.blockwise_scores import Cosine, Measure, PartCosine
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.evaluation.ranking.gallery import Gallery
-from geoloc.localization.all_headings import lit_of_candidates
+from geoloc.geometry.azimuth import shown_of_candidates
 from geoloc.localization.locator import EncodedQueries
 
 _ASKING_TILES = 32_768
@@ -24,21 +24,21 @@ _ASKING_TILES = 32_768
 class Asking:
     """Queries of one kind: their positions int64[q] on their side, embeddings [q, R, D] and codes [q, R, B].
 
-    seen: bool[q, R, columns], the azimuth columns that are to be compared; None: all.
+    shown: bool[q, R, columns], the azimuth columns that are to be compared; None: all.
     """
 
     rows: IntArray
     embedding: AnyArray | None
     code: npt.NDArray[np.uint8]
-    seen: BoolArray | None = None
+    shown: BoolArray | None = None
 
     def floats(self) -> tuple[AnyArray, Measure]:
         """The embeddings, and what compares them with a gallery's."""
         assert self.embedding is not None
-        if self.seen is None:
+        if self.shown is None:
             return self.embedding, Cosine()
-        parts = np.concatenate([self.embedding, self.seen.astype(np.float32)], axis=-1)
-        return parts, PartCosine(self.seen.shape[-1])
+        parts = np.concatenate([self.embedding, self.shown.astype(np.float32)], axis=-1)
+        return parts, PartCosine(self.shown.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ class Photos(Side):
     def asking(self) -> Iterator[Asking]:
         """See `Side`."""
         for rows, queries in self.groups:
-            seen = None
-            if queries.lit is not None and queries.limited.any():
-                seen = lit_of_candidates(queries.lit, queries.embedding.shape[1])
-            yield Asking(rows, queries.embedding, self._code(queries), seen)
+            shown = None
+            if queries.shown is not None and queries.limited.any():
+                shown = shown_of_candidates(queries.shown, queries.embedding.shape[1])
+            yield Asking(rows, queries.embedding, self._code(queries), shown)
 
     def embeddings(self) -> Iterable[AnyArray]:
         """See `Side`."""

@@ -13,9 +13,9 @@ import torch
 
 from geoloc.core.arrays import BoolArray, FloatArray, IntArray, Pixels
 from geoloc.geometry.aerial import look_down
+from geoloc.geometry.azimuth import refine_peak, turned_similarity
 from geoloc.geometry.polar import polar_offsets
 from geoloc.geometry.warp import pixel_grid
-from geoloc.localization.circular import refine_peak, turn_scores
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
@@ -107,7 +107,7 @@ def turn_photos(encoder: Encoder, store: PairStore, rows: IntArray) -> Circles:
     tiles = encoder.encode(prepared, "aerial").embedding
     if recipe.turns_by_rolling:
         photos = encoder.encode(shown.canvases, "panorama").embedding
-        scores = turn_scores(photos, tiles, recipe.columns)
+        scores = turned_similarity(torch.from_numpy(photos), torch.from_numpy(tiles), recipe.columns).numpy()
     else:
         photos = encoder.encode_headings(shown.canvases, "panorama", _CANDIDATES).embedding
         scores = np.einsum("qrd,td->qtr", photos, tiles, optimize=True)

@@ -21,9 +21,8 @@ from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import ANY_HEADING_NAME
 from geoloc.index.format.shard import file_entry
 from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading
-from geoloc.localization.all_headings import TurnedPhoto, lit_columns, turning_columns
 from geoloc.localization.locator import TURNED_SHORTLIST, EncodedQueries, Locator
-from geoloc.localization.query_photos import Photo, encode_photos, photo
+from geoloc.localization.query_photos import Photo, canvas_columns, encode_photos, photo, turning_columns
 from geoloc.models.preprocessing import prepare_panorama
 from geoloc.recipe.recipe import Recipe
 
@@ -38,10 +37,6 @@ def unit(values: npt.NDArray[np.floating]) -> Float32Array:
     return np.asarray(values / length, dtype=np.float32)
 
 
-def rolled(one: npt.NDArray[np.floating], columns: int, turn: int) -> npt.NDArray[np.floating]:
-    return np.roll(one.reshape(-1, columns), turn, axis=1).ravel()
-
-
 def seen_cosine(
     photo_columns: npt.NDArray[np.floating], tile: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]
 ) -> float:
@@ -54,67 +49,6 @@ def seen_cosine(
 
 
 @given(
-    columns=st.sampled_from([4, 8, 32]),
-    candidates=st.sampled_from([2, 4, 8, 16, 64]),
-    seed=st.integers(0, 2**16),
-    limited=st.booleans(),
-)
-@settings(max_examples=25, deadline=None)
-def test_scores_are_those_of_every_candidate_rolled_by_every_column(
-    columns: int, candidates: int, seed: int, limited: bool
-) -> None:
-    rng = np.random.default_rng(seed)
-    tiles = unit(rng.standard_normal((3, 2 * columns)))
-    apart = math.lcm(candidates, columns)
-    # Candidates as an encoder makes them: those that are whole columns apart are rolls of one another.
-    between = {first: unit(rng.standard_normal(2 * columns)) for first in range(apart // columns)}
-    heads = np.stack(
-        [
-            rolled(between[r % len(between)], columns, (r - r % len(between)) * columns // candidates)
-            for r in range(candidates)
-        ]
-    )
-    lit = np.zeros(columns, dtype=bool)
-    lit[rng.choice(columns, columns // 2, replace=False)] = True
-    got = TurnedPhoto(heads, columns, lit if limited else None).scores(tiles)
-    assert got.shape == (3, apart)
-    assert got.dtype == np.float32
-    for first, one in between.items():
-        for roll in range(columns):
-            turn = (first * apart // candidates + roll * apart // columns) % apart
-            shown = rolled(one, columns, roll).reshape(2, columns)
-            mask = np.roll(lit, roll) if limited else np.ones(columns, dtype=bool)
-            for row, tile in enumerate(tiles):
-                wanted = seen_cosine(shown, tile.reshape(2, columns), mask)
-                assert got[row, turn] == pytest.approx(wanted, abs=2e-6)
-
-
-def test_a_photo_that_shows_nothing_is_like_no_tile() -> None:
-    one = unit(np.ones((1, 8)))
-    assert not TurnedPhoto(one, 4, np.zeros(4, dtype=bool)).scores(one).any()
-
-
-@given(turn_deg=st.floats(0.0, 359.99), fov=st.sampled_from([360, 180, 90]), seed=st.integers(0, 2**16))
-@settings(max_examples=25, deadline=None)
-def test_headings_between_the_columns_are_found(turn_deg: float, fov: int, seed: int) -> None:
-    columns, channels = 32, 16
-    rng = np.random.default_rng(seed)
-    # A smooth circle: a turn by a part of a column is then a shift of phases.
-    spectrum = np.zeros((channels, columns // 2 + 1), dtype=complex)
-    spectrum[:, :9] = rng.standard_normal((channels, 9)) + 1j * rng.standard_normal((channels, 9))
-    tile = np.fft.irfft(spectrum, n=columns)
-    shift = np.exp(2j * np.pi * np.arange(columns // 2 + 1) * turn_deg / 360)
-    seen = np.fft.irfft(spectrum * shift, n=columns)  # what lies at turn_deg comes to the middle
-    lit = np.zeros(columns, dtype=bool)
-    kept = columns * fov // 360
-    lit[(columns - kept) // 2 : (columns - kept) // 2 + kept] = True
-    heads = unit(np.stack([np.roll(seen * lit, turn, axis=1).ravel() for turn in range(columns)]))
-    found = TurnedPhoto(heads, columns, lit).heading_deg(unit(tile.reshape(1, -1)))[0]
-    error = abs((found - turn_deg + 180) % 360 - 180)
-    assert error < (0.5 if fov == 360 else 4.0)
-
-
-@given(
     fov=st.one_of(st.just(360.0), st.floats(1.0, 359.0)),
     heading=st.one_of(st.none(), st.floats(-360.0, 360.0)),
 )
@@ -124,7 +58,7 @@ def test_lit_columns_are_where_the_prepared_picture_is_not_black(fov: float, hea
     white = np.full((32, 48, 3), 255, dtype=np.uint8)
     canvas = prepare_panorama(white, recipe, fov_deg=fov, heading_deg=heading)
     share = (canvas[0, :, 0] > 0).reshape(recipe.columns, -1).mean(axis=1)
-    got = lit_columns([fov, 360.0, 90.0], [heading, None, 0.0], recipe.panorama_px[1], recipe.columns)
+    got = canvas_columns([fov, 360.0, 90.0], [heading, None, 0.0], recipe.panorama_px[1], recipe.columns)
     if got is None:
         pytest.fail("one of the photos shows 90 degrees")
     assert got[0].any()
@@ -135,7 +69,7 @@ def test_lit_columns_are_where_the_prepared_picture_is_not_black(fov: float, hea
 
 
 def test_whole_circles_have_no_mask_and_some_views_no_columns() -> None:
-    assert lit_columns([360.0, 360.0], [None, 12.0], 64, 16) is None
+    assert canvas_columns([360.0, 360.0], [None, 12.0], 64, 16) is None
     recipe = small_recipe().model
     assert turning_columns(recipe, "panorama") == turning_columns(recipe, "drone") == 16
     warped = Recipe.model_validate(
@@ -164,7 +98,7 @@ def brute_force(
     """(-cosine at the best turn, tile id, cosines at all turns) of all tiles, best first, by loops."""
     found = []
     known = queries.heading_known
-    lit = np.ones(columns, bool) if queries.lit is None else queries.lit[query]
+    shown_columns = np.ones(columns, bool) if queries.shown is None else queries.shown[query]
     bases = (
         queries.embedding[query, :2]
         .astype(float)
@@ -176,8 +110,10 @@ def brute_force(
             scores, wide = [], tile.astype(float).reshape(-1, columns)
             for turn in range(1 if known else 2 * columns):  # the encoder gives 32 headings to 16 columns
                 shown = np.roll(bases[turn % len(bases)], turn // 2, axis=1)
-                scores.append(seen_cosine(shown, wide, np.roll(lit, turn // 2)))
-                if lit.all():  # tiles are stored as they are: of a whole circle the product is taken
+                scores.append(seen_cosine(shown, wide, np.roll(shown_columns, turn // 2)))
+                if (
+                    shown_columns.all()
+                ):  # tiles are stored as they are: of a whole circle the product is taken
                     scores[-1] *= float(np.linalg.norm(wide))
             found.append((-max(scores), tile_id, scores))
     return sorted(found)
@@ -238,10 +174,10 @@ def test_black_columns_are_not_compared(localizer: Localizer, small_index: Small
         localizer.encoder,
         [photo(small_index.panoramas[8][:, 16:48], view="street", fov_deg=180.0, heading_deg=0.0)],
     )
-    assert queries.lit is not None
-    assert queries.lit.sum() == 8
+    assert queries.shown is not None
+    assert queries.shown.sum() == 8
     noise = np.random.default_rng(0).standard_normal(queries.embedding.shape).astype(np.float32)
-    by_column = noise.reshape(1, 1, -1, 16) * ~queries.lit[:, None, None]
+    by_column = noise.reshape(1, 1, -1, 16) * ~queries.shown[:, None, None]
     noisy = replace(queries, embedding=queries.embedding + by_column.reshape(queries.embedding.shape))
     one, other = (localizer.locator.search(each, k=60, rerank=60) for each in (queries, noisy))
     np.testing.assert_array_equal(one.matches.tile_ids, other.matches.tile_ids)
