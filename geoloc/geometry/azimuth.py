@@ -11,7 +11,7 @@ scores best, the middle of the query looks along s / S * 360 degrees, clockwise 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,8 @@ def cosine_of_part(
     Energies below `smallest` count as that: the cosine of an empty part is about 0.
     """
     energy = query_energy.clip(smallest) * reference_energy.clip(smallest)
-    cosine: Array = product / (energy.sqrt() if isinstance(energy, torch.Tensor) else np.sqrt(energy))
+    length: Any = energy.sqrt() if isinstance(energy, torch.Tensor) else np.sqrt(energy)
+    cosine: Array = product / length
     return cosine
 
 
@@ -108,8 +109,9 @@ def turned_similarity(
         return _correlate(query, reference)
     query = query * shown[:, None]
     covered = _correlate(shown[:, None].float(), column_energy(references.float(), columns)[:, None])
-    energy = query.square().sum((1, 2))[:, None, None]
-    return cosine_of_part(_correlate(query, reference), energy, covered, _SMALLEST_CORRELATED)
+    energy: torch.Tensor = query.flatten(1).norm(dim=1).square()
+    product = _correlate(query, reference)
+    return cosine_of_part(product, energy[:, None, None], covered, _SMALLEST_CORRELATED)
 
 
 def best_turn_similarity(
