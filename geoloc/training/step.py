@@ -77,9 +77,9 @@ class PairStep(nn.Module):
     def forward(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator
     ) -> StepResult:
-        """Loss over the pairs of all workers; `drone` is the pose of a second aerial look, for its own term."""
+        """Loss over the pairs of all workers; `drone` is the pose of a second aerial aerial_view, for its own term."""
         own = self._embed(batch, draw, drone, generator)
-        ignored = self._ignored(batch)
+        ignored = same_place_pairs(batch, self.recipe.training.negative_distance_m)
         queries, references = gather_rows(own.queries), gather_rows(own.references)
         coded = gather_rows(own.coded) if self.recipe.loss.heading == "unknown" else queries
         similarity = self._similarity(queries, references, own.shown)
@@ -161,14 +161,6 @@ class PairStep(nn.Module):
         drones = embedded[2] if drone is not None else None
         return _Embedded(embedded[0], embedded[1], coded, shown, drones, guidance)
 
-    def _ignored(self, batch: PairBatch) -> torch.Tensor:
-        """bool[N, N] over all workers: pairs of different photos that show one place, so no negatives."""
-        with torch.no_grad():
-            where = gather_rows(torch.stack([batch.east_m, batch.north_m], 1))
-            tile = gather_rows(batch.tile)
-            near = near_pairs(where[:, 0], where[:, 1], self.recipe.training.negative_distance_m)
-            return near | (tile[:, None] == tile[None])
-
     def _hashing(
         self, queries: torch.Tensor, references: torch.Tensor, ignored: torch.Tensor
     ) -> torch.Tensor:
@@ -187,6 +179,17 @@ class PairStep(nn.Module):
         return loss.hashing_weight * (
             similar + loss.quantisation_weight * sharp + loss.orthogonality_weight * apart
         )
+
+
+@torch.no_grad()
+def same_place_pairs(batch: PairBatch, distance_m: float) -> torch.Tensor:
+    """bool[N, N] over the pairs of all workers: which two show one place, so that they are no negatives.
+
+    Two pairs show one place when they share a tile or their cameras are nearer than `distance_m` metres.
+    """
+    camera = gather_rows(torch.stack([batch.east_m, batch.north_m], 1))
+    tile = gather_rows(batch.tile)
+    return near_pairs(camera[:, 0], camera[:, 1], distance_m) | (tile[:, None] == tile[None])
 
 
 def _turned_back(columns: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
