@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact
+from geoloc.core.fingerprint import PLAN_NAME, begin_output
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "table.json"
-PLAN_NAME = "plan.json"
 QUARANTINE = "quarantine"
 
 
@@ -52,6 +52,11 @@ class TableManifest(BaseModel):
     quarantined: dict[str, int] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def checksums(self) -> list[str]:
+        """SHA-256 of the parts in order: the table's content."""
+        return [part.sha256 for part in self.parts]
+
 
 def part_name(index: int) -> str:
     """File name of the part with this number."""
@@ -59,35 +64,9 @@ def part_name(index: int) -> str:
 
 
 def begin(uri: str, fingerprint: str, *, overwrite: bool = False) -> TableManifest | None:
-    """Open a table for writing: its manifest when it is already finished, None when parts are to be made.
-
-    `fingerprint` identifies everything that the content depends on. A directory that holds a table made from
-    something else is refused with `ArtifactError` unless `overwrite`, which removes it first.
-    """
-    plan_uri = storage.join(uri, PLAN_NAME)
-    plan = f'{{"fingerprint": "{fingerprint}"}}\n'.encode()
-    if storage.exists(plan_uri) and storage.read_bytes(plan_uri) != plan:
-        if not overwrite:
-            raise ArtifactError(
-                f"{uri!r} holds a table made from other inputs or settings; pass --overwrite to replace it, "
-                "or choose another output."
-            )
-        _clear(uri)
-    elif not storage.exists(plan_uri) and storage.list_files(uri):
-        if not overwrite:
-            raise ArtifactError(
-                f"{uri!r} already holds files that are not a geoloc table; choose an empty output or pass --overwrite."
-            )
-        _clear(uri)
-    if not storage.exists(plan_uri):
-        storage.write_bytes(plan_uri, plan)
-    return read_manifest(uri) if storage.exists(storage.join(uri, MANIFEST_NAME)) else None
-
-
-def _clear(uri: str) -> None:
-    # The manifest goes first: a reader never finds a manifest without its parts.
-    storage.delete(storage.join(uri, MANIFEST_NAME))
-    storage.delete(uri)
+    """Open a table for writing: its manifest when it is finished, None when parts are missing (`begin_output`)."""
+    record = begin_output(uri, fingerprint, record=MANIFEST_NAME, what="a table", overwrite=overwrite)
+    return None if record is None else read_manifest(uri)
 
 
 def encode_parquet(table: pa.Table) -> bytes:

@@ -366,6 +366,21 @@ def sha256_file(uri: str) -> str:
     return digest.hexdigest()
 
 
+def content_tag(uri: str) -> str | None:
+    """What changes when the bytes of a file change: size and ETag on S3, else the SHA-256; None for no file.
+
+    A file on S3 and its local copy have different tags.
+    """
+    if file_info(uri).type != pafs.FileType.File:
+        return None
+    if urlparse(uri).scheme != "s3":
+        return sha256_file(uri)
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with _explained("look at", uri):
+        head = _s3fs().call_s3("head_object", Bucket=bucket, Key=key)
+    return f"{head['ContentLength']} {head['ETag']}"
+
+
 def copy_file(source: str, target: str) -> None:
     """Copy one file between any two locations, in chunks; the target appears whole or not at all."""
     source_fs, source_path = filesystem(source)

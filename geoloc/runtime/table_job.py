@@ -7,10 +7,9 @@ killed. A task writes its own part; rows never travel through the driver or the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,12 +50,6 @@ class Workers:
     actors: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
-
-
-def fingerprint(*values: object) -> str:
-    """Hexadecimal SHA-256 of JSON-able values: what a table's content depends on."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def split(items: Sequence[Any], weight: Callable[[Any], int], limit: int) -> list[list[Any]]:
@@ -216,12 +209,3 @@ def summary(what: str, manifest: TableManifest) -> str:
     left_out = [f"{count:,} {reason}" for reason, count in manifest.quarantined.items() if count]
     tail = f"; quarantined: {', '.join(left_out)}" if left_out else "; nothing quarantined"
     return f"{what}: {manifest.rows:,} rows in {len(manifest.parts):,} parts{tail}"
-
-
-def source_files(patterns: Iterable[str]) -> list[tuple[str, int, int]]:
-    """(name, bytes, modification time in ns) of files: notices a replaced sheet without reading it."""
-    listed = []
-    for uri in patterns:
-        info = storage.file_info(uri)
-        listed.append((uri.rsplit("/", 1)[-1], int(info.size), int(info.mtime_ns or 0)))
-    return listed

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.arrays import Float32Array
 from geoloc.core.errors import ConfigError, CorruptArtifact, InputError
+from geoloc.core.fingerprint import PLAN_NAME, fingerprint_of
 from geoloc.core.images import decode_image
 from geoloc.core.part_table import Part, TableManifest
 from geoloc.core.progress import say
@@ -90,24 +91,19 @@ def run(config: EncodeConfig, inputs: EncodeInputs, output: str, *, overwrite: b
     output, model = storage.absolute(output), storage.absolute(inputs.model)
     tiles = tiles_table(storage.absolute(inputs.tiles))
     source, card = part_table.read_manifest(tiles, kind="tiles"), read_card(model)
-    mark = table_job.fingerprint(
-        "codes",
-        _VERSION,
-        [part.sha256 for part in source.parts],
-        card.model_id,
-        config.embeddings,
-        config.batch_size,
+    fingerprint = fingerprint_of(
+        ["codes", _VERSION, source.checksums, card.model_id, config.embeddings, config.batch_size]
     )
     details = {
         "model_id": card.model_id,
         "bits": card.bits,
         "embedding_dim": card.embedding_dim if config.embeddings else None,
     }
-    manifest = part_table.begin(output, mark, overwrite=overwrite)
+    manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
     reused = manifest is not None
     if manifest is None:
         units = [{"tiles": tiles, "part": part.model_dump()} for part in source.parts]
-        manifest = _make(config, output, model, units, mark, details)
+        manifest = _make(config, output, model, units, fingerprint, details)
     say(table_job.summary("codes", manifest) + (" (reused)" if reused else ""))
     return EncodeResult(
         output=output,
@@ -122,8 +118,8 @@ def run(config: EncodeConfig, inputs: EncodeInputs, output: str, *, overwrite: b
 def tiles_table(uri: str) -> str:
     """The tiles table that a user names: itself, or `tiles` within an ingest output."""
     inner = storage.join(uri, "tiles")
-    own = storage.exists(storage.join(uri, part_table.PLAN_NAME))
-    return inner if not own and storage.exists(storage.join(inner, part_table.PLAN_NAME)) else uri
+    own = storage.exists(storage.join(uri, PLAN_NAME))
+    return inner if not own and storage.exists(storage.join(inner, PLAN_NAME)) else uri
 
 
 def _make(
@@ -131,7 +127,7 @@ def _make(
     output: str,
     model: str,
     units: list[dict[str, Any]],
-    mark: str,
+    fingerprint: str,
     details: dict[str, Any],
 ) -> TableManifest:
     written, totals = table_job.make_parts(
@@ -150,7 +146,7 @@ def _make(
             "train it again (its training collapsed)."
         )
     return part_table.publish(
-        output, kind="codes", fingerprint=mark, parts=written, quarantined=refused, details=details
+        output, kind="codes", fingerprint=fingerprint, parts=written, quarantined=refused, details=details
     )
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from geoloc.core import part_table, schemas
 from geoloc.core.errors import InputError
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.images import decode_image
 from geoloc.core.part_table import Part, TableManifest
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
@@ -37,10 +38,8 @@ def encode_queries(
         raise InputError(
             f"The queries table {queries!r} has no rows; ingest photos first.", reason="no_queries"
         )
-    mark = table_job.fingerprint(
-        KIND, _VERSION, [part.sha256 for part in source.parts], card.model_id, headings
-    )
-    finished = part_table.begin(output, mark, overwrite=overwrite)
+    fingerprint = fingerprint_of([KIND, _VERSION, source.checksums, card.model_id, headings])
+    finished = part_table.begin(output, fingerprint, overwrite=overwrite)
     if finished is not None:
         return finished
     ensure_ray()
@@ -55,7 +54,7 @@ def encode_queries(
     return part_table.publish(
         output,
         kind=KIND,
-        fingerprint=mark,
+        fingerprint=fingerprint,
         parts=written,
         quarantined=table_job.quarantined(totals),
         details={"model_id": card.model_id, "embedding_dim": card.embedding_dim, "bits": card.bits},

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ValidationError
 
 from geoloc.core import part_table, storage
 from geoloc.core.arrays import BoolArray, FloatArray
-from geoloc.core.errors import ArtifactError, ConfigError
+from geoloc.core.errors import ConfigError
+from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.evaluation.protocol import leaks, sanity_checks
 from geoloc.evaluation.protocol.apply_protocol import Assessed, ask, assess, sides_of
@@ -53,8 +52,11 @@ def run(
         locator = Locator(locator.snapshot)  # an earlier fit must not leak into the next one
     lengths = _code_bits(config, locator.snapshot.bits)
     fingerprint = _fingerprint(config, inputs, locator, protocol)
-    if (done := _finished(output, fingerprint, overwrite=overwrite)) is not None:
-        return done.model_copy(update={"reused": True})
+    # Shared: encoded queries lie here too and outlive an evaluation.
+    if record := begin_output(
+        output, fingerprint, record=METRICS_NAME, what="an evaluation", overwrite=overwrite, shared=True
+    ):
+        return EvaluateResult.model_validate_json(record).model_copy(update={"reused": True})
     findings = _leaks(config, inputs, protocol)
     encoded_uri = _encoded(config, inputs, output, locator, overwrite=overwrite)
     encoded = EncodedTable(encoded_uri)
@@ -104,37 +106,16 @@ def _code_bits(config: EvaluateConfig, stored: int) -> tuple[int, ...]:
 def _fingerprint(config: EvaluateConfig, inputs: EvaluateInputs, locator: Locator, protocol: Protocol) -> str:
     part_table.read_manifest(storage.join(inputs.queries, "queries"), kind="queries")
     fit = None if locator.calibration is None else locator.calibration.model_dump_json()
+    trained_on, snapshot_id = inputs.trained_on, locator.snapshot.snapshot_id
     content = {
         "version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
         "protocol": protocol.model_dump(mode="json"),
-        "data": provenance.data_fingerprints(
-            inputs.queries, inputs.tiles or inputs.queries, locator.snapshot.snapshot_id
-        ),
-        "trained_on": inputs.trained_on,
+        "data": provenance.data_fingerprints(inputs.queries, inputs.tiles or inputs.queries, snapshot_id),
+        "trained_on": trained_on and provenance.data_fingerprints(trained_on, trained_on, snapshot_id),
         "calibration": fit,
     }
-    return storage.sha256_bytes(json.dumps(content, sort_keys=True).encode())
-
-
-def _finished(output: str, fingerprint: str, *, overwrite: bool) -> EvaluateResult | None:
-    uri = storage.join(output, METRICS_NAME)
-    if not storage.exists(uri):
-        return None
-    data = storage.read_bytes(uri)
-    try:
-        found = EvaluateResult.model_validate_json(data)
-    except ValidationError:
-        found = None  # of an earlier version: it is another evaluation
-    if found is not None and found.fingerprint == fingerprint:
-        return found
-    if not overwrite:
-        raise ArtifactError(
-            f"{output!r} holds an evaluation of another index, queries or settings; pass --overwrite to replace it, "
-            "or choose another output."
-        )
-    storage.delete(uri)
-    return None
+    return fingerprint_of(content)
 
 
 def _leaks(config: EvaluateConfig, inputs: EvaluateInputs, protocol: Protocol) -> list[str]:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.images import image_format
 from geoloc.core.part_table import TableManifest
 from geoloc.core.progress import say
@@ -89,9 +90,9 @@ def run(
     }
     manifests["pairs"] = part_table.read_manifest(storage.join(root, "pairs"), kind="pairs")
     uri = storage.join(output, _LIST)
-    stored = [part.sha256 for manifest in manifests.values() for part in manifest.parts]
-    mark = table_job.fingerprint("webdataset", _VERSION, config.samples_per_shard, stored)
-    done = part_table.begin(uri, mark, overwrite=overwrite)
+    stored = [checksum for manifest in manifests.values() for checksum in manifest.checksums]
+    fingerprint = fingerprint_of(["webdataset", _VERSION, config.samples_per_shard, stored])
+    done = part_table.begin(uri, fingerprint, overwrite=overwrite)
     if done is None:
         units = _units(config, root, output, manifests)
         written, _ = table_job.make_parts(uri, units, write_shards, what="writing shards")
@@ -100,7 +101,7 @@ def run(
             if file.name not in wanted:
                 storage.delete(file.uri)  # of an earlier export with other settings
         _copy_note(root, output)
-        done = part_table.publish(uri, kind=_LIST, fingerprint=mark, parts=written)
+        done = part_table.publish(uri, kind=_LIST, fingerprint=fingerprint, parts=written)
         say(table_job.summary(_LIST, done))
         return _result(output, done, reused=False)
     return _result(output, done, reused=True)

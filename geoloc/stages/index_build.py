@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
 from geoloc.core.errors import ArtifactError, ConfigError, InputError, ModelMismatch
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.progress import say
 from geoloc.index.build.estimate import Estimate, Machine, estimate
 from geoloc.index.build.partition_keys import Partition
@@ -257,7 +257,7 @@ def _fingerprint(config: IndexConfig, source: Source) -> str:
         "codes": [part.sha256 for part in source.parts],
         "model": [[file.name, file.sha256] for file in source.model_files],
     }
-    return storage.sha256_bytes(json.dumps(content, sort_keys=True).encode())
+    return fingerprint_of(content)
 
 
 def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: str) -> tuple[Build, Estimate]:

@@ -7,7 +7,6 @@ again finds the finished shards.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
 from geoloc.core.errors import CommitConflict, InputError
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.progress import say
 from geoloc.index.build.estimate import estimate
 from geoloc.index.build.shard_plan import run_rows, slices_of, tile_bytes
@@ -308,7 +308,7 @@ def read_ids(uri: str) -> list[str]:
 
 
 def _fingerprint(operation: Operation, *content: object) -> str:
-    return storage.sha256_bytes(json.dumps([operation, *content], sort_keys=True).encode())
+    return fingerprint_of([operation, *content])
 
 
 def _without(

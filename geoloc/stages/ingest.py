@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from geoloc.core import part_table, storage
 from geoloc.core.arrays import FloatArray
+from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import Made
 from geoloc.sources import folder, geotiff
@@ -83,17 +84,21 @@ def _tiles(
     spec = config.spec()
     settings = {"max_nodata_share": config.max_nodata_share, "jpeg_quality": config.jpeg_quality}
     centres = storage.sha256_bytes(storage.read_bytes(inputs.centres)) if inputs.centres else ""
-    mark = table_job.fingerprint(
-        "tiles",
-        _VERSION,
-        asdict(spec),
-        settings,
-        config.scale,
-        config.rows_per_part,
-        centres,
-        table_job.source_files(sheet.uri for sheet in sheets),
+    uris = [sheet.uri for sheet in sheets]
+    names = [uri.rsplit("/", 1)[-1] for uri in uris]
+    fingerprint = fingerprint_of(
+        [
+            "tiles",
+            _VERSION,
+            asdict(spec),
+            settings,
+            config.scale,
+            config.rows_per_part,
+            centres,
+            list(zip(names, file_fingerprints(uris), strict=True)),
+        ]
     )
-    if done := part_table.begin(uri, mark, overwrite=overwrite):
+    if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
         return counted("tiles", uri, done, made, reused=True)
     units = _tile_units(config, inputs.centres, sheets, spec, settings)
     written, totals = table_job.make_parts(uri, units, make_tiles, what="cutting tiles")
@@ -104,7 +109,7 @@ def _tiles(
         "mostly_nodata": totals["mostly_nodata"],
         "sheets": len(sheets),
     }
-    manifest = publish("tiles", uri, mark, written, totals, details, config.max_bad_share)
+    manifest = publish("tiles", uri, fingerprint, written, totals, details, config.max_bad_share)
     return counted("tiles", uri, manifest, made, reused=False)
 
 
@@ -165,15 +170,17 @@ def _queries(
 ) -> TableCounts:
     positions = folder.positions_uri(storage.absolute(photos_uri))
     photos, refused = folder.read_photos(positions, config.views())
-    mark = table_job.fingerprint(
-        "queries",
-        _VERSION,
-        asdict(config.views()),
-        config.rows_per_part,
-        storage.sha256_bytes(storage.read_bytes(positions)),
-        [photo.size_bytes for photo in photos],
+    fingerprint = fingerprint_of(
+        [
+            "queries",
+            _VERSION,
+            asdict(config.views()),
+            config.rows_per_part,
+            storage.sha256_bytes(storage.read_bytes(positions)),
+            file_fingerprints([photo.uri for photo in photos]),
+        ]
     )
-    if done := part_table.begin(uri, mark, overwrite=overwrite):
+    if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
         return counted("queries", uri, done, made, reused=True)
     bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
     groups = table_job.split(
@@ -189,7 +196,7 @@ def _queries(
         for index, group in enumerate(groups or [[]])
     ]
     written, totals = table_job.make_parts(uri, units, make_queries, what="checking photos")
-    manifest = publish("queries", uri, mark, written, totals, {}, config.max_bad_share)
+    manifest = publish("queries", uri, fingerprint, written, totals, {}, config.max_bad_share)
     return counted("queries", uri, manifest, made, reused=False)
 
 
@@ -209,14 +216,10 @@ def _pairs(
     made: list[bool],
 ) -> TableCounts:
     tiles, queries = part_table.read_manifest(tiles_uri), part_table.read_manifest(queries_uri)
-    mark = table_job.fingerprint(
-        "pairs",
-        _VERSION,
-        config.positive_radius_m,
-        tile_m,
-        [part.sha256 for part in [*tiles.parts, *queries.parts]],
+    fingerprint = fingerprint_of(
+        ["pairs", _VERSION, config.positive_radius_m, tile_m, [*tiles.checksums, *queries.checksums]]
     )
-    if done := part_table.begin(uri, mark, overwrite=overwrite):
+    if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
         return counted("pairs", uri, done, made, reused=True)
     # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
     from geoloc.sources.pairing import Pairer
@@ -235,7 +238,7 @@ def _pairs(
             part_table.write_part(uri, index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
         )
     details = {"positive_radius_m": config.positive_radius_m}
-    manifest = publish("pairs", uri, mark, written, Counter(), details, 1.0)
+    manifest = publish("pairs", uri, fingerprint, written, Counter(), details, 1.0)
     return counted("pairs", uri, manifest, made, reused=False)
 
 

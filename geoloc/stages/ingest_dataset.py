@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from geoloc.core import part_table, schemas, storage
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.progress import say
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import Made
@@ -92,8 +93,8 @@ class _Work:
         # Without the root: data that moved is the same data.
         text = json.dumps([described, bad]).replace(json.dumps(self.root)[1:-1], "")
         settings = [kind, config.rows_per_part, size_px, config.jpeg_quality]
-        mark = table_job.fingerprint(*self.source, settings, storage.sha256_bytes(text.encode()))
-        if done := part_table.begin(uri, mark, overwrite=self.overwrite):
+        fingerprint = fingerprint_of([*self.source, settings, storage.sha256_bytes(text.encode())])
+        if done := part_table.begin(uri, fingerprint, overwrite=self.overwrite):
             return counted(kind, uri, done, self.made, reused=True)
         storage.delete(storage.join(self.output, NOTE_NAME))  # what it says of the old tables is over
         limit = config.rows_per_part
@@ -117,7 +118,7 @@ class _Work:
         ]
         if sides:
             details["tile_m"] = statistics.median(sides)
-        manifest = publish(kind, uri, mark, written, totals, details, config.max_bad_share)
+        manifest = publish(kind, uri, fingerprint, written, totals, details, config.max_bad_share)
         return counted(kind, uri, manifest, self.made, reused=False)
 
     def pairs(self, tiles_uri: str, queries_uri: str) -> TableCounts:
@@ -125,9 +126,9 @@ class _Work:
         uri, plan = storage.join(self.output, "pairs"), self.plan
         manifests = [part_table.read_manifest(one) for one in (tiles_uri, queries_uri)]
         text = storage.sha256_bytes(json.dumps(plan.pairs).encode())
-        stored = [part.sha256 for manifest in manifests for part in manifest.parts]
-        mark = table_job.fingerprint("pairs", _VERSION, text, stored)
-        if done := part_table.begin(uri, mark, overwrite=self.overwrite):
+        stored = [checksum for manifest in manifests for checksum in manifest.checksums]
+        fingerprint = fingerprint_of(["pairs", _VERSION, text, stored])
+        if done := part_table.begin(uri, fingerprint, overwrite=self.overwrite):
             return counted("pairs", uri, done, self.made, reused=True)
         tile_ids = set(part_table.read(tiles_uri, columns=["tile_id"])["tile_id"].to_pylist())
         query_ids = set(part_table.read(queries_uri, columns=["query_id"])["query_id"].to_pylist())
@@ -138,7 +139,7 @@ class _Work:
             for index, start in enumerate(starts)
         ]
         details = {"dataset": plan.name, "split": plan.split, "left_out": len(plan.pairs) - len(kept)}
-        manifest = publish("pairs", uri, mark, written, Counter(), details, 1.0)
+        manifest = publish("pairs", uri, fingerprint, written, Counter(), details, 1.0)
         return counted("pairs", uri, manifest, self.made, reused=False)
 
 
@@ -199,6 +200,8 @@ def _write_note(plan: Plan, made: Sequence[TableCounts], uri: str) -> None:
         "counts": rows | {f"listed_{what}": count for what, count in plan.counts.items()},
         "published_counts": plan.published,
         "findings": findings,
-        "fingerprint": table_job.fingerprint([part.sha256 for one in manifests for part in one.parts]),
+        "fingerprint": fingerprint_of(
+            [[checksum for manifest in manifests for checksum in manifest.checksums]]
+        ),
     }
     storage.write_bytes(uri, (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode())

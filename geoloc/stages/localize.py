@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
+from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
 from geoloc.core.images import decode_image
 from geoloc.core.part_table import TableManifest
 from geoloc.core.progress import say
@@ -25,7 +26,7 @@ from geoloc.runtime.table_job import Made, Workers
 from geoloc.sources.quarantine import Refused
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 
-_VERSION = 1
+_VERSION = 2
 _UNIT_PHOTOS = 64  # bounds the decoded pictures that an actor holds
 FIXES = "fixes"
 GEOJSON_NAME = "fixes.geojson"
@@ -113,16 +114,16 @@ def run(
     region_around(config.near, config.within_m)  # a bad region is said now, not by every worker
     snapshot_id = inputs.snapshot_id or current_snapshot(index)
     entries = list_photos(inputs.photos)
-    mark = _fingerprint(config, entries, index, snapshot_id)
+    fingerprint = _fingerprint(config, entries, index, snapshot_id)
     fixes = storage.join(output, FIXES)
-    manifest = part_table.begin(fixes, mark, overwrite=overwrite)
+    manifest = part_table.begin(fixes, fingerprint, overwrite=overwrite)
     reused = manifest is not None
     if manifest is None:
         units = [
             [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]]
             for first in range(0, len(entries), _UNIT_PHOTOS)
         ]
-        manifest = _make(config, fixes, (index, snapshot_id), units, mark)
+        manifest = _make(config, fixes, (index, snapshot_id), units, fingerprint)
     geojson = storage.join(output, GEOJSON_NAME)
     if not reused or not storage.exists(geojson):
         storage.write_bytes(geojson, "".join(_geojson(fixes)).encode())
@@ -133,12 +134,13 @@ def run(
 def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, snapshot_id: str) -> str:
     fit = calibration_uri(index, snapshot_id)
     calibrated = storage.sha256_file(fit) if storage.exists(fit) else None
-    photos = [entry.model_dump() for entry in entries]
-    return table_job.fingerprint(KIND, _VERSION, config.model_dump(), photos, snapshot_id, calibrated)
+    photos = [entry.model_dump(exclude={"uri"}) for entry in entries]
+    contents = file_fingerprints([entry.uri for entry in entries])
+    return fingerprint_of([KIND, _VERSION, config.model_dump(), photos, contents, snapshot_id, calibrated])
 
 
 def _make(
-    config: LocalizeConfig, fixes: str, snapshot: tuple[str, str], units: list[Any], mark: str
+    config: LocalizeConfig, fixes: str, snapshot: tuple[str, str], units: list[Any], fingerprint: str
 ) -> TableManifest:
     ensure_ray()
     written, totals = table_job.make_parts(
@@ -156,7 +158,7 @@ def _make(
     outcomes = {name: count for name, count in sorted(totals.items()) if name.startswith("outcome/")}
     details = {"snapshot_id": snapshot[1], "outcomes": outcomes}
     return part_table.publish(
-        fixes, kind=KIND, fingerprint=mark, parts=written, quarantined=refused, details=details
+        fixes, kind=KIND, fingerprint=fingerprint, parts=written, quarantined=refused, details=details
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
-from geoloc.core.errors import ArtifactError, ConfigError, GeolocError
+from geoloc.core.errors import ConfigError, GeolocError
+from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
@@ -73,8 +73,9 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
     output = storage.absolute(output)
     train = storage.absolute(inputs.train)
     fingerprint = _fingerprint(config, recipe, train)
-    if found := _finished(output, fingerprint, overwrite=overwrite):
-        return _result(output, found, reused=True)
+    # Shared: checkpoints of an unfinished training lie here, each run's below its own name.
+    if begin_output(output, fingerprint, record=CARD_NAME, what="a model", overwrite=overwrite, shared=True):
+        return _result(output, read_card(output), reused=True)
     # Before any worker starts: Ray Train would repeat a worker that fails, whatever the reason.
     check_pairs(train, read_index(train), recipe)
     _fit(config, recipe, train, output, fingerprint)
@@ -91,22 +92,7 @@ def _fingerprint(config: TrainConfig, recipe: Recipe, train: str) -> str:
         for kind in ("tiles", "queries", "pairs")
     ]
     content = [recipe.fingerprint(), *tables, config.num_workers, config.max_minutes]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _finished(output: str, fingerprint: str, *, overwrite: bool) -> ModelCard | None:
-    if not storage.exists(storage.join(output, CARD_NAME)):
-        return None
-    card = read_card(output)
-    if card.fingerprint == fingerprint:
-        return card
-    if not overwrite:
-        raise ArtifactError(
-            f"{output!r} holds the model {card.model_id}, trained from other inputs or settings; pass --overwrite "
-            "to replace it, or choose another output."
-        )
-    storage.delete(storage.join(output, CARD_NAME))
-    return None
+    return fingerprint_of(content)
 
 
 def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str) -> None:

@@ -96,7 +96,7 @@ def test_other_inputs_are_refused_and_replaced_only_on_demand(uri: str) -> None:
 
 def test_a_directory_of_other_files_is_not_touched(uri: str) -> None:
     storage.write_bytes(storage.join(uri, "thesis.tex"), b"years of work")
-    with pytest.raises(ArtifactError, match=r"already holds files that are not a geoloc table"):
+    with pytest.raises(ArtifactError, match=r"already holds other files; choose an empty output"):
         part_table.begin(uri, "f")
     assert storage.read_bytes(storage.join(uri, "thesis.tex")) == b"years of work"
 

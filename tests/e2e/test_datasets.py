@@ -21,11 +21,11 @@ import pytest
 import torch
 
 from geoloc.core import geodesy, part_table, schemas
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import read_card, save_model
 from geoloc.recipe.recipe import Recipe
-from geoloc.runtime import table_job
 from geoloc.stages import encode_queries
 
 from .conftest import RECIPE, Geoloc
@@ -310,18 +310,16 @@ def write_oracle(way: Way, case: Case, kind: str) -> tuple[str, str]:
     }  # fmt: skip
     known = {name: [q[name] for q in queries] for name in ("query_id", "view", "heading_deg", "lat", "lon")}
     source = part_table.read_manifest(f"{uri}/queries", kind="queries")
-    # The mark of the encoded table that the stage would make of these queries: it takes ours for that.
-    mark = table_job.fingerprint(
-        KIND, encode_queries._VERSION, [part.sha256 for part in source.parts], card.model_id, HEADINGS
-    )
-    publish(f"{base} queries", KIND, mark, pa.table({**known, **rows}, schema=ENCODED), details)
+    # The fingerprint of the encoded table that the stage would make of these queries: it takes ours for that.
+    fingerprint = fingerprint_of([KIND, encode_queries._VERSION, source.checksums, card.model_id, HEADINGS])
+    publish(f"{base} queries", KIND, fingerprint, pa.table({**known, **rows}, schema=ENCODED), details)
     return f"{base} codes", f"{base} queries"
 
 
-def publish(uri: str, kind: str, mark: str, rows: pa.Table, details: dict[str, Any]) -> None:
-    assert part_table.begin(uri, mark) is None
+def publish(uri: str, kind: str, fingerprint: str, rows: pa.Table, details: dict[str, Any]) -> None:
+    assert part_table.begin(uri, fingerprint) is None
     part_table.publish(
-        uri, kind=kind, fingerprint=mark, parts=[part_table.write_part(uri, 0, rows)], details=details
+        uri, kind=kind, fingerprint=fingerprint, parts=[part_table.write_part(uri, 0, rows)], details=details
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,8 +181,14 @@ def test_other_settings_or_a_replaced_sheet_need_overwrite(tmp_path: Path) -> No
     with pytest.raises(ArtifactError, match="made from other inputs or settings; pass --overwrite"):
         ingest.run(other, inputs, str(tmp_path / "out"))
     assert not ingest.run(other, inputs, str(tmp_path / "out"), overwrite=True).reused
+    shutil.copytree(tmp_path / "sheets", tmp_path / "moved")
+    moved = IngestInputs(imagery=[inputs.imagery[0].replace("/sheets", "/moved")])
+    os.utime(tmp_path / "moved" / "sheet_0.tif", (1, 1))
+    assert ingest.run(other, moved, str(tmp_path / "out")).reused
     sheet = tmp_path / "sheets" / "sheet_0.tif"
-    os.utime(sheet, (1, 1))
+    data, times = sheet.read_bytes(), sheet.stat()
+    sheet.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(sheet, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(ArtifactError, match="made from other inputs"):
         ingest.run(other, inputs, str(tmp_path / "out"))
 

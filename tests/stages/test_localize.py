@@ -51,6 +51,12 @@ def test_a_folder_becomes_fixes_as_the_library_gives_them(ray_local, photos, sma
     frame = geopandas.read_parquet(output / "fixes" / "part-00000.parquet")
     assert frame.geometry.iloc[0].y == pytest.approx(rows[0]["lat"])
     assert run(CONFIG, LocalizeInputs(index=small_index.index, photos=str(photos)), str(output)).reused
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    inputs = LocalizeInputs(index=small_index.index, photos=str(moved))
+    assert run(CONFIG, inputs, str(output)).reused, "moved photos are the same photos"
+    shutil.copyfile(moved / "02.png", moved / "00.png")
+    with pytest.raises(ArtifactError, match="other inputs or settings"):
+        run(CONFIG, inputs, str(output))
 
 
 def test_a_killed_run_makes_only_what_is_missing(ray_local, photos, small_index, tmp_path, monkeypatch):

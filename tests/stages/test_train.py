@@ -40,7 +40,9 @@ def test_a_model_comes_out_and_is_reused(
     assert again.metrics == result.metrics
     assert again.model_id == result.model_id
     other = config.model_copy(update={"steps": 13})
-    with pytest.raises(ArtifactError, match="trained from other inputs or settings; pass --overwrite"):
+    with pytest.raises(
+        ArtifactError, match="holds a model made from other inputs or settings; pass --overwrite"
+    ):
         run(other, inputs, output)
 
 

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from geoloc.core import storage
 from geoloc.core.arrays import Pixels
 from geoloc.core.errors import ArtifactError
+from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.images import decode_image
 from geoloc.core.progress import say, track
 from geoloc.localization.localizer import Localizer
 from geoloc.localization.query_photos import photo as as_photo
-from geoloc.runtime import table_job
 from geoloc.synthetic.stages.city import RENDERER_VERSION, CityConfig
 from geoloc.synthetic.world.ablation import BASE, LEFT_OUT, blank, without
 from geoloc.synthetic.world.camera import Camera, jpeg, jpeg_quality
@@ -93,11 +93,15 @@ def run(
     start, output = time.monotonic(), storage.absolute(output)
     city_config = _city_config(inputs.city)
     localizer = Localizer.open(inputs.index)
-    mark = table_job.fingerprint(
-        config.model_dump(), city_config.fingerprint(), localizer.snapshot_id, RENDERER_VERSION
+    fingerprint = fingerprint_of(
+        [config.model_dump(), city_config.fingerprint(), localizer.snapshot_id, RENDERER_VERSION]
     )
-    if (done := _finished(output, mark, overwrite)) is not None:
-        return done
+    if done := begin_output(
+        output, fingerprint, record=RESULT_NAME, what="ablations", overwrite=overwrite, shared=True
+    ):
+        return CityAblationResult.model_validate(json.loads(done)["result"]).model_copy(
+            update={"reused": True}
+        )
     city = City(city_config.seed, style_named(city_config.style), chunks=_CHUNKS)
     district = plan_districts(city, city_config.districts())[2]
     photos = district.photos[: config.photos]
@@ -114,7 +118,7 @@ def run(
             for what, count in hits.items()
         ],
     )  # fmt: skip
-    record = {"fingerprint": mark, "result": result.model_dump()}
+    record = {"fingerprint": fingerprint, "result": result.model_dump()}
     storage.write_bytes(storage.join(output, RESULT_NAME), json.dumps(record, indent=1).encode())
     say(result.text())
     return result
@@ -137,21 +141,6 @@ def _city_config(uri: str) -> CityConfig:
             f"The city at {uri!r} was made by another version of the renderer; make it again."
         )
     return config
-
-
-def _finished(output: str, mark: str, overwrite: bool) -> CityAblationResult | None:
-    """An earlier result of the same question."""
-    uri = storage.join(output, RESULT_NAME)
-    if not storage.exists(uri):
-        return None
-    record = json.loads(storage.read_bytes(uri))
-    if record["fingerprint"] == mark:
-        return CityAblationResult.model_validate(record["result"]).model_copy(update={"reused": True})
-    if not overwrite:
-        raise ArtifactError(
-            f"{output!r} holds ablations of something else; pass --overwrite to replace them."
-        )
-    return None
 
 
 def _sheet_of(district: District, photo: Photo) -> tuple[int, int]:

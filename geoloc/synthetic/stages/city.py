@@ -23,7 +23,7 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import storage
-from geoloc.core.errors import ArtifactError
+from geoloc.core.fingerprint import begin_output
 from geoloc.core.progress import say, track
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.synthetic.world.camera import Camera
@@ -41,6 +41,7 @@ from geoloc.synthetic.world.raster import City
 from geoloc.synthetic.world.style import STYLES, style_named
 
 _CHUNKS = 60  # three rows of neighbours beside a row of six sheets: no chunk of a task is made twice
+RECORD_NAME = "city.json"
 RENDERER_VERSION = 2
 """Goes up whenever the same configuration gives other bytes."""
 
@@ -146,8 +147,12 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
     """Render the data set; files that are there already are kept, `city.json` comes last."""
     start = time.monotonic()
     output = storage.absolute(output)
-    if (done := _begin(config, output, overwrite)) is not None:
-        return CityResult(output=output, reused=True, seconds=0.0, **done)
+    record = begin_output(
+        output, config.fingerprint(), record=RECORD_NAME, what="a city", overwrite=overwrite
+    )
+    if record is not None:
+        counts = {name: json.loads(record)[name] for name in ("sheets", "photos", "splits")}
+        return CityResult(output=output, reused=True, seconds=0.0, **counts)
     districts = plan_districts(City(config.seed, style_named(config.style)), config.districts())
     for district in districts:
         _write_tables(output, district)
@@ -157,41 +162,9 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
         "photos": sum(len(d.photos) + len(d.anywhere) for d in districts),
         "splits": {d.name: _describe(d) for d in districts},
     }
-    record = {"fingerprint": config.fingerprint(), "crs": CRS, "config": config.model_dump(), **done}
-    storage.write_bytes(storage.join(output, "city.json"), json.dumps(record, indent=1).encode())
+    content = {"fingerprint": config.fingerprint(), "crs": CRS, "config": config.model_dump(), **done}
+    storage.write_bytes(storage.join(output, RECORD_NAME), json.dumps(content, indent=1).encode())
     return CityResult(output=output, reused=False, seconds=time.monotonic() - start, **done)
-
-
-def _begin(config: CityConfig, output: str, overwrite: bool) -> dict[str, Any] | None:
-    """The counts of a finished output of this configuration; None when there is work to do."""
-    plan_uri = storage.join(output, "plan.json")
-    plan = json.dumps({"fingerprint": config.fingerprint()}).encode()
-    if storage.exists(plan_uri):
-        if storage.read_bytes(plan_uri) != plan:
-            if not overwrite:
-                raise ArtifactError(
-                    f"{output!r} holds a city of other settings; pass --overwrite to replace it, "
-                    "or choose another output."
-                )
-            _clear(output)
-    elif storage.list_files(output):
-        if not overwrite:
-            raise ArtifactError(
-                f"{output!r} already holds other files; choose an empty output or pass --overwrite."
-            )
-        _clear(output)
-    finished = storage.join(output, "city.json")
-    if storage.exists(finished):
-        record = json.loads(storage.read_bytes(finished))
-        return {name: record[name] for name in ("sheets", "photos", "splits")}
-    storage.write_bytes(plan_uri, plan)
-    return None
-
-
-def _clear(output: str) -> None:
-    # The record goes first: a reader never finds a record without its files.
-    storage.delete(storage.join(output, "city.json"))
-    storage.delete(output)
 
 
 def _write_tables(output: str, district: District) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.geodesy import cells
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import Made
@@ -63,8 +64,8 @@ def run(
     start, output = time.monotonic(), storage.absolute(output)
     like = storage.absolute(inputs.like)
     source = part_table.read_manifest(like, kind="codes")
-    mark = table_job.fingerprint("city codes", _VERSION, source.fingerprint, config.model_dump())
-    manifest = part_table.begin(output, mark, overwrite=overwrite)
+    fingerprint = fingerprint_of(["city codes", _VERSION, source.fingerprint, config.model_dump()])
+    manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
     reused = manifest is not None
     if manifest is None:
         maker, rows = _learned(like), BLOCK * _BLOCKS_PER_PART
@@ -74,7 +75,9 @@ def run(
         ]
         written, _ = table_job.make_parts(output, units, maker, what="city codes")
         details = {**source.details, "generated": config.model_dump(), "code_bits": maker.model.bits}
-        manifest = part_table.publish(output, kind="codes", fingerprint=mark, parts=written, details=details)
+        manifest = part_table.publish(
+            output, kind="codes", fingerprint=fingerprint, parts=written, details=details
+        )
     return CityCodesResult(
         output=output, reused=reused, rows=manifest.rows, bits=int(manifest.details["code_bits"]),
         parts=len(manifest.parts), bytes=sum(part.bytes for part in manifest.parts), seconds=time.monotonic() - start,

@@ -20,7 +20,7 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import storage
-from geoloc.core.errors import ArtifactError
+from geoloc.core.fingerprint import begin_output
 from geoloc.core.progress import say, track
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.synthetic.layouts.cloud_files import write_cloud
@@ -33,6 +33,7 @@ from geoloc.synthetic.world.raster import City
 Layout = Literal["cvusa", "cvact", "vigor", "university1652", "map25d"]
 EXPORT_VERSION = 1
 """Goes up whenever the same configuration gives another plan."""
+RECORD_NAME = "export.json"
 _PICTURES_PER_TASK = 120
 
 
@@ -108,46 +109,22 @@ def run(config: CityExportConfig, output: str, *, overwrite: bool = False) -> Ci
     """Make a data set of the city; files that are there already are kept, `export.json` comes last."""
     start = time.monotonic()
     output = storage.absolute(output)
-    record = _begin(config, output, overwrite)
-    made = 0
-    reused = record is not None
+    finished = begin_output(
+        output, config.fingerprint(), record=RECORD_NAME, what="an export", overwrite=overwrite
+    )
+    record, made = json.loads(finished or b"null"), 0
     if record is None:
         export = plan_layout(config.layout, config.settings())
         for path, data in {**export.annotations, "truth.csv": truth_csv(export)}.items():
             storage.write_bytes(storage.join(output, path), data)
         made = _render(config, output, export)
         record = _record(config, export)
-        storage.write_bytes(storage.join(output, "export.json"), json.dumps(record, indent=1).encode())
+        storage.write_bytes(storage.join(output, RECORD_NAME), json.dumps(record, indent=1).encode())
     views = record["views"]
     return CityExportResult(
-        output=output, layout=config.layout, reused=reused, pictures=sum(views.values()), made=made, views=views,
-        seconds=time.monotonic() - start,
+        output=output, layout=config.layout, reused=finished is not None, pictures=sum(views.values()), made=made,
+        views=views, seconds=time.monotonic() - start,
     )  # fmt: skip
-
-
-def _begin(config: CityExportConfig, output: str, overwrite: bool) -> dict[str, Any] | None:
-    """The record of a finished export of this configuration; None when there is work to do."""
-    plan_uri, finished = storage.join(output, "plan.json"), storage.join(output, "export.json")
-    plan = json.dumps({"fingerprint": config.fingerprint()}).encode()
-    there = storage.read_bytes(plan_uri) if storage.exists(plan_uri) else None
-    if there is None and storage.list_files(output):
-        if not overwrite:
-            raise ArtifactError(
-                f"{output!r} already holds other files; choose an empty output or pass --overwrite."
-            )
-    elif there not in (None, plan) and not overwrite:
-        raise ArtifactError(
-            f"{output!r} holds an export of other settings; pass --overwrite to replace it, or choose another output."
-        )
-    if there != plan:
-        # The record goes first: a reader never finds a record without its files.
-        storage.delete(finished)
-        storage.delete(output)
-        storage.write_bytes(plan_uri, plan)
-    if not storage.exists(finished):
-        return None
-    record: dict[str, Any] = json.loads(storage.read_bytes(finished))
-    return record
 
 
 def _record(config: CityExportConfig, export: Export) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.geodesy import cells
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import Made
@@ -58,8 +59,8 @@ def run(config: CityTilesConfig, output: str, *, overwrite: bool = False) -> Cit
     """Write the table; parts that are there already are kept."""
     start, output = time.monotonic(), storage.absolute(output)
     settings = config.model_dump()
-    mark = table_job.fingerprint("city tiles", _VERSION, RENDERER_VERSION, settings)
-    manifest = part_table.begin(output, mark, overwrite=overwrite)
+    fingerprint = fingerprint_of(["city tiles", _VERSION, RENDERER_VERSION, settings])
+    manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
     reused = manifest is not None
     if manifest is None:
         shared = {name: value for name, value in settings.items() if name != "count"}
@@ -73,7 +74,9 @@ def run(config: CityTilesConfig, output: str, *, overwrite: bool = False) -> Cit
         ]
         written, _ = table_job.make_parts(output, units, make_tiles, what="city tiles")
         details = {"metres_per_pixel": config.tile_m / config.tile_px, **settings}
-        manifest = part_table.publish(output, kind="tiles", fingerprint=mark, parts=written, details=details)
+        manifest = part_table.publish(
+            output, kind="tiles", fingerprint=fingerprint, parts=written, details=details
+        )
     return CityTilesResult(
         output=output, reused=reused, rows=manifest.rows, parts=len(manifest.parts),
         bytes=sum(part.bytes for part in manifest.parts), seconds=time.monotonic() - start,

@@ -64,7 +64,7 @@ def test_the_base_finds_every_photo_and_the_rest_is_measured_beside_it(
     assert "8 test photos, 8 tiles" in result.text()
     assert run(CityAblationConfig(), inputs, output).ablations == result.ablations
     assert run(CityAblationConfig(), inputs, output).reused
-    with pytest.raises(ArtifactError, match="holds ablations of something else"):
+    with pytest.raises(ArtifactError, match="holds ablations made from other inputs or settings"):
         run(CityAblationConfig(photos=4), inputs, output)
 
 

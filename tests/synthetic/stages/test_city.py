@@ -59,7 +59,9 @@ def test_a_second_run_makes_nothing(made: Path) -> None:
 
 
 def test_other_settings_are_refused_until_overwritten(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds a city of other settings; pass --overwrite"):
+    with pytest.raises(
+        ArtifactError, match="holds a city made from other inputs or settings; pass --overwrite"
+    ):
         run(TINY.model_copy(update={"seed": 4}), str(made))
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="already holds other files; choose an empty output"):
