@@ -16,6 +16,7 @@ from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 
 VIEWS = ("panorama", "street", "drone")
+_STREET_FOV_DEG = 70.0  # of a phone's main camera, upright or across, about the middle
 RELATIONS = ("positive", "semi_positive")
 
 _POINT_WKB_PREFIX = np.frombuffer(b"\x01\x01\x00\x00\x00", dtype=np.uint8)
@@ -124,6 +125,11 @@ FIXES = pa.schema(
         _field("geometry", pa.binary()),
     ]
 )
+
+
+def usual_fov_deg(view: str) -> float:
+    """Horizontal field of view, in degrees, of a photo that comes without one."""
+    return _STREET_FOV_DEG if view == "street" else 360.0
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

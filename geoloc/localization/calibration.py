@@ -30,12 +30,12 @@ class NotEnoughQueries(GeolocError):
     """Too few held-out queries to calibrate with."""
 
 
-def protocol_name(view: str, heading_known: bool) -> str:
+def query_kind(view: str, heading_known: bool) -> str:
     """Name of a kind of query: its view and whether its heading was given."""
     return f"{view}/heading_{'known' if heading_known else 'unknown'}"
 
 
-class ProtocolCalibration(BaseModel):
+class KindCalibration(BaseModel):
     """The fit for one kind of query.
 
     A result's features, standardised by `mean` and `scale`, give score = coefficients . features + intercept.
@@ -76,7 +76,7 @@ class ProtocolCalibration(BaseModel):
 class Calibration(BaseModel):
     """All fits of one snapshot."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True)
 
     format_version: int = FORMAT_VERSION
     snapshot_id: str
@@ -85,7 +85,9 @@ class Calibration(BaseModel):
     carried_from: str | None = Field(
         None, description="The snapshot that it was fitted on, when tiles were added or removed since."
     )
-    protocols: dict[str, ProtocolCalibration]
+    query_kinds: dict[str, KindCalibration] = Field(
+        validation_alias="protocols", serialization_alias="protocols", description="By `query_kind`."
+    )
 
 
 def calibration_uri(index_uri: str, snapshot_id: str) -> str:
@@ -114,13 +116,13 @@ def load_calibration(index_uri: str, snapshot_id: str) -> Calibration | None:
 def save_calibration(index_uri: str, calibration: Calibration) -> str:
     """Store a calibration (replacing an earlier one of the same snapshot); returns its URI."""
     uri = calibration_uri(index_uri, calibration.snapshot_id)
-    storage.write_bytes(uri, calibration.model_dump_json(indent=1).encode())
+    storage.write_bytes(uri, calibration.model_dump_json(indent=1, by_alias=True).encode())
     return uri
 
 
 def fit_calibration(
     features: FloatArray, error_m: FloatArray, *, settings: ClusterSettings, radius_limit_m: float
-) -> ProtocolCalibration:
+) -> KindCalibration:
     """Fit one kind of query from features float64[Q, F] and true errors float64[Q] in metres.
 
     Scores are cross-fitted in five folds, so that radii are not learned from queries that made their own score.
@@ -139,7 +141,7 @@ def fit_calibration(
     coefficients, intercept = _logistic(inputs, good)
     scores = _cross_fitted(inputs, good)
     knots, radius, confidence = _curves(scores, error_m, radius_limit_m)
-    return ProtocolCalibration(
+    return KindCalibration(
         features=FEATURES,
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),

@@ -16,7 +16,7 @@ from geoloc.index.search.region import Region
 from geoloc.index.search.rotation_invariant_codes import AnyHeading
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization import fix as reasons
-from geoloc.localization.calibration import Calibration, load_calibration, protocol_name
+from geoloc.localization.calibration import Calibration, load_calibration, query_kind
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
 from geoloc.localization.fix import Fix, Match
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates, scores_of
@@ -102,11 +102,11 @@ class Locator:
         snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir)
         return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id))
 
-    def settings_for(self, protocol: str) -> ClusterSettings:
+    def settings_for(self, kind: str) -> ClusterSettings:
         """How matches of this kind of query become a position: as calibrated, else the defaults."""
         if self._settings is not None:
             return self._settings
-        fit = self.calibration.protocols.get(protocol) if self.calibration else None
+        fit = self.calibration.query_kinds.get(kind) if self.calibration else None
         return fit.settings() if fit else ClusterSettings()
 
     def search(
@@ -210,7 +210,7 @@ class Locator:
         """A fix for each query; see `fixes`."""
         _check_k(k)
         # The position rests on as many tiles as its calibration did, however few the caller wants to see.
-        settings = self.settings_for(protocol_name(queries.view, queries.heading_known))
+        settings = self.settings_for(query_kind(queries.view, queries.heading_known))
         found = self.search(queries, k=max(k, settings.members), region=region, rerank=rerank)
         return self.fixes(found, queries, k=k, region=region, min_confidence=min_confidence)
 
@@ -228,9 +228,9 @@ class Locator:
         `located` is false, with the reason, when no tile was found, when tiles have no coordinates, or when the
         calibrated confidence is below `min_confidence` (the matches then cannot be told apart).
         """
-        protocol = protocol_name(queries.view, queries.heading_known)
-        cluster = self.cluster(found, self.settings_for(protocol))
-        fit = self.calibration.protocols.get(protocol) if self.calibration else None
+        kind = query_kind(queries.view, queries.heading_known)
+        cluster = self.cluster(found, self.settings_for(kind))
+        fit = self.calibration.query_kinds.get(kind) if self.calibration else None
         radius, confidence = fit.apply(cluster.features) if fit else (None, None)
         fixes = []
         for query in range(len(queries)):

@@ -12,7 +12,7 @@ import torch
 
 from geoloc.core.arrays import BoolArray, Pixels
 from geoloc.core.errors import QueryError
-from geoloc.core.schemas import VIEWS
+from geoloc.core.schemas import VIEWS, usual_fov_deg
 from geoloc.geometry.azimuth import keep_shown, shown_columns
 from geoloc.geometry.panorama import shown_pixels
 from geoloc.localization.locator import EncodedQueries
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from geoloc.models.encoder import Encoder
 
 HEADINGS = 32  # candidates for an unknown heading: 11.25 degrees apart
-STREET_FOV_DEG = 70.0  # of a phone's main camera held upright or across, about the middle
 _PANORAMA_ASPECT = 1.75
 _FEATURELESS_STD = 2.5  # grey levels of 255: below lies sensor noise, not content
 _SAMPLE_PX = 256
@@ -82,7 +81,7 @@ def photo(
             reason="bad_extent",
         )
     if fov_deg is None:
-        fov_deg = STREET_FOV_DEG if view == "street" else 360.0
+        fov_deg = usual_fov_deg(view)
     return Photo(image, view, None if heading_deg is None else heading_deg % 360.0, fov_deg, extent_m)
 
 

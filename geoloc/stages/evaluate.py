@@ -238,7 +238,7 @@ def _calibrated(
     fitted, covered, findings = calibrate(
         locator, measured, rerank=config.rerank, radius_limit_m=config.radius_limit_m
     )
-    if fitted.protocols:
+    if fitted.query_kinds:
         save_calibration(inputs.index, fitted)
         locator = Locator(locator.snapshot, fitted)
         measured = relocated(locator, measured)

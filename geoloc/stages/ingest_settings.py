@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from geoloc.core.errors import ConfigError
+from geoloc.core.schemas import usual_fov_deg
 from geoloc.sources.folder import ViewDefaults
 from geoloc.sources.grid import TileSpec
 
@@ -79,8 +80,7 @@ class IngestConfig(BaseModel):
 
     def views(self) -> ViewDefaults:
         """What photos are taken for where their row does not say."""
-        usual = 70.0 if self.default_view == "street" else 360.0
-        return ViewDefaults(self.default_view, self.default_fov_deg or usual)
+        return ViewDefaults(self.default_view, self.default_fov_deg or usual_fov_deg(self.default_view))
 
 
 class IngestInputs(BaseModel):

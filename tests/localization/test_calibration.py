@@ -14,7 +14,7 @@ from geoloc.localization.calibration import (
     choose_settings,
     fit_calibration,
     load_calibration,
-    protocol_name,
+    query_kind,
     save_calibration,
 )
 from geoloc.localization.cluster import FEATURES, ClusterSettings
@@ -86,19 +86,19 @@ def test_too_few_queries_are_refused_with_both_numbers():
 def test_saved_and_loaded_it_gives_the_same_numbers(tmp_path):
     uri = str(tmp_path)
     fit = fitted()
-    name = protocol_name("panorama", True)
-    saved = Calibration(snapshot_id="a" * 32, rerank=100, protocols={name: fit})
+    name = query_kind("panorama", True)
+    saved = Calibration(snapshot_id="a" * 32, rerank=100, query_kinds={name: fit})
     save_calibration(uri, saved)
     loaded = load_calibration(uri, "a" * 32)
     assert loaded == saved
     features, _ = results(50, 3)
-    np.testing.assert_array_equal(loaded.protocols[name].apply(features), fit.apply(features))
+    np.testing.assert_array_equal(loaded.query_kinds[name].apply(features), fit.apply(features))
     assert load_calibration(uri, "b" * 32) is None
 
 
 def test_a_broken_or_foreign_file_is_named(tmp_path):
     uri = str(tmp_path)
-    saved = save_calibration(uri, Calibration(snapshot_id="a" * 32, rerank=1, protocols={}))
+    saved = save_calibration(uri, Calibration(snapshot_id="a" * 32, rerank=1, query_kinds={}))
     content = json.loads((tmp_path / "calibration" / f"{'a' * 32}.json").read_text())
     other = tmp_path / "calibration" / f"{'b' * 32}.json"
     other.write_text(json.dumps(content))
@@ -116,3 +116,62 @@ def test_among_equal_settings_the_simplest_is_chosen():
     assert choose_settings(settings, errors) is settings[0]
     errors[1] = np.array([3.0])
     assert choose_settings(settings, errors) is settings[1]
+
+
+def of_equal_scores(error_m: np.ndarray):
+    """The fit where all features are alike: every query has the same score."""
+    features = np.zeros((len(error_m), len(FEATURES)))
+    return fit_calibration(features, error_m, settings=SETTINGS, radius_limit_m=1e6)
+
+
+@pytest.mark.parametrize(
+    ("size", "rank"), [(20, 19), (21, 20), (25, 24), (26, 25), (29, 27), (30, 28), (39, 36)]
+)
+def test_the_radius_is_the_conformal_order_statistic(size, rank):
+    """Of n errors the one of rank ceil(0.9 (n + 1)), in integers: 9 (n + 1) / 10 rounded up."""
+    count = 12  # groups, as many as there are at most
+    assert rank == -(-9 * (size + 1) // 10)
+    fit = of_equal_scores(np.tile(np.arange(10.0, 10.0 + size), count))
+    np.testing.assert_allclose(fit.radius_m, 9.0 + rank, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [20, 25, 29])
+def test_the_radius_holds_a_new_draw_nine_times_in_ten(size):
+    """Of n + 1 exchangeable errors each is the new one once: at least 90 % lie within the radius of the others."""
+    errors = np.sort(np.random.default_rng(size).uniform(5.0, 900.0, size + 1))
+    held = 0
+    for new in range(size + 1):
+        fit = of_equal_scores(np.tile(np.delete(errors, new), 12))
+        held += errors[new] <= fit.radius_m[0] * (1 + 1e-9)
+    assert held == -(-9 * (size + 1) // 10)
+
+
+@pytest.mark.parametrize(("queries", "groups"), [(60, 3), (79, 3), (80, 4), (239, 11), (240, 12), (1000, 12)])
+def test_a_group_has_at_least_twenty_queries(queries, groups):
+    assert len(of_equal_scores(np.full(queries, 50.0)).score_knots) == groups
+
+
+def test_radii_stay_within_their_limits_and_no_group_is_never_or_always_right():
+    features = np.zeros((MIN_QUERIES, len(FEATURES)))
+    small, large = (
+        fit_calibration(features, np.full(MIN_QUERIES, error), settings=SETTINGS, radius_limit_m=100.0)
+        for error in (0.1, 101.0)
+    )
+    np.testing.assert_allclose(small.radius_m, 2.0)
+    np.testing.assert_allclose(large.radius_m, 100.0)
+    np.testing.assert_allclose(small.confidence, 21 / 22)  # 20 of 20, one success and one failure more
+    np.testing.assert_allclose(large.confidence, 1 / 22)
+
+
+def test_the_stored_file_calls_query_kinds_protocols(tmp_path):
+    """Files of earlier releases stay readable, and new files are readable by them."""
+    save_calibration(str(tmp_path), Calibration(snapshot_id="a" * 32, rerank=1, query_kinds={"x": fitted()}))
+    stored = json.loads((tmp_path / "calibration" / f"{'a' * 32}.json").read_text())
+    assert set(stored["protocols"]) == {"x"}
+    assert "query_kinds" not in stored
+
+
+def test_settings_at_the_tolerance_count_as_equal():
+    settings = [ClusterSettings(sigma_m=sigma) for sigma in (1.0, 2.0)]
+    assert choose_settings(settings, [np.array([5.0]), np.array([4.0])], tolerance=0.25) is settings[0]
+    assert choose_settings(settings, [np.array([5.1]), np.array([4.0])], tolerance=0.25) is settings[1]

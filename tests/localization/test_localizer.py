@@ -211,7 +211,7 @@ def test_a_calibrated_locator_says_how_sure_it_is(localizer, small_index):
     )
     snapshot = localizer.locator.snapshot
     calibration = Calibration(
-        snapshot_id=snapshot.snapshot_id, rerank=100, protocols={"panorama/heading_known": fit}
+        snapshot_id=snapshot.snapshot_id, rerank=100, query_kinds={"panorama/heading_known": fit}
     )
     sure = Localizer(Locator(snapshot, calibration), localizer.encoder)
     fix = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=0.0)

@@ -144,7 +144,7 @@ def test_calibration_is_stored_checked_and_used(many, evaluated, tmp_path):
     assert coverage.held_out
     assert (
         coverage.queries
-        + load_calibration(many.index, result.snapshot_id).protocols[coverage.protocol].queries
+        + load_calibration(many.index, result.snapshot_id).query_kinds[coverage.protocol].queries
         < 260
     )
     assert 80 <= coverage.inside_percent <= 100

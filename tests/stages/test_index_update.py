@@ -358,7 +358,7 @@ def test_a_compaction_that_was_overtaken_says_so(tmp_path: Path, monkeypatch: py
 def test_the_calibration_is_carried_over_and_says_so(tmp_path: Path) -> None:
     life = new_life(tmp_path)
     first = Snapshot.open(life.index).snapshot_id
-    save_calibration(life.index, Calibration(snapshot_id=first, rerank=0, protocols={}))
+    save_calibration(life.index, Calibration(snapshot_id=first, rerank=0, query_kinds={}))
     added = life.add(some_tiles(["a", "b", "c"], 3))
     assert added.findings[0].startswith(
         f"The calibration of {first} was carried over; 5.0% of the tiles changed"

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import geodesy, storage
 from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.localization.calibration import (
-    ProtocolCalibration,
+    KindCalibration,
     choose_settings,
     fit_calibration,
-    protocol_name,
+    query_kind,
 )
 from geoloc.localization.cluster import Cluster, ClusterSettings
 from geoloc.localization.locator import MAX_K, EncodedQueries, Found, Locator
@@ -65,7 +65,7 @@ class Located:
 
 def locate_group(locator: Locator, queries: EncodedQueries, *, rerank: int) -> Located:
     """Search and cluster one group of queries as serving would; the whole re-ranked shortlist is kept."""
-    protocol = protocol_name(queries.view, queries.heading_known)
+    protocol = query_kind(queries.view, queries.heading_known)
     settings = locator.settings_for(protocol)
     found = locator.search(queries, k=min(MAX_K, max(rerank, settings.members)), rerank=rerank)
     return Located(found, locator.cluster(found, settings), settings, protocol)
@@ -93,7 +93,7 @@ def calibrate_group(
     learn: BoolArray,
     *,
     radius_limit_m: float,
-) -> ProtocolCalibration:
+) -> KindCalibration:
     """Choose the cluster settings with the lowest median error, then fit radius and confidence.
 
     `true` is (lat, lon) float64[Q] of the group's queries, of which only those in `learn` (bool[Q]) are used.
@@ -111,7 +111,7 @@ def calibrate_group(
 
 
 def coverage_of(
-    fit: ProtocolCalibration, features: FloatArray, error_m: FloatArray, protocol: str, *, held_out: bool
+    fit: KindCalibration, features: FloatArray, error_m: FloatArray, protocol: str, *, held_out: bool
 ) -> Coverage:
     """How often the stated radius held: features float64[Q, F], error_m float64[Q] without NaN."""
     radius, confidence = fit.apply(features)

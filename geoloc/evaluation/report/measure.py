@@ -108,14 +108,14 @@ def calibrate(
             features = cluster.features[check]
             checked.append(coverage_of(fit, features, errors[check], group.protocol, held_out=True))
     snapshot_id = locator.snapshot.snapshot_id
-    return Calibration(snapshot_id=snapshot_id, rerank=rerank, protocols=fits), checked, findings
+    return Calibration(snapshot_id=snapshot_id, rerank=rerank, query_kinds=fits), checked, findings
 
 
 def coverage(calibration: Calibration, measured: Measured) -> list[Coverage]:
     """Coverage of a calibration that was there before; its queries may be among these."""
     found = []
     for rows, group in measured.located:
-        fit = calibration.protocols.get(group.protocol)
+        fit = calibration.query_kinds.get(group.protocol)
         errors = measured.error_m[rows]
         known = np.isfinite(errors)
         if fit is not None and known.any():
