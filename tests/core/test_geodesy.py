@@ -201,8 +201,10 @@ def test_the_spherical_transverse_mercator_is_that_of_proj(
 ) -> None:
     frame = geodesy.SphericalTransverseMercator(geodesy.LatLon(lat_0, lon_0))
     sphere = f"+R={A_M} +no_defs"
+    # PROJ does not read exponents: lon_0=4e-10 would be 0.
+    centre = f"+lat_0={lat_0:.18f} +lon_0={lon_0:.18f}"
     referee = Transformer.from_crs(
-        f"+proj=longlat {sphere}", f"+proj=tmerc +lat_0={lat_0!r} +lon_0={lon_0!r} {sphere}", always_xy=True
+        f"+proj=longlat {sphere}", f"+proj=tmerc {centre} {sphere}", always_xy=True
     )
     lat, lon = lat_0 + up, lon_0 + right
     east, north = frame.to_metres(lat, lon)
