@@ -35,6 +35,13 @@ def free_port() -> Callable[[], int]:
     return lambda: _free_ports(1)[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the suite for several processes: all tests of the session's Ray in one, else module by module."""
+    for item in items:
+        on_ray = "ray_local" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.location[0]))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real imagery, labels and schemas that lie beside the checkout; skips where they are not."""
