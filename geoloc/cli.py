@@ -8,8 +8,10 @@ them as one JSON object), progress to standard error. Exit status: 0 done, 2 a u
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -27,18 +29,28 @@ from geoloc.core.errors import ConfigError, GeolocError
 
 _INTERRUPTED = 130
 _HELP_OF = {
-    "output": "URI of what is made: a path, file:// or s3://.",
-    "overwrite": "Replace an output that was made from other inputs or settings.",
-    "index_uri": "URI of the index.",
-    "snapshot": "Snapshot to look at; the current one when left out.",
+    "output": "URI of the output: a path, file:// or s3://.",
+    "overwrite": "Replace an output that other inputs or settings made.",
+    "index": "URI of the index.",
+    "snapshot": "Id of the snapshot; default: the current one.",
     "a": "URI of an index, or URI@SNAPSHOT.",
-    "b": "URI of the other one, or URI@SNAPSHOT.",
+    "b": "URI of the other index, or URI@SNAPSHOT.",
     "keep": "Snapshots to keep: the current one and its ancestors.",
-    "min_age_s": "Nothing younger than this many seconds is removed.",
-    "dry_run": "Say what would be removed, remove nothing.",
+    "min_age_s": "Files younger than this many seconds are kept.",
+    "dry_run": "List what would be removed and remove nothing.",
+    "json": "Print the result as one JSON object.",
+}
+# What the negative flag of a setting that is on by default does; the setting's own text says what it does when on.
+_HELP_OF_NO = {
+    "keep_embeddings": "Store no embeddings; the index then cannot re-rank.",
+    "embeddings": "Store hash codes alone, without embeddings.",
+    "report": "Do not write report.html.",
+    "serve": "Stop after the measurements: start no service.",
 }
 _POSITIONAL: Any = tyro.conf.Positional
-_NOT_FLAGS = {"cache_dir"}  # GEOLOC_CACHE is the command line's way
+_TYRO_USAGE_WIDTH = 80  # tyro shows every flag in a usage line shorter than this
+_WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+_NOT_FLAGS = {"cache_dir"}  # the environment variable GEOLOC_CACHE sets it
 
 
 @dataclass(frozen=True)
@@ -50,67 +62,72 @@ class Command:
     function: str = "run"
 
 
-COMMANDS: dict[str, Command] = {
-    "demo": Command("geoloc.demo.run", "the whole way on a procedural city, from imagery to served fixes"),
-    "city": Command(
-        "geoloc.synthetic.stages.city", "render a procedural city: imagery sheets and street panoramas"
-    ),
-    "city tiles": Command(
-        "geoloc.synthetic.stages.tiles", "distinct distractor tiles, as many as wanted, to a table"
-    ),
-    "city codes": Command(
-        "geoloc.synthetic.stages.codes", "codes like those of a table, millions, to test indexes"
-    ),
-    "city ablations": Command(
-        "geoloc.synthetic.stages.ablations", "what a model lives on: photos without trees, ..."
-    ),
-    "city export": Command(
-        "geoloc.synthetic.stages.export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
-    ),
-    "ingest": Command(
-        "geoloc.stages.ingest", "imagery and photos, or a published data set, to checked tables"
-    ),
-    "ingest export": Command(
-        "geoloc.stages.export_webdataset", "ingested tables to tar shards for the webdataset package"
-    ),
-    "train": Command("geoloc.stages.train", "train a recipe on ingested pairs"),
-    "compare": Command("geoloc.stages.compare", "recipes trained with one budget, measured side by side"),
-    "encode": Command("geoloc.stages.encode", "tiles to hash codes and embeddings"),
-    "index build": Command("geoloc.stages.index_build", "codes (or --imagery) to a searchable index"),
-    "index estimate": Command(
-        "geoloc.stages.index_build",
-        "what building an index would take, and whether it fits",
-        "estimate_build",
-    ),
-    "index add": Command("geoloc.stages.index_update", "add or replace tiles, as a new snapshot", "add"),
-    "index remove": Command("geoloc.stages.index_update", "remove tiles, as a new snapshot", "remove"),
-    "index compact": Command("geoloc.stages.index_update", "merge small and half-dead shards", "compact"),
-    "index rollback": Command(
-        "geoloc.index.maintenance.history", "make an older snapshot current again", "rollback"
-    ),
-    "index list": Command(
-        "geoloc.index.maintenance.history", "the snapshots of an index, newest first", "history"
-    ),
-    "index inspect": Command("geoloc.index.maintenance.inspect", "what an index holds", "describe"),
-    "index verify": Command("geoloc.index.maintenance.inspect", "check every byte of a snapshot", "verify"),
-    "index diff": Command("geoloc.index.maintenance.inspect", "what changed between two snapshots", "diff"),
-    "index prune": Command(
-        "geoloc.index.format.local_cache",
-        "remove unused copies of remote indexes from this host",
-        "prune_cache",
-    ),
-    "index gc": Command(
-        "geoloc.index.maintenance.garbage", "remove what no snapshot needs", "collect_garbage"
-    ),
-    "evaluate": Command("geoloc.stages.evaluate", "recall and metres on held-out photos"),
-    "localize": Command("geoloc.stages.localize", "locate a batch of photos"),
-    "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
-    "submit": Command("geoloc.stages.submit", "run a sub-command as a job on a Ray cluster", "submit"),
-    "bench search": Command(
-        "geoloc.bench.search", "measure search on this machine, beside FAISS and usearch, against its bars"
-    ),
-    "doctor": Command("geoloc.runtime.doctor", "check this machine and say what is missing"),
+GROUPS: dict[str, dict[str, Command]] = {
+    "make data": {
+        "city": Command("geoloc.synthetic.stages.city", "render a procedural city: imagery and panoramas"),
+        "city tiles": Command("geoloc.synthetic.stages.tiles", "any number of distractor tiles as a table"),
+        "city codes": Command(
+            "geoloc.synthetic.stages.codes", "millions of codes like those of a table, to test indexes"
+        ),
+        "city ablations": Command(
+            "geoloc.synthetic.stages.ablations", "locate photos without trees, buildings, ..."
+        ),
+        "city export": Command(
+            "geoloc.synthetic.stages.export", "the city as CVUSA, CVACT, VIGOR, University-1652 or 2.5D"
+        ),
+        "ingest": Command(
+            "geoloc.stages.ingest", "imagery and photos, or a published data set, to checked tables"
+        ),
+        "ingest export": Command(
+            "geoloc.stages.export_webdataset", "tables to tar shards for the webdataset package"
+        ),
+    },
+    "train": {
+        "train": Command("geoloc.stages.train", "train a recipe on ingested pairs"),
+        "compare": Command("geoloc.stages.compare", "train recipes with one budget and measure them"),
+    },
+    "index": {
+        "encode": Command("geoloc.stages.encode", "tiles to hash codes and embeddings"),
+        "index build": Command("geoloc.stages.index_build", "codes (or --imagery) to a searchable index"),
+        "index estimate": Command(
+            "geoloc.stages.index_build", "what a build would take, and whether it fits", "estimate_build"
+        ),
+        "index add": Command("geoloc.stages.index_update", "add or replace tiles, as a new snapshot", "add"),
+        "index remove": Command("geoloc.stages.index_update", "remove tiles, as a new snapshot", "remove"),
+        "index compact": Command("geoloc.stages.index_update", "merge small and half-dead shards", "compact"),
+        "index rollback": Command(
+            "geoloc.index.maintenance.history", "make an older snapshot current again", "rollback"
+        ),
+        "index list": Command(
+            "geoloc.index.maintenance.history", "the snapshots of an index, newest first", "history"
+        ),
+        "index inspect": Command("geoloc.index.maintenance.inspect", "what an index holds", "describe"),
+        "index verify": Command(
+            "geoloc.index.maintenance.inspect", "check every byte of a snapshot", "verify"
+        ),
+        "index diff": Command("geoloc.index.maintenance.inspect", "compare two snapshots", "diff"),
+        "index prune": Command(
+            "geoloc.index.format.local_cache", "remove unused copies of indexes from this host", "prune_cache"
+        ),
+        "index gc": Command(
+            "geoloc.index.maintenance.garbage", "remove files that no snapshot needs", "collect_garbage"
+        ),
+    },
+    "ask": {
+        "evaluate": Command("geoloc.stages.evaluate", "recall and metres on held-out photos"),
+        "localize": Command("geoloc.stages.localize", "locate a batch of photos"),
+        "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
+    },
+    "operate": {
+        "demo": Command("geoloc.demo.run", "everything on a procedural city, from imagery to a service"),
+        "submit": Command("geoloc.stages.submit", "run a sub-command as a job on a Ray cluster", "submit"),
+        "bench search": Command(
+            "geoloc.bench.search", "measure search here, beside FAISS and usearch, against its bars"
+        ),
+        "doctor": Command("geoloc.runtime.doctor", "check this machine and say what is missing"),
+    },
 }
+COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
 _FROM_IMAGERY = Command("geoloc.stages.index_imagery", "imagery to a searchable index in one call")
 
 
@@ -160,8 +177,7 @@ def run_command(name: str, command: Command, words: list[str]) -> int:
     function = getattr(importlib.import_module(command.module), command.function)
     if name == "submit":
         return int(function(words))
-    parsed = parse(name, function, words)
-    chosen = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+    chosen = parse(name, function, words)
     as_json = chosen.pop("json", False)
     results = sys.stdout
     # Ray prints what its workers print; standard output is for the result alone.
@@ -173,43 +189,154 @@ def run_command(name: str, command: Command, words: list[str]) -> int:
     return 0 if getattr(result, "sound", True) else GeolocError.exit_status
 
 
-def parse(name: str, function: Callable[..., Any], words: Sequence[str]) -> Any:
-    """The arguments of a stage's function, as an object with a field for each parameter."""
-    return tyro.cli(
-        parser_of(function), prog=f"geoloc {name}", args=list(words), config=(tyro.conf.FlagCreatePairsOff,)
+def parse(name: str, function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a stage's function by parameter, and `json` where its result can be printed so.
+
+    Raises pydantic's `ValidationError` for values that a configuration refuses; unknown flags end the process.
+    """
+    flags, words = _flags_of(function), list(words)
+    takes_index = any(flag.parameter == "index_uri" for flag in flags)
+    if takes_index and words and not words[0].startswith("-"):
+        words.insert(0, "--index")  # the URI alone, as version 0.1 took it
+    prog = f"geoloc {name}"
+    if any(word in ("-h", "--help") for word in words):
+        prog += _required_words(flags)
+    values = vars(
+        tyro.cli(
+            _parser_of(function, flags),
+            prog=prog,
+            args=words,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     )
+    arguments: dict[str, Any] = {}
+    models: dict[str, dict[str, Any]] = {}
+    for flag in flags:
+        if flag.model is None:
+            arguments[flag.parameter] = values[flag.name]
+        else:
+            models.setdefault(flag.parameter, {})[flag.name] = values[flag.name]
+    classes = {flag.parameter: flag.model for flag in flags if flag.model is not None}
+    return arguments | {name: model(**models[name]) for name, model in classes.items()}
 
 
-def parser_of(function: Callable[..., Any]) -> type[Any]:
-    """A dataclass with a field for every parameter of a stage's function; tyro makes the flags from it.
+@dataclass(frozen=True)
+class _Flag:
+    """One flag: the parameter that it belongs to and, where that is a configuration, the field's own model."""
 
-    Fields of a parameter that is a pydantic model become flags of their own, without a prefix.
+    name: str
+    parameter: str
+    model: type[BaseModel] | None
+    type: Any
+    default: Any
+    help: str | None
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def usage(self) -> bool:
+        """Whether the usage line names it; arguments by position stand there already."""
+        return self.required and self.name not in ("a", "b")
+
+    @property
+    def metavar(self) -> str | None:
+        """What stands for the value in help: URI, INT, {a,b}; None: tyro's own."""
+        if (self.help or "").startswith("URI"):
+            return "URI"
+        kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
+        kind = kinds[0] if kinds and type(None) in typing.get_args(self.type) else self.type
+        if typing.get_origin(kind) in (list, tuple):
+            word = _word_of(typing.get_args(kind)[0])
+            return f"{word} [{word} ...]" if word else None
+        return _word_of(kind)
+
+    @property
+    def usage_word(self) -> str:
+        """The flag as the usage line shows it."""
+        if not self.usage and self.required:
+            return str(self.metavar)
+        name = self.name.replace("_", "-")
+        if isinstance(self.default, bool):
+            return f"--no-{name}" if self.default else f"--{name}"
+        return f"--{name} {self.metavar}"
+
+    def annotation(self) -> Any:
+        """The type with what tyro shows about the flag."""
+        hint = "" if self.default in (None, (), [], "") else None
+        text = _HELP_OF_NO.get(self.name, self.help) if self.default is True else self.help
+        if self.default is True or self.default is False:
+            return Annotated[self.type, tyro.conf.arg(help=text, help_behavior_hint="")]
+        extra = tyro.conf.arg(help=text, metavar=self.metavar, help_behavior_hint=hint)
+        kind = _POSITIONAL[self.type] if self.required and not self.usage else self.type
+        return Annotated[kind, extra]
+
+
+def _word_of(kind: Any) -> str | None:
+    if typing.get_origin(kind) is typing.Literal:
+        return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
+    return _WORDS.get(kind)
+
+
+def _flags_of(function: Callable[..., Any]) -> list[_Flag]:
+    """The flags of a stage's function, required ones first.
+
+    A parameter is a flag; one that is a pydantic model gives a flag for each of its fields.
     """
     hints = typing.get_type_hints(function, include_extras=True)
-    fields: list[tuple[str, Any, Any]] = []
+    flags = []
     for name, parameter in inspect.signature(function).parameters.items():
         if name in _NOT_FLAGS:
             continue
-        given = parameter.default is not inspect.Parameter.empty
-        is_model = isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
-        extra: Any = tyro.conf.arg(name="") if is_model else tyro.conf.arg(help=_HELP_OF.get(name))
-        if not (is_model or given or name == "output"):
-            hints[name] = _POSITIONAL[hints[name]]
-        fields.append(
-            (
-                name,
-                Annotated[hints[name], extra],
-                dataclasses.field(default=parameter.default) if given else None,
-            )
-        )
+        if isinstance(hints[name], type) and issubclass(hints[name], BaseModel):
+            flags += _flags_of_model(name, hints[name])
+        else:
+            flag = "index" if name == "index_uri" else name
+            missing = parameter.default is inspect.Parameter.empty
+            default = dataclasses.MISSING if missing else parameter.default
+            flags.append(_Flag(flag, name, None, hints[name], default, _HELP_OF.get(flag)))
     if isinstance(hints.get("return"), type) and issubclass(hints["return"], BaseModel):
-        as_json = tyro.conf.arg(help="Print the result as one JSON object.")
-        fields.append(("json", Annotated[bool, as_json], dataclasses.field(default=False)))
-    kind = dataclasses.make_dataclass(
-        "Arguments", [field if field[2] is not None else field[:2] for field in fields], kw_only=True
-    )
+        flags.append(_Flag("json", "json", None, bool, False, _HELP_OF["json"]))
+    return sorted(flags, key=lambda flag: not flag.required)
+
+
+def _flags_of_model(parameter: str, model: type[BaseModel]) -> list[_Flag]:
+    flags = []
+    for name, field in model.model_fields.items():
+        default = dataclasses.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+        flags.append(_Flag(name, parameter, model, field.annotation, default, field.description))
+    return flags
+
+
+def _required_words(flags: Sequence[_Flag]) -> str:
+    """The required flags for a usage line that is too long for tyro, which then names none."""
+    every = " ".join(flag.usage_word if flag.required else f"[{flag.usage_word}]" for flag in flags)
+    if len(every) < _TYRO_USAGE_WIDTH:
+        return ""
+    return "".join(f" {flag.usage_word}" for flag in flags if flag.usage)
+
+
+def _parser_of(function: Callable[..., Any], flags: Sequence[_Flag]) -> type[Any]:
+    """A dataclass with a field for every flag, from which tyro makes its parser."""
+    fields: list[Any] = [
+        (flag.name, flag.annotation())
+        if flag.required
+        else (
+            flag.name,
+            flag.annotation(),
+            dataclasses.field(default_factory=functools.partial(copy.copy, flag.default)),
+        )
+        for flag in flags
+    ]
+    kind = dataclasses.make_dataclass("Arguments", fields, kw_only=True)
     kind.__doc__ = (inspect.getdoc(function) or "").partition("\n\n")[0]
     return kind
+
+
+def _default_field(default: Any) -> Any:
+    """A dataclass field with this default; each parser gets its own copy of a list."""
+    return dataclasses.field(default_factory=functools.partial(copy.copy, default))
 
 
 def explain(error: ValidationError) -> str:
@@ -252,10 +379,13 @@ def _version() -> str:
 
 def _say_help() -> None:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    groups = [
+        f"{title}\n" + "".join(f"  {name:<{width}}  {command.summary}\n" for name, command in group.items())
+        for title, group in GROUPS.items()
+    ]
     sys.stdout.write(
         "Says where a photo was taken, by matching it with geo-tagged aerial imagery.\n\nusage: geoloc COMMAND "
-        "[OPTIONS]\n\n" + "\n".join(lines) + "\n\n`geoloc COMMAND --help` explains a sub-command.\n"
+        "[OPTIONS]\n\n" + "\n".join(groups) + "\n`geoloc COMMAND --help` explains a sub-command.\n"
     )
 
 

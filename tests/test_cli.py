@@ -39,6 +39,38 @@ def test_flags_are_those_that_were_agreed(capsys: pytest.CaptureFixture[str]) ->
     assert lines == FLAGS.read_text(), f"write this into {FLAGS.name}:\n{lines}"
 
 
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "index build --imagery x"])
+def test_help_names_required_flags_first_and_explains_every_flag(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # one line for each flag
+    text = _help(name, capsys)
+    assert "{None}" not in text
+    assert "None|" not in text
+    rows = re.findall(r"^│ (--\S.*?)\s*│$", text, re.MULTILINE)
+    required = [row.endswith("(required)") for row in rows]
+    assert required == sorted(required, reverse=True), rows
+    for row, needed in zip(rows, required, strict=True):
+        flag, _, explained = row.partition("  ")
+        assert len(explained.strip()) > 5, row
+        if needed:
+            assert flag in text.splitlines()[0], "the usage line names what is required"
+        if flag.startswith("--no-"):
+            assert re.search(r"\b(not|no|without|instead of)\b", explained, re.IGNORECASE), row
+
+
+def test_every_command_stands_in_one_group() -> None:
+    assert list(cli.GROUPS) == ["make data", "train", "index", "ask", "operate"]
+    names = [name for group in cli.GROUPS.values() for name in group]
+    assert sorted(names) == sorted(set(names)) == sorted(cli.COMMANDS)
+
+
+def test_the_index_is_named_by_its_flag_or_by_the_uri_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--index", "/nowhere"], ["/nowhere"]):
+        assert cli.main(["index", "list", *words]) == 2
+        assert "There is no finished index at '/nowhere'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_explains_every_sub_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = _help(name, capsys)
@@ -264,7 +296,7 @@ def test_the_command_of_a_job_script_parses(script: str, monkeypatch: pytest.Mon
     def note(name: str, command: cli.Command, words: list[str]) -> int:
         function = getattr(importlib.import_module(command.module), command.function)
         parsed = cli.parse(name, function, words)
-        seen.update(vars(parsed))
+        seen.update(parsed)
         return 0
 
     monkeypatch.setattr(cli, "run_command", note)

@@ -45,9 +45,9 @@ class ServeArgs(BaseModel):
     )
     device: str = Field(default="auto", description="Where the model runs: auto, cpu or cuda.")
     encoder_threads: int | None = Field(default=None, ge=1, description="CPU threads of an encoder.")
-    encoder_replicas: int = Field(default=1, ge=1)
-    search_replicas: int = Field(default=1, ge=1)
-    ingress_replicas: int = Field(default=1, ge=1)
+    encoder_replicas: int = Field(default=1, ge=1, description="Processes that encode photos.")
+    search_replicas: int = Field(default=1, ge=1, description="Processes that hold the index and search it.")
+    ingress_replicas: int = Field(default=1, ge=1, description="Processes that take HTTP requests.")
     cpus_per_replica: float = Field(
         default=0.25, ge=0, description="CPUs that each replica reserves of the cluster."
     )
@@ -60,9 +60,11 @@ class ServeArgs(BaseModel):
         description="Calibrated confidence below which nothing is located.",
     )
     max_batch: int = Field(default=16, ge=1, description="Photos that are encoded together at most.")
-    batch_wait_s: float = Field(default=0.004, ge=0, description="How long a photo waits for company.")
+    batch_wait_s: float = Field(default=0.004, ge=0, description="Seconds that a photo waits for others.")
     max_in_flight: int = Field(default=64, ge=1, description="Requests an ingress works on; others get 503.")
-    deadline_s: float = Field(default=15.0, gt=0, description="Time a request may take; then it gets 504.")
+    deadline_s: float = Field(
+        default=15.0, gt=0, description="Seconds that a request may take; then it gets 504."
+    )
 
     def limits(self) -> ServingLimits:
         """The limits of the HTTP interface."""
