@@ -19,7 +19,7 @@ from geoloc.localization import fix as reasons
 from geoloc.localization.calibration import Calibration, load_calibration, query_kind
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
 from geoloc.localization.fix import Fix, Match
-from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates, scores_of
+from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates
 
 MAX_K = 1000
 TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
@@ -76,7 +76,7 @@ class EncodedQueries:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Matches [Q, K] of queries, best first, and the heading of each in degrees, float64[Q, K] (NaN unknown)."""
 
     matches: Matches
@@ -111,7 +111,7 @@ class Locator:
 
     def search(
         self, queries: EncodedQueries, *, k: int, region: Region | None = None, rerank: int = 100
-    ) -> Found:
+    ) -> SearchResult:
         """The best k tiles of each query; heading candidates are all searched and the best of each tile kept.
 
         `rerank` nearest codes are ordered by float embeddings (0: codes only). Where the embedding rolls with its
@@ -137,7 +137,7 @@ class Locator:
         step = max(1, _MAX_SEARCH_ROWS // queries.code.shape[1])
         found, order = [], []
         # Limited views apart: the codes for any heading are of whole circles.
-        for way, chosen in (
+        for search, chosen in (
             (self._search_turned, turned & limited),
             (self._search_turned, turned & ~limited),
             (self._search, ~turned),
@@ -145,12 +145,12 @@ class Locator:
             rows = np.flatnonzero(chosen)
             for start in range(0, len(rows), step):
                 order.append(rows[start : start + step])
-                found.append(way(queries.rows(order[-1]), k, region, rerank))
+                found.append(search(queries.rows(order[-1]), k, region, rerank))
         if not found:
             return self._search(queries, k, region, rerank)
         return found[0] if len(found) == 1 else _in_order(found, np.concatenate(order))
 
-    def _search(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> Found:
+    def _search(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> SearchResult:
         count, candidates = queries.code.shape[:2]
         matches = self.snapshot.search(
             self._codes(queries).reshape(count * candidates, -1),
@@ -160,12 +160,14 @@ class Locator:
             rerank=rerank,
         )
         if candidates == 1:
-            return Found(matches, np.repeat(queries.heading_deg[:, None], matches.rows.shape[1], axis=1))
+            return SearchResult(matches, np.repeat(queries.heading_deg[:, None], matches.width, axis=1))
         merged, chosen = merge_candidates(matches, candidates, k, self.snapshot.bits)
         headings = candidate_heading_deg(1, candidates) * chosen.astype(np.float64)
-        return Found(merged, np.where(merged.rows >= 0, headings, np.nan))
+        return SearchResult(merged, np.where(merged.rows >= 0, headings, np.nan))
 
-    def _search_turned(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> Found:
+    def _search_turned(
+        self, queries: EncodedQueries, k: int, region: Region | None, rerank: int
+    ) -> SearchResult:
         """Codes give a shortlist of tiles, whose embeddings are compared at every turn.
 
         Those of all heading candidates, or for a whole circle, where the index has it, the one code for any heading.
@@ -182,21 +184,21 @@ class Locator:
             region=region,
             any_heading=any_heading,
         )
-        headings = np.repeat(queries.heading_deg[:, None], matches.rows.shape[1], axis=1)
+        headings = np.repeat(queries.heading_deg[:, None], matches.width, axis=1)
         for query, own in enumerate(matches.rows) if not queries.heading_known else ():
             there = own >= 0
             if there.any():
                 headings[query, there] = photos[query].heading_deg(self.snapshot.embeddings_of(own[there]))
-        return Found(matches, headings)
+        return SearchResult(matches, headings)
 
     def _codes(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
         """Codes uint8[Q, R, bytes] of the index's length: the first bits of the model's are a code of their own."""
         return np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8])
 
-    def cluster(self, found: Found, settings: ClusterSettings) -> Cluster:
+    def cluster(self, found: SearchResult, settings: ClusterSettings) -> Cluster:
         """Positions of the queries from their matches."""
         matches = found.matches
-        return find_cluster(matches.lat, matches.lon, scores_of(matches, self.snapshot.bits), settings)
+        return find_cluster(matches.lat, matches.lon, matches.scores(self.snapshot.bits), settings)
 
     def locate(
         self,
@@ -216,7 +218,7 @@ class Locator:
 
     def fixes(
         self,
-        found: Found,
+        found: SearchResult,
         queries: EncodedQueries,
         *,
         k: int,
@@ -234,7 +236,7 @@ class Locator:
         radius, confidence = fit.apply(cluster.features) if fit else (None, None)
         fixes = []
         for query in range(len(queries)):
-            matches = _shown(found.matches, cluster, query, k)
+            matches = _answer_matches(found.matches, cluster, query, k)
             problem = self._problem(found.matches, query, region)
             heading = float(found.heading_deg[query, 0]) if found.heading_deg.shape[1] else np.nan
             sure = None if confidence is None else float(confidence[query])
@@ -264,7 +266,7 @@ class Locator:
                 reasons.NO_COORDINATES,
                 "The tiles of this index have no coordinates: it finds what looks alike, it cannot locate.",
             )
-        if matches.rows.shape[1] == 0 or matches.rows[query, 0] < 0:
+        if matches.width == 0 or matches.rows[query, 0] < 0:
             where = "the given region" if region is not None else "the index"
             return reasons.NO_TILE_IN_REGION, f"No tile lies in {where}; widen it or index that area."
         return None
@@ -282,7 +284,7 @@ def _ambiguous(confidence: float, limit: float, margin: float) -> tuple[str, str
     )
 
 
-def _shown(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Match, ...]:
+def _answer_matches(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Match, ...]:
     return tuple(
         Match(
             tile_id=match.tile_id,
@@ -296,26 +298,13 @@ def _shown(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Matc
     )
 
 
-def _in_order(found: Sequence[Found], places: IntArray) -> Found:
-    """Lists of equal kind put together and padded to the widest; row i of them goes to places[i]."""
-    width = max(part.matches.rows.shape[1] for part in found)
-
-    def stack(name: str, empty: object) -> npt.NDArray[np.generic]:
-        blocks = []
-        for part in found:
-            values = part.heading_deg if name == "heading_deg" else getattr(part.matches, name)
-            padding = ((0, 0), (0, width - values.shape[1]))
-            blocks.append(np.pad(values, padding, constant_values=empty))  # type: ignore[call-overload]
-        return np.concatenate(blocks)[np.argsort(places)]
-
-    names = {
-        "rows": -1,
-        "tile_ids": None,
-        "lat": np.nan,
-        "lon": np.nan,
-        "distance_bits": -1,
-        "similarity": np.nan,
-    }
-    arrays = {name: stack(name, empty) for name, empty in names.items()}
-    heading = np.asarray(stack("heading_deg", np.nan), dtype=np.float64)
-    return Found(Matches(snapshot_id=found[0].matches.snapshot_id, **arrays), heading)  # type: ignore[arg-type]
+def _in_order(parts: Sequence[SearchResult], places: IntArray) -> SearchResult:
+    """Results put together and padded to the widest; row i of them goes to places[i]."""
+    order = np.argsort(places)
+    matches = Matches.joined([part.matches for part in parts])
+    heading = np.full(matches.rows.shape, np.nan)
+    first = 0
+    for part in parts:
+        heading[first : first + len(part.matches), : part.matches.width] = part.heading_deg
+        first += len(part.matches)
+    return SearchResult(matches.reordered(order), heading[order])

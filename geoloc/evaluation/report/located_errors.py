@@ -17,7 +17,7 @@ from geoloc.localization.calibration import (
     query_kind,
 )
 from geoloc.localization.cluster import Cluster, ClusterSettings
-from geoloc.localization.locator import MAX_K, EncodedQueries, Found, Locator
+from geoloc.localization.locator import MAX_K, EncodedQueries, Locator, SearchResult
 
 # Among equals the first is preferred: the best match alone (nothing is within 2 cm of it), then wider clusters.
 CANDIDATES = tuple(
@@ -57,7 +57,7 @@ class Coverage(BaseModel):
 class Located:
     """Positions of a group of queries: what was found, the cluster of each, and the settings they came from."""
 
-    found: Found
+    found: SearchResult
     cluster: Cluster
     settings: ClusterSettings
     protocol: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,8 @@ import numpy.typing as npt
 from geoloc.core.arrays import Float32Array, FloatArray, Int32Array, IntArray
 
 
-class Match(NamedTuple):
-    """One tile that was found; lat and lon are None without coordinates, the measures where not computed."""
+class TileMatch(NamedTuple):
+    """One tile of a list of matches. Lat and lon are None without coordinates, measures where not computed."""
 
     tile_id: str
     lat: float | None
@@ -20,6 +21,16 @@ class Match(NamedTuple):
     distance_bits: int | None
     similarity: float | None
     row: int
+
+
+_PADDING: dict[str, Any] = {
+    "rows": -1,
+    "tile_ids": None,
+    "lat": np.nan,
+    "lon": np.nan,
+    "distance_bits": -1,
+    "similarity": np.nan,
+}
 
 
 @dataclass(frozen=True)
@@ -48,15 +59,65 @@ class Matches:
         """How many tiles each query found: int64[Q]."""
         return np.asarray((self.rows >= 0).sum(axis=1), dtype=np.int64)
 
-    def of(self, query: int) -> list[Match]:
+    @property
+    def width(self) -> int:
+        """Columns K, padding included."""
+        return int(self.rows.shape[1])
+
+    def scores(self, bits: int) -> FloatArray:
+        """What matches are compared by, float64[Q, K]; NaN for padding.
+
+        The cosine of the embeddings where it was computed. Else the cosine estimated from the Hamming distance of
+        codes of `bits` bits, cos(pi d / bits), which is exact in the mean for random hyperplanes.
+        """
+        estimate = np.cos(np.pi * self.distance_bits / bits)
+        scores = np.where(np.isfinite(self.similarity), self.similarity, estimate).astype(np.float64)
+        return np.where(self.rows >= 0, scores, np.nan)
+
+    def take(self, columns: IntArray) -> Matches:
+        """The given columns int64[Q, k] of each query; column -1 gives padding."""
+        taken = {
+            name: np.take_along_axis(getattr(self, name), np.maximum(columns, 0), axis=1) for name in _PADDING
+        }
+        for name, empty in _PADDING.items():
+            taken[name][columns < 0] = empty
+        return Matches(snapshot_id=self.snapshot_id, **taken)
+
+    def grouped(self, size: int) -> Matches:
+        """Every `size` consecutive lists as one: Q // size queries with size * K columns."""
+        shape = (len(self) // size, size * self.width)
+        arrays = {name: getattr(self, name).reshape(shape) for name in _PADDING}
+        return Matches(snapshot_id=self.snapshot_id, **arrays)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Matches]) -> Matches:
+        """The lists of several results of one snapshot, one below the other, padded to the widest."""
+        width = max(part.width for part in parts)
+        arrays = {}
+        for name, empty in _PADDING.items():
+            columns = [getattr(part, name) for part in parts]
+            arrays[name] = np.concatenate(
+                [
+                    np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=empty)
+                    for part in columns
+                ]
+            )
+        return cls(snapshot_id=parts[0].snapshot_id, **arrays)
+
+    def reordered(self, order: IntArray) -> Matches:
+        """The lists of the queries `order` int64[q]."""
+        arrays = {name: getattr(self, name)[order] for name in _PADDING}
+        return Matches(snapshot_id=self.snapshot_id, **arrays)
+
+    def of(self, query: int) -> list[TileMatch]:
         """The tiles of one query, best first, without padding."""
         return [self._match(query, column) for column in range(int((self.rows[query] >= 0).sum()))]
 
-    def _match(self, query: int, column: int) -> Match:
+    def _match(self, query: int, column: int) -> TileMatch:
         lat, lon = float(self.lat[query, column]), float(self.lon[query, column])
         similarity, bits = float(self.similarity[query, column]), int(self.distance_bits[query, column])
         located = np.isfinite(lat) and np.isfinite(lon)
-        return Match(
+        return TileMatch(
             tile_id=str(self.tile_ids[query, column]),
             lat=lat if located else None,
             lon=lon if located else None,
