@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["small_index"]
+pytest_plugins = ["small_index", "small_ingest"]
 BUCKET = "geoloc-tests"
 RAY_FOLDERS = ("tests/e2e/", "tests/cluster/", "tests/runtime/")  # some start a Ray of their own
 _START_LIMIT_S = 60.0
