@@ -111,7 +111,7 @@ def test_a_second_run_is_reused_and_a_different_one_refused(evaluated, many):
     assert again.reused
     assert again.table == evaluated.table
     other = CONFIG.model_copy(update={"rerank": 5})
-    with pytest.raises(ArtifactError, match="evaluation of another index"):
+    with pytest.raises(ArtifactError, match="evaluation made from other inputs or settings"):
         run(other, inputs, evaluated.output)
 
 
