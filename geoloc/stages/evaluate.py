@@ -4,82 +4,162 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
-from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.evaluation.protocol import leaks, sanity_checks
-from geoloc.evaluation.protocol.apply_protocol import Assessed, ask, assess, sides_of
 from geoloc.evaluation.protocol.protocols import DEFAULT, PHOTOS_TO_TILES, Protocol, find_protocol
+from geoloc.evaluation.protocol.questions import Questions, build_questions
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
-from geoloc.evaluation.ranking.gallery import Gallery
-from geoloc.evaluation.ranking.metrics import error_summary, top_percent_k
-from geoloc.evaluation.ranking.photos_and_tiles import Photos, Tiles, photos_side, tiles_side
+from geoloc.evaluation.ranking.metrics import TopPercent
+from geoloc.evaluation.ranking.photos_and_tiles import PhotoSet, TileSet, photo_set, tile_set
 from geoloc.evaluation.report import provenance, report
 from geoloc.evaluation.report.answer_tables import write_answers
-from geoloc.evaluation.report.located_errors import Coverage
-from geoloc.evaluation.report.measure import Measured, calibrate, coverage, measure, relocated
-from geoloc.evaluation.report.results import FORMAT_VERSION, direction_result, protocol_result
+from geoloc.evaluation.report.build_result import FigureSettings, build_result, findings
+from geoloc.evaluation.report.located_errors import (
+    Coverage,
+    LocatedPhotos,
+    calibrate,
+    coverage,
+    locate_again,
+    locate_photos,
+)
+from geoloc.evaluation.report.recall_table import DirectionTables, direction_tables
+from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
 from geoloc.localization.calibration import save_calibration
 from geoloc.localization.locator import Locator
+from geoloc.localization.query_photos import HEADINGS
 from geoloc.stages.encode_queries import encode_queries
-from geoloc.stages.evaluate_settings import EvaluateConfig as EvaluateConfig
-from geoloc.stages.evaluate_settings import EvaluateInputs as EvaluateInputs
 
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
 RESULTS = "results"
 
 
+class EvaluateConfig(BaseModel):
+    """Settings of an evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: str | None = Field(
+        default=None,
+        description="Name of the protocol; default: that of the data set (dataset.json), else `tiles`.",
+    )
+    ks: tuple[int, ...] | None = Field(
+        default=None, description="Recall@K for these K; default: the protocol's."
+    )
+    top_percent: TopPercent | None = Field(
+        default=None,
+        description="How many answers 'top 1 %' allows; default: the protocol's. All rules are in metrics.json.",
+    )
+    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
+    code_bits: tuple[int, ...] = Field(
+        default=(),
+        description="Code lengths to compare, as prefixes of the index's codes; empty: the whole code.",
+    )
+    truth_radius_m: float = Field(
+        default=25.0,
+        gt=0,
+        description="Tiles within this distance are right without pairs, and in Recall@K<r; metres.",
+    )
+    leak_radius_m: float = Field(
+        default=25.0,
+        gt=0,
+        description="Warn about test photos closer than this to a training photo, in metres.",
+    )
+    headings: int = Field(
+        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
+    )
+    calibrate: bool = Field(
+        default=False,
+        description="Fit radius and confidence on half of the queries and store them with the index.",
+    )
+    radius_limit_m: float = Field(default=100.0, gt=0, description="Largest calibrated radius, in metres.")
+    report: bool = Field(default=True, description="Write report.html.")
+    report_queries: int = Field(default=12, ge=0, le=100, description="Queries shown with pictures.")
+
+
+class EvaluateInputs(BaseModel):
+    """Inputs of an evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(description="URI of the index.")
+    queries: str = Field(
+        description="URI of an ingest output with queries/ and, where there are any, pairs/."
+    )
+    tiles: str | None = Field(
+        default=None, description="URI of an ingest output whose tiles/ has places and pictures."
+    )
+    encoded: str | None = Field(
+        default=None,
+        description="URI of encoded queries that evaluations share; written when missing. Default: in the output.",
+    )
+    trained_on: str | None = Field(
+        default=None, description="URI of the ingest output of the training data; overlap with it is refused."
+    )
+    snapshot_id: str | None = Field(
+        default=None, description="Snapshot to evaluate; default: the current one."
+    )
+
+
 def run(
     config: EvaluateConfig, inputs: EvaluateInputs, output: str, *, overwrite: bool = False
 ) -> EvaluateResult:
-    """Measure and write `results/` (GeoParquet), `report.html` and, last, `metrics.json` to `output`.
+    """Evaluate and write `results/` (GeoParquet), `report.html` and, last, `metrics.json` to `output`.
 
     Encoded queries are kept (`inputs.encoded`, else in the output), so that a second index of the same model
     costs only the search. Raises `ArtifactError` when the output holds another evaluation, `InputError` from
-    the sanity gates, `ConfigError` for an unknown protocol, and what opening the index raises.
+    the sanity checks, `ConfigError` for an unknown protocol, and the errors of opening the index.
     """
     output = storage.absolute(output)
     protocol = choose_protocol(config.protocol, inputs.queries)
     locator = Locator.open(inputs.index, inputs.snapshot_id)
     if config.calibrate:
         locator = Locator(locator.snapshot)  # an earlier fit must not leak into the next one
-    lengths = _code_bits(config, locator.snapshot.bits)
+    settings = _figure_settings(config, protocol, locator.snapshot.bits)
     fingerprint = _fingerprint(config, inputs, locator, protocol)
     # Shared: encoded queries lie here too and outlive an evaluation.
     if record := begin_output(
         output, fingerprint, record=METRICS_NAME, what="an evaluation", overwrite=overwrite, shared=True
     ):
         return EvaluateResult.model_validate_json(record).model_copy(update={"reused": True})
-    findings = _leaks(config, inputs, protocol)
+    warnings = _leaks(config, inputs, protocol)
     encoded_uri = _encoded(config, inputs, output, locator, overwrite=overwrite)
     encoded = EncodedTable(encoded_uri)
-    sides = _sides(protocol, inputs, locator, encoded)
-    findings += _checked(sides)
-    way = _Way(config, protocol, lengths)
-    measured, assessed = way.assess(locator, encoded, sides, _pairs(inputs.queries))
-    locator, measured, covered, said = _calibrated(locator, measured, config, inputs)
-    result = _Result(way, locator, measured, assessed).of(fingerprint, output, inputs)
+    photos, tiles = _open_items(protocol, inputs, locator, encoded)
+    warnings += _check_items(photos, tiles)
+    questions = _questions(config, protocol, photos, tiles, _pairs(inputs.queries))
+    located = None
+    if PHOTOS_TO_TILES in protocol.directions:
+        located = locate_photos(locator, encoded, rerank=config.rerank)
+    directions = [_rank(each, settings, located) for each in questions]
+    locator, located, covered, not_calibrated = _calibrated(locator, located, config, inputs)
     quarantined = sum(part_table.read_manifest(encoded_uri).quarantined.values())
-    said += [f"{quarantined} photos could not be read and are not counted."] if quarantined else []
-    result = result.model_copy(
-        update={
-            "coverage": covered,
-            "findings": [*findings, *result.findings, *said],
-            "quarantined": quarantined,
-        }
+    warnings += [*findings(directions, settings), *not_calibrated]
+    warnings += [f"{quarantined} photos could not be read and are not counted."] if quarantined else []
+    result = build_result(
+        directions,
+        located,
+        covered,
+        locator,
+        settings,
+        fingerprint=fingerprint,
+        output=output,
+        quarantined=quarantined,
+        findings=warnings,
+        data=_data(inputs, locator),
     )
     for sentence in result.findings:
         say(f"evaluate: {sentence}")
-    write_answers(storage.join(output, RESULTS), locator, measured, assessed, fingerprint)
+    write_answers(storage.join(output, RESULTS), locator, located, directions, fingerprint)
     if config.report:
-        html = report.render(result, assessed, measured, _pictures(inputs), config.report_queries)
+        html = report.render(result, directions, located, _pictures(inputs), config.report_queries)
         storage.write_bytes(storage.join(output, REPORT_NAME), html.encode())
     storage.write_bytes(storage.join(output, METRICS_NAME), result.model_dump_json(indent=1).encode())
     return result
@@ -93,14 +173,24 @@ def choose_protocol(name: str | None, queries: str) -> Protocol:
     return find_protocol(str(name))
 
 
-def _code_bits(config: EvaluateConfig, stored: int) -> tuple[int, ...]:
-    bits = config.code_bits or (stored,)
-    for length in bits:
-        if length % 8 or not 8 <= length <= stored:
+def _figure_settings(config: EvaluateConfig, protocol: Protocol, stored: int) -> FigureSettings:
+    """The user's settings, else the protocol's; code lengths must fit the index's `stored` bits."""
+    for bits in config.code_bits:
+        if bits % 8 or not 8 <= bits <= stored:
             raise ConfigError(
-                f"code_bits has {length}; the index has codes of {stored} bits: give multiples of 8 up to that."
+                f"code_bits has {bits}; the index has codes of {stored} bits: give multiples of 8 up to that."
             )
-    return tuple(sorted({*bits, stored}))
+    if config.calibrate and PHOTOS_TO_TILES not in protocol.directions:
+        raise ConfigError(
+            f"calibrate needs photos that ask for tiles, and {protocol.id} asks the other way; leave it out."
+        )
+    return FigureSettings(
+        ks=config.ks or protocol.ks,
+        rule=config.top_percent or protocol.top_percent,
+        lengths=tuple(sorted({*config.code_bits, stored})),
+        rerank=config.rerank,
+        radius_m=config.truth_radius_m,
+    )
 
 
 def _fingerprint(config: EvaluateConfig, inputs: EvaluateInputs, locator: Locator, protocol: Protocol) -> str:
@@ -111,32 +201,37 @@ def _fingerprint(config: EvaluateConfig, inputs: EvaluateInputs, locator: Locato
         "version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
         "protocol": protocol.model_dump(mode="json"),
-        "data": provenance.data_fingerprints(inputs.queries, inputs.tiles or inputs.queries, snapshot_id),
+        "data": _data(inputs, locator),
         "trained_on": trained_on and provenance.data_fingerprints(trained_on, trained_on, snapshot_id),
         "calibration": fit,
     }
     return fingerprint_of(content)
 
 
+def _data(inputs: EvaluateInputs, locator: Locator) -> dict[str, Any]:
+    return provenance.data_fingerprints(
+        inputs.queries, inputs.tiles or inputs.queries, locator.snapshot.snapshot_id
+    )
+
+
 def _leaks(config: EvaluateConfig, inputs: EvaluateInputs, protocol: Protocol) -> list[str]:
-    """Refuse queries or tiles that the model was trained on; what is only suspicious is said."""
+    """Refuse queries or tiles that the model was trained on; return warnings about suspicious ones."""
     note = provenance.dataset_note(inputs.queries) or {}
-    said = [str(sentence) for sentence in note.get("findings") or []]
+    warnings = [str(sentence) for sentence in note.get("findings") or []]
     if inputs.trained_on is None:
-        return said
-    found = leaks.check_leaks(
+        return warnings
+    return warnings + leaks.check_leaks(
         inputs.queries,
         inputs.trained_on,
         radius_m=config.leak_radius_m,
         shared_area=protocol.shared_area,
     )
-    return said + found
 
 
 def _encoded(
     config: EvaluateConfig, inputs: EvaluateInputs, output: str, locator: Locator, *, overwrite: bool
 ) -> str:
-    """Where the encoded queries are, after making what was missing."""
+    """URI of the encoded queries; missing ones are encoded first."""
     uri = inputs.encoded or storage.join(output, "encoded")
     encode_queries(
         storage.join(inputs.queries, "queries"),
@@ -148,36 +243,33 @@ def _encoded(
     return uri
 
 
-def _sides(
+def _open_items(
     protocol: Protocol, inputs: EvaluateInputs, locator: Locator, encoded: EncodedTable
-) -> tuple[Photos, Tiles]:
-    """Photos and tiles, with their places where the protocol asks for them."""
+) -> tuple[PhotoSet, TileSet]:
+    """Photos and tiles, with their places where the protocol needs them."""
 
     def places(root: str, kind: str, column: str) -> pa.Table | None:
         uri = storage.join(root, kind)
         there = protocol.truth == "place" and storage.exists(storage.join(uri, part_table.MANIFEST_NAME))
         return part_table.read(uri, kind=kind, columns=[column, "place_id"]) if there else None
 
-    photos = photos_side(encoded, places(inputs.queries, "queries", "query_id"), locator.snapshot.bits)
-    tiles = tiles_side(Gallery(locator.snapshot), places(inputs.tiles or inputs.queries, "tiles", "tile_id"))
+    photos = photo_set(encoded, places(inputs.queries, "queries", "query_id"), locator.snapshot.bits)
+    tiles = tile_set(locator.snapshot, places(inputs.tiles or inputs.queries, "tiles", "tile_id"))
     return photos, tiles
 
 
-def _checked(sides: tuple[Photos, Tiles]) -> list[str]:
-    """Refuse embeddings and ids that no figure can rest on; sentences about the rest."""
-    photos, tiles = sides
-    for side in sides:
-        sanity_checks.check_ids(side.ids, side.what)
+def _check_items(photos: PhotoSet, tiles: TileSet) -> list[str]:
+    """Refuse embeddings and ids that no figure can rest on; return warnings about the rest."""
+    for items in (photos, tiles):
+        sanity_checks.check_ids(items.ids, items.what)
     for _, queries in photos.groups:
         sanity_checks.check_embeddings([queries.embedding[:, 0]], f"the {queries.view} queries")
     sanity_checks.check_embeddings(tiles.embeddings(), "the tiles")
-    said = sanity_checks.constant_codes(tiles.codes(), "the tiles")
-    for side in sides:
-        if not side.located:
-            said.append(
-                f"The {side.what} have no coordinates: recall is by pairs or places alone, and no metres are measured."
-            )
-    return said
+    return sanity_checks.constant_codes(tiles.codes(), "the tiles") + [
+        f"The {items.what} have no coordinates: recall is by pairs or places alone, and no metres are measured."
+        for items in (photos, tiles)
+        if not items.located
+    ]
 
 
 def _pairs(queries: str) -> pa.Table | None:
@@ -187,177 +279,46 @@ def _pairs(queries: str) -> pa.Table | None:
     return part_table.read(uri, kind="pairs", columns=["query_id", "tile_id", "relation"])
 
 
-class _Way:
-    """How one protocol is measured: its settings, with what the user changed."""
+def _questions(
+    config: EvaluateConfig, protocol: Protocol, photos: PhotoSet, tiles: TileSet, pairs: pa.Table | None
+) -> list[Questions]:
+    """The questions of every direction; refuses queries and a gallery that have nothing in common."""
+    radius_m = config.truth_radius_m
+    directions = [
+        build_questions(protocol, direction, photos, tiles, pairs, radius_m=radius_m, radii_m=(radius_m,))
+        for direction in protocol.directions
+    ]
+    if protocol.truth in ("pairs", "place"):
+        for each in directions:
+            sanity_checks.check_common(len(each.right.query), len(each.queries), each.gallery.what)
+    return directions
 
-    def __init__(self, config: EvaluateConfig, protocol: Protocol, lengths: tuple[int, ...]) -> None:
-        self.config, self.protocol, self.lengths = config, protocol, lengths
-        self.ks = config.ks or protocol.ks
-        self.rule = config.top_percent or protocol.top_percent
-        self.changed = []
-        if self.ks != protocol.ks:
-            self.changed.append(f"K is {', '.join(map(str, self.ks))}")
-        if self.rule != protocol.top_percent:
-            self.changed.append(f"1 % is {self.rule} instead of {protocol.top_percent}")
 
-    def assess(
-        self, locator: Locator, encoded: EncodedTable, sides: tuple[Photos, Tiles], pairs: pa.Table | None
-    ) -> tuple[Measured | None, list[Assessed]]:
-        """Every direction of the protocol; photos that ask for tiles are located too."""
-        measured, assessed = None, []
-        for direction in self.protocol.directions:
-            asking, gallery = sides_of(direction, *sides)
-            radius_m = self.config.truth_radius_m
-            asked = ask(
-                self.protocol, direction, asking, gallery, pairs, radius_m=radius_m, radii_m=(radius_m,)
-            )
-            if self.protocol.truth in ("pairs", "place"):
-                sanity_checks.check_common(len(asked.right.query), len(asking), gallery.what)
-            rerank = self.config.rerank
-            if direction == PHOTOS_TO_TILES:
-                measured = measure(locator, encoded, sides, asked, lengths=self.lengths, rerank=rerank)
-                assessed.append(measured.assessed)
-            else:
-                assessed.append(assess(asked, asking, gallery, lengths=self.lengths, rerank=rerank))
-        if measured is None and self.config.calibrate:
-            raise ConfigError(
-                f"calibrate needs photos that ask for tiles, and {self.protocol.id} asks the other way; leave it out."
-            )
-        return measured, assessed
+def _rank(questions: Questions, settings: FigureSettings, located: LocatedPhotos | None) -> DirectionTables:
+    """Rank by all methods; where photos ask for tiles, the search's matches are the re-ranked list."""
+    served = None
+    if located is not None and questions.direction == PHOTOS_TO_TILES:
+        served = located.matches
+    return direction_tables(questions, lengths=settings.lengths, rerank=settings.rerank, served=served)
 
 
 def _calibrated(
-    locator: Locator, measured: Measured | None, config: EvaluateConfig, inputs: EvaluateInputs
-) -> tuple[Locator, Measured | None, list[Coverage], list[str]]:
-    """Calibrate where asked for, else check what is there."""
-    if measured is None:
+    locator: Locator, located: LocatedPhotos | None, config: EvaluateConfig, inputs: EvaluateInputs
+) -> tuple[Locator, LocatedPhotos | None, list[Coverage], list[str]]:
+    """Calibrate where configured, else check the calibration of the index."""
+    if located is None:
         return locator, None, [], []
     if not config.calibrate:
-        covered = coverage(locator.calibration, measured) if locator.calibration else []
-        return locator, measured, covered, []
-    fitted, covered, findings = calibrate(
-        locator, measured, rerank=config.rerank, radius_limit_m=config.radius_limit_m
+        covered = coverage(locator.calibration, located) if locator.calibration else []
+        return locator, located, covered, []
+    fitted, covered, not_calibrated = calibrate(
+        locator, located, rerank=config.rerank, radius_limit_m=config.radius_limit_m
     )
     if fitted.query_kinds:
         save_calibration(inputs.index, fitted)
         locator = Locator(locator.snapshot, fitted)
-        measured = relocated(locator, measured)
-    return locator, measured, covered, findings
-
-
-class _Result:
-    """The figures put together."""
-
-    def __init__(
-        self, way: _Way, locator: Locator, measured: Measured | None, assessed: list[Assessed]
-    ) -> None:
-        self._way, self._locator, self._measured, self._assessed = way, locator, measured, assessed
-
-    def of(self, fingerprint: str, output: str, inputs: EvaluateInputs) -> EvaluateResult:
-        way, snapshot = self._way, self._locator.snapshot
-        first = self._assessed[0]
-        directions = [direction_result(one, way.ks, way.rule) for one in self._assessed]
-        near = first.within.get(way.config.truth_radius_m)
-        return EvaluateResult(
-            fingerprint=fingerprint,
-            snapshot_id=snapshot.snapshot_id,
-            model_id=snapshot.manifest.model.model_id,
-            output=output,
-            queries=first.retrieval.queries,
-            gallery=first.retrieval.gallery,
-            bits=snapshot.bits,
-            rerank=way.config.rerank,
-            top_percent_k=top_percent_k(first.retrieval.gallery, way.rule),
-            protocol=protocol_result(way.protocol, directions, way.rule, way.changed),
-            table=directions[0].table,
-            within_radius_m=way.config.truth_radius_m,
-            within_radius=near.only(self._nearby_methods()).rows(way.ks, way.rule) if near else [],
-            calibrated=self._locator.calibration is not None,
-            findings=self._findings(),
-            data=provenance.data_fingerprints(
-                inputs.queries, inputs.tiles or inputs.queries, snapshot.snapshot_id
-            ),
-            recipe=provenance.recipe_of(snapshot.model_uri),
-            environment=provenance.environment(),
-            **self._located(),
-        )
-
-    def _nearby_methods(self) -> list[str]:
-        """Floats and the whole code: prefixes are compared by the true tile alone."""
-        shorter = {name for bits in self._way.lengths[:-1] for name in (f"codes {bits}", f"codes {bits} +")}
-        methods = self._assessed[0].retrieval.counts
-        return [name for name in methods if " ".join(name.split()[:3]) not in shorter]
-
-    def _located(self) -> dict[str, Any]:
-        """Errors of located photos, and figures by kind of query."""
-        measured, way = self._measured, self._way
-        out: dict[str, Any] = {
-            "protocols": {},
-            "top1_error": {},
-            "located_error": {},
-            "located_error_by_protocol": {},
-        }
-        if measured is None:
-            return out
-        located = measured.assessed.asking.located and measured.assessed.gallery.located
-        every = np.ones(len(measured.error_m), dtype=np.bool_)
-        if located:
-            out["top1_error"] = _errors(measured, measured.top1_error_m, every)
-            out["located_error"] = _errors(measured, measured.error_m, every)
-        for rows, group in measured.located:
-            chosen = np.zeros(len(every), dtype=np.bool_)
-            chosen[rows] = True
-            out["protocols"][group.protocol] = measured.retrieval.rows(way.ks, way.rule, chosen)
-            if located:
-                errors = _errors(measured, measured.error_m, chosen)
-                out["located_error_by_protocol"][group.protocol] = errors
-        return out
-
-    def _findings(self) -> list[str]:
-        said = []
-        protocol, first = self._way.protocol, f"R@{min(self._way.ks)}"
-        for one in self._assessed:
-            retrieval = one.retrieval
-            table = retrieval.rows(self._way.ks, self._way.rule)
-            missing = int((retrieval.truth.counts(retrieval.queries) == 0).sum())
-            what = {"floats": "the float embeddings"}.get(table[0].method, table[0].method)
-            if len(self._assessed) > 1:
-                what = f"{what}, {one.asked.direction},"
-            said += sanity_checks.no_better_than_chance(
-                table[0].recall[first], table[-1].recall[first], retrieval.queries, what
-            )
-            said += sanity_checks.without_match(missing, retrieval.queries)
-            if one.asked.direction in protocol.single_match:
-                several = int((retrieval.truth.counts(retrieval.queries) > 1).sum())
-                said += sanity_checks.several_matches(several, retrieval.queries, protocol.name)
-            if (
-                one.asked.direction in protocol.single_match
-                and {"AP", "R@1"} <= table[0].recall.keys()
-                and not missing
-            ):
-                sanity_checks.check_precision(table[0].recall["AP"], table[0].recall["R@1"], table[0].method)
-        if protocol.published_queries is not None:
-            said += self._turned()
-        first_one = self._assessed[0].retrieval
-        published = protocol.published_queries, protocol.published_gallery
-        return said + sanity_checks.not_comparable(
-            first_one.queries, first_one.gallery, published, protocol.name
-        )
-
-    def _turned(self) -> list[str]:
-        """What photos of unknown heading mean for a published protocol."""
-        sides = (side for one in self._assessed[:1] for side in (one.asking, one.gallery))
-        photos = next(side for side in sides if isinstance(side, Photos))
-        heads = [(len(rows), queries.embedding.shape[1]) for rows, queries in photos.groups]
-        turned = sum(count for count, heads_each in heads if heads_each > 1)
-        return sanity_checks.turned_photos(
-            turned, len(photos), max(heads_each for _, heads_each in heads), self._way.protocol.name
-        )
-
-
-def _errors(measured: Measured, error_m: FloatArray, chosen: BoolArray) -> dict[str, float | int | None]:
-    """Errors of the chosen queries that have a true position."""
-    return error_summary(error_m[chosen & np.isfinite(measured.true_lat)])
+        located = locate_again(locator, located)
+    return locator, located, covered, not_calibrated
 
 
 def _pictures(inputs: EvaluateInputs) -> report.Pictures:

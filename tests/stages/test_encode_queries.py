@@ -13,7 +13,7 @@ from small_index import SmallIndex, encoded
 from geoloc import Localizer
 from geoloc.core import part_table, schemas
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND, EncodedTable
-from geoloc.evaluation.report.measure import locate_group
+from geoloc.evaluation.report.located_errors import locate_group
 from geoloc.localization.locator import EncodedQueries, Locator
 from geoloc.localization.query_photos import HEADINGS, photo
 from geoloc.models.store import read_card

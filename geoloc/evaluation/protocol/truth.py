@@ -1,4 +1,4 @@
-"""Which tiles are right for which query: from the pairs of a data set, or from coordinates."""
+"""Truth tables: which tiles are right for which query, by pairs, places or coordinates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from geoloc.core import geodesy
 from geoloc.core.arrays import BoolArray, FloatArray, IntArray
-from geoloc.evaluation.ranking.ranks import Truth
+from geoloc.evaluation.ranking.ranks import TruthTable
 
 JUNK_PLACE = "-1"
 _EARTH_RADIUS_M = 6_335_000.0  # the smallest of curvature: a search with it misses nothing
@@ -16,7 +16,7 @@ _EARTH_RADIUS_M = 6_335_000.0  # the smallest of curvature: a search with it mis
 
 def truth_from_pairs(
     query_ids: pa.Array, pairs: pa.Table, tile_ids: pa.Array, *, relations: tuple[str, ...] = ("positive",)
-) -> Truth:
+) -> TruthTable:
     """Positives by the pairs table; pairs of other queries or of tiles outside the gallery are left out.
 
     Positions refer to `query_ids` and `tile_ids` (pa.string arrays).
@@ -30,7 +30,7 @@ def truth_from_pairs(
 
 def truth_from_places(
     query_place: pa.Array, tile_place: pa.Array, *, junk: tuple[str, ...] = (JUNK_PLACE,)
-) -> Truth:
+) -> TruthTable:
     """Positives by identity: all tiles of the query's place (pa.string arrays [Q] and [N]).
 
     A null place is nobody's: a distractor. A junk place has no positives either.
@@ -51,7 +51,7 @@ def is_junk(tile_place: pa.Array) -> BoolArray:
 
 def truth_within_projected(
     lat: FloatArray, lon: FloatArray, tile_lat: FloatArray, tile_lon: FloatArray, radius_m: float, crs: str
-) -> Truth:
+) -> TruthTable:
     """Positives by straight distance on a map: all tiles within `radius_m` in the metres of `crs`.
 
     lat, lon: float64[Q] and tile_lat, tile_lon: float64[N] WGS84 degrees; NaN has no positives.
@@ -77,7 +77,7 @@ def truth_within_projected(
 
 def truth_within(
     lat: FloatArray, lon: FloatArray, tile_lat: FloatArray, tile_lon: FloatArray, radius_m: float
-) -> Truth:
+) -> TruthTable:
     """Positives by position: all tiles whose centre lies within `radius_m` of the query (geodesic).
 
     lat, lon: float64[Q] and tile_lat, tile_lon: float64[N] WGS84 degrees; NaN has no positives.
@@ -103,6 +103,6 @@ def _numbers(column: pa.ChunkedArray | pa.Array) -> IntArray:
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
-def _truth(query: IntArray, tile: IntArray) -> Truth:
+def _truth(query: IntArray, tile: IntArray) -> TruthTable:
     unique = np.unique(np.stack([query, tile], axis=1), axis=0) if len(query) else np.empty((0, 2), np.int64)
-    return Truth(unique[:, 0].astype(np.int64), unique[:, 1].astype(np.int64))
+    return TruthTable(unique[:, 0].astype(np.int64), unique[:, 1].astype(np.int64))

@@ -10,7 +10,7 @@ from geoloc.evaluation.ranking.metrics import Ties
 from geoloc.evaluation.ranking.ranks import PositiveRanks
 
 
-def average_precision(every: PositiveRanks, ties: Ties = "expected", *, tie: float = 0.0) -> FloatArray:
+def average_precision(ranks: PositiveRanks, ties: Ties = "expected", *, tie: float = 0.0) -> FloatArray:
     """Trapezoidal average precision float64[Q] of each query; 0 for one without a positive.
 
     University-1652's definition (evaluate_gpu.py): for the i-th of m positives at row r, both counted from 0,
@@ -20,20 +20,20 @@ def average_precision(every: PositiveRanks, ties: Ties = "expected", *, tie: flo
     `expected` is the exact mean over all orders of tied items, the others put positives first or last among
     them. Positives whose scores differ by `tie` at most are level.
     """
-    start, wrong, right, before = _groups(every, tie)
+    start, wrong, right, before = _groups(ranks, tie)
     if ties == "expected":
         total = _expected(start, wrong, right, before)
     else:
         total = _fixed(start + (wrong if ties == "pessimistic" else 0), right, before)
-    query = every.query[_leaders(every, tie)] if len(every.query) else every.query
-    found = np.bincount(query, weights=total, minlength=every.queries)
-    return np.asarray(found / np.maximum(np.bincount(every.query, minlength=every.queries), 1))
+    query = ranks.query[_leaders(ranks, tie)] if len(ranks.query) else ranks.query
+    found = np.bincount(query, weights=total, minlength=ranks.queries)
+    return np.asarray(found / np.maximum(np.bincount(ranks.query, minlength=ranks.queries), 1))
 
 
-def _leaders(every: PositiveRanks, tie: float) -> IntArray:
+def _leaders(ranks: PositiveRanks, tie: float) -> IntArray:
     """Positions of the first positive of each group of level ones."""
     leaders: list[int] = []
-    query, score = every.query.tolist(), every.score.tolist()
+    query, score = ranks.query.tolist(), ranks.score.tolist()
     for place in range(len(query)):
         same = leaders and query[leaders[-1]] == query[place] and score[leaders[-1]] - score[place] <= tie
         if not same:
@@ -41,13 +41,13 @@ def _leaders(every: PositiveRanks, tie: float) -> IntArray:
     return np.array(leaders, dtype=np.int64)
 
 
-def _groups(every: PositiveRanks, tie: float) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def _groups(ranks: PositiveRanks, tie: float) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Of each group of level positives: items before it, wrong ones in it, positives in it, positives before it."""
-    leaders = _leaders(every, tie)
-    right = np.diff(np.append(leaders, len(every.query)))
-    first_of_query = np.searchsorted(every.query, every.query[leaders])
+    leaders = _leaders(ranks, tie)
+    right = np.diff(np.append(leaders, len(ranks.query)))
+    first_of_query = np.searchsorted(ranks.query, ranks.query[leaders])
     before = leaders - first_of_query
-    return every.better[leaders] + before, every.tied[leaders], right, before
+    return ranks.better[leaders] + before, ranks.tied[leaders], right, before
 
 
 def _fixed(start: IntArray, right: IntArray, before: IntArray) -> FloatArray:

@@ -1,10 +1,10 @@
-"""One walk over all scores of queries against a gallery, block by block: no Q x N matrix is ever made.
+"""One scan of all scores of queries against a gallery, block by block: no Q x N matrix is ever made.
 
-A walk counts, for each query, how many gallery items score above each of its edges, and keeps its k best. All
-ranks, ties and precisions of `ranks` and `precision` are arithmetic on those counts.
+A scan counts how many gallery items score above each threshold of a query, and keeps the query's k best items.
+The ranks, ties and precisions of `ranks` and `average_precision` are arithmetic on those counts.
 
 Memory, beside the queries and the gallery's files: a block of the gallery in float32, one of the queries, one
-block of scores (`SCORES_BYTES` at most), 20 bytes for each query and kept answer, 12 for each edge. None of it
+block of scores (`SCORES_BYTES` at most), 20 bytes for each query and kept item, 12 for each threshold. None of it
 grows with Q x N: 100,000 queries of 512 dimensions against 1,000,000 items with k = 100 need about 0.5 GB, of
 which 0.2 GB are the queries; their scores would be 400 GB.
 """
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from geoloc.core.errors import InputError
 from geoloc.geometry.azimuth import column_energy, cosine_of_part
+from geoloc.index.search.kernels.hamming import code_words, hamming_distances
 
 Blocks = Callable[[], Iterable[AnyArray]]
 
@@ -31,8 +31,8 @@ _GALLERY_BLOCK = 8192  # vectors, heading candidates counted one by one
 _PAIR_BLOCK = 2048
 
 
-class Measure(Protocol):
-    """How alike a query and a gallery item are: float32, more is better, within `tie` is equal."""
+class Similarity(Protocol):
+    """How alike a query and a gallery item are: float32, higher is better; scores within `tie` are equal."""
 
     tie: float
 
@@ -55,20 +55,20 @@ class Cosine:
     tie = FLOAT_TIE
 
     def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
-        """See `Measure.prepare`."""
+        """See `Similarity.prepare`."""
         return np.ascontiguousarray(rows, dtype=np.float32)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Measure.scores`."""
+        """See `Similarity.scores`."""
         return np.asarray(queries @ block.T, dtype=np.float32)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Measure.pairwise`."""
+        """See `Similarity.pairwise`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)
 
 
 class PartCosine:
-    """Cosines of the part of embeddings that a photo of limited view shows.
+    """Cosines of the part of embeddings that a photo of limited view shows (`geometry.azimuth`).
 
     Queries come as [n, R, D + columns]: unit vectors of that part, zero elsewhere, and which columns it has (1 or 0).
     """
@@ -79,18 +79,18 @@ class PartCosine:
         self._columns = columns
 
     def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
-        """See `Measure.prepare`; gallery items get the energy of each of their columns."""
+        """See `Similarity.prepare`; gallery items get the energy of each of their columns."""
         wide = np.ascontiguousarray(rows, dtype=np.float32)
         if query:
             return wide
         return np.concatenate([wide, column_energy(wide, self._columns)], axis=-1)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Measure.scores`."""
+        """See `Similarity.scores`."""
         return self._of(queries, block.T)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Measure.pairwise`."""
+        """See `Similarity.pairwise`."""
         return self._of(left, right.swapaxes(1, 2))
 
     def _of(self, queries: AnyArray, items: AnyArray) -> Float32Array:
@@ -106,23 +106,18 @@ class Hamming:
     tie = 0.0
 
     def __init__(self, code_bytes: int, bits: int | None = None) -> None:
-        self._width = prefix_bytes(code_bytes, bits)
+        self._bits = 8 * prefix_bytes(code_bytes, bits)
 
     def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
-        """Codes uint8[n, R, B] as words uint64[n, R, ceil(width / 8)], padded with zeros on both sides alike."""
-        padded = np.zeros((*rows.shape[:2], -(-self._width // 8) * 8), dtype=np.uint8)
-        padded[..., : self._width] = rows[..., : self._width]
-        words: AnyArray = padded.view(np.uint64)
-        return words
+        """Codes uint8[n, R, B] as words uint64[n, R, ceil(bits / 64)], padded with zeros on both sides alike."""
+        return code_words(rows, self._bits)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Measure.scores`."""
-        out = np.empty((len(queries), len(block)), dtype=np.float32)
-        _minus_distances(np.ascontiguousarray(queries), np.ascontiguousarray(block), out)
-        return out
+        """See `Similarity.scores`."""
+        return np.negative(hamming_distances(queries, block), dtype=np.float32)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Measure.pairwise`."""
+        """See `Similarity.pairwise`."""
         differing = np.bitwise_count(left[:, :, None] ^ right[:, None])
         return np.asarray(-differing.sum(axis=-1, dtype=np.uint32).astype(np.float32))
 
@@ -137,22 +132,22 @@ def prefix_bytes(code_bytes: int, bits: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class Edges:
-    """Scores to count above: values float32[E] of query[E], in any order; NaN and infinity count nothing."""
+class Thresholds:
+    """Scores to count above: values float32[E] of query int64[E], in any order; NaN and infinity count nothing."""
 
     query: IntArray
     value: Float32Array
 
 
 @dataclass(frozen=True)
-class Walked:
-    """What a walk found.
+class ScanResult:
+    """Counts and best items of one scan.
 
-    above: int64[E], items of the gallery that score above each edge.
-    pair_scores: float32[P], the scores of the wanted pairs as the walk saw them.
+    above: int64[E], items of the gallery that score above each threshold.
+    pair_scores: float32[P], the scores of the given pairs in this scan.
     rows, scores: int64[Q, k] and float32[Q, k], the best items, ties in order of rows; -1 and -inf where the
     gallery has fewer.
-    gallery: items walked over, dropped ones included.
+    gallery: items scanned, dropped ones included.
     """
 
     above: IntArray
@@ -180,81 +175,83 @@ def gallery_blocks(gallery: Blocks) -> Iterator[tuple[int, AnyArray]]:
 
 
 def pair_scores(
-    queries: AnyArray, gallery: Blocks, measure: Measure, query: IntArray, item: IntArray
+    queries: AnyArray, gallery: Blocks, similarity: Similarity, query: IntArray, item: IntArray
 ) -> Float32Array:
     """Scores float32[P] of pairs of a query and a gallery row, `item` in ascending order."""
-    prepared = measure.prepare(candidates(queries), query=True)
+    prepared = similarity.prepare(candidates(queries), query=True)
     out = np.full(len(query), -np.inf, dtype=np.float32)
     for start, raw in gallery_blocks(gallery):
         first, last = np.searchsorted(item, [start, start + len(raw)])
         if first == last:
             continue
-        block = measure.prepare(raw, query=False)
+        block = similarity.prepare(raw, query=False)
         step = max(1, _PAIR_BLOCK // prepared.shape[1])
         for low in range(first, last, step):
             part = slice(low, min(low + step, last))
-            values = measure.pairwise(prepared[query[part]], block[item[part] - start])
+            values = similarity.pairwise(prepared[query[part]], block[item[part] - start])
             out[part] = values.max(axis=(1, 2))
     return out
 
 
-def walk(
+def scan(
     queries: AnyArray,
     gallery: Blocks,
-    measure: Measure,
+    similarity: Similarity,
     *,
-    edges: Edges | None = None,
+    thresholds: Thresholds | None = None,
     pairs: tuple[IntArray, IntArray] | None = None,
     dropped: BoolArray | None = None,
     k: int = 0,
-) -> Walked:
-    """Walk once over the scores of queries [Q, D] or [Q, R, D] with all blocks [n, D] or [n, R, D] of a gallery.
+) -> ScanResult:
+    """Scan the scores of queries [Q, D] or [Q, R, D] with all blocks [n, D] or [n, R, D] of a gallery once.
 
-    With several heading candidates on either side the best of them counts. `pairs` are (query, gallery row) in
-    ascending order of rows, whose scores are wanted; `dropped` (bool[N]) are items that count for nobody.
+    With several heading candidates on either side the best pair counts. `pairs` (query, gallery row), int64[P] each
+    in ascending order of rows, get their scores. `dropped` (bool[N]) are items that no query counts.
     """
-    prepared = measure.prepare(candidates(queries), query=True)
+    prepared = similarity.prepare(candidates(queries), query=True)
     count, heads = prepared.shape[:2]
-    order, values, starts = _sorted_edges(edges, count)
+    order, values, starts = _sorted_thresholds(thresholds, count)
     bins = np.zeros(len(values), dtype=np.int64)
-    wanted = pairs or (np.empty(0, np.int64), np.empty(0, np.int64))
-    seen = np.full(len(wanted[0]), -np.inf, dtype=np.float32)
+    pair_query, pair_row = pairs or (np.empty(0, np.int64), np.empty(0, np.int64))
+    pair_score = np.full(len(pair_query), -np.inf, dtype=np.float32)
     best = np.full((count, k), -np.inf, dtype=np.float32)
     rows = np.full((count, k), -1, dtype=np.int64)
     size = 0
     for start, raw in gallery_blocks(gallery):
         size = start + len(raw)
-        block = measure.prepare(raw, query=False)
-        inside = slice(*np.searchsorted(wanted[1], [start, size]))
-        by_query = inside.start + np.argsort(wanted[0][inside], kind="stable")
-        gone = None if dropped is None else np.flatnonzero(dropped[start:size])
+        block = similarity.prepare(raw, query=False)
+        inside = slice(*np.searchsorted(pair_row, [start, size]))
+        by_query = inside.start + np.argsort(pair_query[inside], kind="stable")
+        out = None if dropped is None else np.flatnonzero(dropped[start:size])
         step = max(1, SCORES_BYTES // (4 * heads * block.shape[0] * block.shape[1]))
         for first in range(0, count, step):
             part = slice(first, min(first + step, count))
-            scores = _block_scores(measure, prepared[part], block)
-            mine = by_query[slice(*np.searchsorted(wanted[0][by_query], [part.start, part.stop]))]
-            seen[mine] = scores[wanted[0][mine] - first, wanted[1][mine] - start]
-            if gone is not None and len(gone):
-                scores[:, gone] = np.nan
+            scores = _block_scores(similarity, prepared[part], block)
+            pairs_here = by_query[slice(*np.searchsorted(pair_query[by_query], [part.start, part.stop]))]
+            pair_score[pairs_here] = scores[pair_query[pairs_here] - first, pair_row[pairs_here] - start]
+            if out is not None and len(out):
+                scores[:, out] = np.nan
             _visit(scores, first, start, values, starts, bins, best, rows)
     above = np.empty(len(values), dtype=np.int64)
     above[order] = _counts_above(bins, starts)
-    return Walked(above, seen, rows, best, size)
+    return ScanResult(above, pair_score, rows, best, size)
 
 
-def _sorted_edges(edges: Edges | None, queries: int) -> tuple[IntArray, Float32Array, IntArray]:
-    """(where each edge came from, values ascending within each query, where each query's begin, int64[Q + 1])."""
-    if edges is None:
+def _sorted_thresholds(
+    thresholds: Thresholds | None, queries: int
+) -> tuple[IntArray, Float32Array, IntArray]:
+    """(original position of each threshold, values ascending within each query, start of each query int64[Q + 1])."""
+    if thresholds is None:
         return np.empty(0, np.int64), np.empty(0, np.float32), np.zeros(queries + 1, np.int64)
-    value = np.where(np.isfinite(edges.value), edges.value, np.inf).astype(np.float32)
-    order = np.lexsort((value, edges.query))
-    starts = np.searchsorted(edges.query[order], np.arange(queries + 1)).astype(np.int64)
+    value = np.where(np.isfinite(thresholds.value), thresholds.value, np.inf).astype(np.float32)
+    order = np.lexsort((value, thresholds.query))
+    starts = np.searchsorted(thresholds.query[order], np.arange(queries + 1)).astype(np.int64)
     return order.astype(np.int64), value[order], starts
 
 
-def _block_scores(measure: Measure, queries: AnyArray, block: AnyArray) -> Float32Array:
+def _block_scores(similarity: Similarity, queries: AnyArray, block: AnyArray) -> Float32Array:
     """Scores float32[q, n] of queries [q, R, E] with a block [n, S, E]: the best pair of candidates."""
-    flat = measure.scores(
+    flat = similarity.scores(
         queries.reshape(-1, queries.shape[-1]),
         block.reshape(-1, block.shape[-1]),
     )
@@ -264,35 +261,12 @@ def _block_scores(measure: Measure, queries: AnyArray, block: AnyArray) -> Float
     return np.ascontiguousarray(flat.reshape(shape).max(axis=(1, 3)))
 
 
-@intrinsic
-def _ones(typing: Any, word: Any) -> Any:  # pragma: no cover - compiled
-    """Bits that are set in a word, in one instruction."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), code
-
-
-@njit(cache=True, nogil=True)
-def _minus_distances(
-    queries: AnyArray, block: AnyArray, out: Float32Array
-) -> None:  # pragma: no cover - compiled
-    """Minus the Hamming distances of codes in words [q, W] and [n, W], float32[q, n]."""
-    for line in range(queries.shape[0]):
-        for column in range(block.shape[0]):
-            apart = types.uint64(0)
-            for word in range(queries.shape[1]):
-                apart += _ones(queries[line, word] ^ block[column, word])  # type: ignore[call-arg]
-            out[line, column] = -types.float32(apart)
-
-
 @njit(cache=True, nogil=True)
 def _visit(  # pragma: no cover - compiled
     scores: Float32Array,
     first: int,
     start: int,
-    edges: Float32Array,
+    thresholds: Float32Array,
     starts: IntArray,
     bins: IntArray,
     best: Float32Array,
@@ -300,13 +274,13 @@ def _visit(  # pragma: no cover - compiled
 ) -> None:
     """Put a block of scores [q, n] into the bins of its queries and among their best; NaN is passed over.
 
-    Bin j of a query counts the scores above its edge j and not above edge j + 1.
+    Bin j of a query counts the scores above its threshold j and not above threshold j + 1.
     """
     k = best.shape[1]
     for line in range(scores.shape[0]):
         query = first + line
         low, high = starts[query], starts[query + 1]
-        floor = edges[low] if high > low else np.float32(np.inf)
+        floor = thresholds[low] if high > low else np.float32(np.inf)
         limit = best[query, k - 1] if k else np.float32(np.inf)
         for column in range(scores.shape[1]):
             value = scores[line, column]
@@ -314,7 +288,7 @@ def _visit(  # pragma: no cover - compiled
                 left, right = low, high
                 while right - left > 1:
                     middle = (left + right) >> 1
-                    if value > edges[middle]:
+                    if value > thresholds[middle]:
                         left = middle
                     else:
                         right = middle
@@ -331,7 +305,7 @@ def _visit(  # pragma: no cover - compiled
 
 
 def _counts_above(bins: IntArray, starts: IntArray) -> IntArray:
-    """From counts between edges to counts above each: sums from the right within each query."""
+    """Counts above each threshold from counts between them: sums from the right within each query."""
     total = np.concatenate([np.zeros(1, np.int64), np.cumsum(bins)])
     ends = np.repeat(starts[1:], np.diff(starts))
     return np.asarray(total[ends] - total[:-1], dtype=np.int64)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import InputError
-from geoloc.evaluation.ranking.ranks import RankCounts
+from geoloc.evaluation.ranking.ranks import RankCounts, chance_counts
 
 Ties = Literal["expected", "optimistic", "pessimistic"]
 TopPercent = Literal[
@@ -82,9 +82,7 @@ def chance_table(
     positives: IntArray, gallery: int, ks: Sequence[int], rule: TopPercent = "int_plus_one"
 ) -> dict[str, float]:
     """Recall in percent of a random order of the gallery, for queries with `positives` int64[Q] right tiles."""
-    others = np.maximum(gallery - positives, 0)
-    counts = RankCounts(np.zeros_like(positives), others, positives, gallery)
-    return recall_table(counts, ks, rule, "expected")
+    return recall_table(chance_counts(positives, gallery), ks, rule)
 
 
 def error_summary(error_m: FloatArray) -> dict[str, float | int | None]:

@@ -1,4 +1,4 @@
-"""Principal components fitted on a gallery as it streams by, and distances among what they leave."""
+"""Principal components fitted on blocks of a gallery, and distances after that projection."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class ProjectedDistance:
         return np.ascontiguousarray(np.concatenate([values, *extra], axis=-1))
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Measure.scores`."""
+        """See `Similarity.scores`."""
         return np.asarray(queries @ block.T, dtype=np.float32)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Measure.pairwise`."""
+        """See `Similarity.pairwise`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)

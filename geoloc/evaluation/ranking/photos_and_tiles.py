@@ -1,39 +1,40 @@
-"""The two sides of a retrieval, photos and tiles: either may ask and either may be the gallery."""
+"""Photos and tiles of an evaluation: either may be the queries and either may be the gallery."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geoloc.core.arrays import AnyArray, BoolArray, FloatArray, IntArray
-from geoloc.evaluation.ranking.blockwise_scores import Cosine, Measure, PartCosine
+from geoloc.core.arrays import AnyArray, BoolArray, Codes, FloatArray, IntArray
+from geoloc.evaluation.ranking.blockwise_scores import Cosine, PartCosine, Similarity
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
-from geoloc.evaluation.ranking.gallery import Gallery
 from geoloc.geometry.azimuth import shown_of_candidates
+from geoloc.index.format.shard import Shard
+from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.locator import EncodedQueries
 
-_ASKING_TILES = 32_768
+_GROUP_TILES = 32_768
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Queries of one kind: their positions int64[q] on their side, embeddings [q, R, D] and codes [q, R, B].
+class QueryGroup:
+    """Queries that can be compared at once: positions int64[q], embeddings [q, R, D] and codes uint8[q, R, B].
 
     shown: bool[q, R, columns], the azimuth columns that are to be compared; None: all.
     """
 
     rows: IntArray
     embedding: AnyArray | None
-    code: npt.NDArray[np.uint8]
+    code: Codes
     shown: BoolArray | None = None
 
-    def floats(self) -> tuple[AnyArray, Measure]:
-        """The embeddings, and what compares them with a gallery's."""
+    def floats(self) -> tuple[AnyArray, Similarity]:
+        """The embeddings, and their similarity to a gallery's."""
         assert self.embedding is not None
         if self.shown is None:
             return self.embedding, Cosine()
@@ -42,10 +43,10 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Side:
-    """Photos or tiles with what is known about them; positions are those of `ids`.
+class ItemSet(ABC):
+    """Photos or tiles, as queries or as a gallery; positions are those of `ids`, pa.string[N].
 
-    lat, lon: float64[N], NaN where unknown; place: pa.string [N], null where unknown.
+    lat, lon: float64[N], NaN where unknown; place: pa.string[N], null where unknown.
     """
 
     what: str
@@ -58,90 +59,105 @@ class Side:
         return len(self.ids)
 
     @property
-    def has_embeddings(self) -> bool:
-        """Whether there are float embeddings beside the codes."""
-        raise TypeError(self.what)
-
-    @property
     def removed(self) -> BoolArray | None:
-        """Which are no longer there though they keep their positions, bool[N]; None where all are."""
+        """Items that keep their positions but were removed, bool[N]; None where there are none."""
         return None
 
     @property
     def removed_count(self) -> int:
-        """How many are no longer there."""
+        """Number of removed items."""
         return 0 if self.removed is None else int(self.removed.sum())
 
     @property
     def located(self) -> bool:
-        """Whether any of them has a position."""
+        """Whether any item has coordinates."""
         return bool(np.isfinite(self.lat).any())
 
-    def asking(self) -> Iterator[Asking]:
-        """All of them as queries, in groups that can be compared at once."""
-        raise TypeError(self.what)
-
-    def embeddings(self) -> Iterable[AnyArray]:
-        """All of them as a gallery: blocks [n, D] or [n, R, D], in the order of `order`."""
-        raise TypeError(self.what)
-
-    def codes(self) -> Iterable[AnyArray]:
-        """The same of codes: blocks uint8[n, B] or [n, R, B]."""
-        raise TypeError(self.what)
+    @property
+    def has_places(self) -> bool:
+        """Whether any item has a place."""
+        return bool(self.place.null_count < len(self))
 
     @property
     def order(self) -> IntArray:
-        """Positions int64[N] in the order in which blocks give them."""
+        """Positions int64[N] in the order of the blocks."""
         return np.arange(len(self.ids), dtype=np.int64)
 
+    @property
+    @abstractmethod
+    def has_embeddings(self) -> bool:
+        """Whether there are float embeddings beside the codes."""
+
+    @abstractmethod
+    def queries(self) -> Iterator[QueryGroup]:
+        """All items as queries, in groups."""
+
+    @abstractmethod
+    def embeddings(self) -> Iterable[AnyArray]:
+        """All items as a gallery: blocks [n, D] or [n, R, D], in the order of `order`."""
+
+    @abstractmethod
+    def codes(self) -> Iterable[AnyArray]:
+        """All items as a gallery: blocks of codes uint8[n, B] or [n, R, B], in the order of `order`."""
+
+    @abstractmethod
     def embeddings_of(self, rows: IntArray) -> AnyArray:
-        """Embeddings [K, D] or [K, R, D] of items by their place in the blocks."""
-        raise TypeError(self.what)
+        """Embeddings [K, D] or [K, R, D] of items int64[K] by their place in the blocks."""
 
 
 @dataclass(frozen=True)
-class Tiles(Side):
-    """The tiles of a snapshot."""
+class TileSet(ItemSet):
+    """The tiles of a snapshot in the order of its rows; codes and embeddings stay mapped from its files."""
 
-    gallery: Gallery = field(kw_only=True)
+    shards: Sequence[Shard] = field(kw_only=True)
 
     @property
     def has_embeddings(self) -> bool:
-        """See `Side`."""
-        return next(self.gallery.embeddings(), None) is not None
+        """See `ItemSet`."""
+        return next(iter(self.embeddings()), None) is not None
 
     @property
     def removed(self) -> BoolArray | None:
-        """See `Side`."""
-        return self.gallery.removed
+        """See `ItemSet`."""
+        if all(shard.live_rows is None for shard in self.shards):
+            return None
+        live = ((len(shard), shard.live_rows) for shard in self.shards)
+        return np.concatenate([np.zeros(count, np.bool_) if rows is None else ~rows for count, rows in live])
 
-    def asking(self) -> Iterator[Asking]:
-        """See `Side`: groups of at most `_ASKING_TILES`, so that a large index is never in memory as queries."""
-        start, embeddings = 0, iter(self.gallery.embeddings())
-        for codes in self.gallery.codes():
+    def queries(self) -> Iterator[QueryGroup]:
+        """See `ItemSet`: groups of at most `_GROUP_TILES`, so that a large index is never in memory as queries."""
+        start, embeddings = 0, iter(self.embeddings())
+        for codes in self.codes():
             block = next(embeddings, None)
-            for first in range(0, len(codes), _ASKING_TILES):
-                part = slice(first, min(first + _ASKING_TILES, len(codes)))
+            for first in range(0, len(codes), _GROUP_TILES):
+                part = slice(first, min(first + _GROUP_TILES, len(codes)))
                 rows = np.arange(start + part.start, start + part.stop, dtype=np.int64)
-                own = None if block is None else block[part][:, None]
-                yield Asking(rows, own, _bytes(codes[part])[:, None])
+                vectors = None if block is None else block[part][:, None]
+                yield QueryGroup(rows, vectors, np.asarray(codes[part], dtype=np.uint8)[:, None])
             start += len(codes)
 
     def embeddings(self) -> Iterable[AnyArray]:
-        """See `Side`."""
-        return self.gallery.embeddings()
+        """See `ItemSet`: a block float16[n, D] for each shard; none for an index without embeddings."""
+        return (shard.embeddings for shard in self.shards if shard.embeddings is not None)
 
     def codes(self) -> Iterable[AnyArray]:
-        """See `Side`."""
-        return self.gallery.codes()
+        """See `ItemSet`: a block for each shard."""
+        return (shard.codes for shard in self.shards)
 
     def embeddings_of(self, rows: IntArray) -> AnyArray:
-        """See `Side`."""
-        return self.gallery.embeddings_of(rows)
+        """See `ItemSet`."""
+        starts = np.array([shard.first_row for shard in self.shards], dtype=np.int64)
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        vectors = []
+        for number, row in zip(numbers, rows, strict=True):
+            embeddings = self.shards[number].embeddings
+            assert embeddings is not None
+            vectors.append(np.asarray(embeddings[row - starts[number]]))
+        return np.stack(vectors)
 
 
 @dataclass(frozen=True)
-class Photos(Side):
+class PhotoSet(ItemSet):
     """Encoded photos, by kind of view and heading."""
 
     groups: list[tuple[IntArray, EncodedQueries]] = field(kw_only=True)
@@ -149,79 +165,79 @@ class Photos(Side):
 
     @property
     def has_embeddings(self) -> bool:
-        """See `Side`."""
+        """See `ItemSet`."""
         return True
 
-    def asking(self) -> Iterator[Asking]:
-        """See `Side`."""
+    @property
+    def order(self) -> IntArray:
+        """See `ItemSet`."""
+        return np.concatenate([rows for rows, _ in self.groups])
+
+    def queries(self) -> Iterator[QueryGroup]:
+        """See `ItemSet`."""
         for rows, queries in self.groups:
             shown = None
             if queries.shown is not None and queries.limited.any():
                 shown = shown_of_candidates(queries.shown, queries.embedding.shape[1])
-            yield Asking(rows, queries.embedding, self._code(queries), shown)
+            yield QueryGroup(rows, queries.embedding, self._code(queries), shown)
 
     def embeddings(self) -> Iterable[AnyArray]:
-        """See `Side`."""
+        """See `ItemSet`."""
         return (queries.embedding for _, queries in self.groups)
 
     def codes(self) -> Iterable[AnyArray]:
-        """See `Side`."""
+        """See `ItemSet`."""
         return (self._code(queries) for _, queries in self.groups)
 
-    @property
-    def order(self) -> IntArray:
-        """See `Side`."""
-        return np.concatenate([rows for rows, _ in self.groups])
-
     def embeddings_of(self, rows: IntArray) -> AnyArray:
-        """See `Side`; photos of several kinds of heading come with as many candidates as the most have."""
-        starts = np.cumsum([0, *(len(own) for own, _ in self.groups)])
-        group = np.searchsorted(starts, rows, side="right") - 1
-        picked = [
+        """See `ItemSet`: candidates are repeated up to the largest number among these photos."""
+        starts = np.cumsum([0, *(len(positions) for positions, _ in self.groups)])
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        vectors = [
             self.groups[int(number)][1].embedding[int(row - starts[number])]
-            for number, row in zip(group, rows, strict=True)
+            for number, row in zip(numbers, rows, strict=True)
         ]
-        most = max(len(one) for one in picked)
-        return np.stack([np.concatenate([one, one[:1].repeat(most - len(one), axis=0)]) for one in picked])
+        most = max(map(len, vectors))
+        return np.stack(
+            [np.concatenate([each, each[:1].repeat(most - len(each), axis=0)]) for each in vectors]
+        )
 
-    def _code(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
-        # An index may keep fewer bits than the model gives: the first ones are a code of their own.
+    def _code(self, queries: EncodedQueries) -> Codes:
+        # An index may keep fewer bits than the model gives: the first ones are a complete shorter code.
         return np.ascontiguousarray(queries.code[..., : self.bits // 8])
 
 
-def _bytes(codes: AnyArray) -> npt.NDArray[np.uint8]:
-    return np.asarray(codes, dtype=np.uint8)
+def tile_set(snapshot: Snapshot, places: pa.Table | None) -> TileSet:
+    """The tiles of a snapshot; `places` (tile_id, place_id) gives the place of each."""
+    parts = zip(*(shard.tiles() for shard in snapshot.shards), strict=True)
+    ids, lat, lon = (list(part) for part in parts)
+    tile_ids = pa.concat_arrays(ids)
+    place = _places_of(tile_ids, places, "tile_id")
+    return TileSet("tiles", tile_ids, np.concatenate(lat), np.concatenate(lon), place, shards=snapshot.shards)
 
 
-def tiles_side(gallery: Gallery, places: pa.Table | None) -> Tiles:
-    """The tiles of a snapshot; `places` (tile_id, place_id) says which place each shows."""
-    place = _joined(gallery.tile_ids, places, "tile_id")
-    return Tiles("tiles", gallery.tile_ids, gallery.lat, gallery.lon, place, gallery=gallery)
-
-
-def photos_side(encoded: EncodedTable, places: pa.Table | None, bits: int) -> Photos:
-    """Encoded photos, compared with codes of `bits`; `places` (query_id, place_id) says what each shows."""
-    return Photos(
+def photo_set(encoded: EncodedTable, places: pa.Table | None, bits: int) -> PhotoSet:
+    """Encoded photos, compared with codes of `bits`; `places` (query_id, place_id) gives the place of each."""
+    return PhotoSet(
         "photos",
         encoded.query_ids,
         encoded.degrees("lat"),
         encoded.degrees("lon"),
-        _joined(encoded.query_ids, places, "query_id"),
+        _places_of(encoded.query_ids, places, "query_id"),
         groups=encoded.groups(),
         bits=bits,
     )
 
 
-def mean_photos(photos: Photos) -> Photos | None:
-    """One query a place: the mean of its photos' embeddings, of length 1 again.
+def mean_photos(photos: PhotoSet) -> PhotoSet | None:
+    """One query for each place: the mean of its photos' embeddings, scaled to length 1. Its codes are zeros.
 
-    None where that has no meaning: photos of unknown heading have no one embedding. Codes are zeros: a mean has
-    none of its own.
+    None where photos have unknown headings: they have several embeddings each.
     """
     known = [(rows, queries) for rows, queries in photos.groups if queries.embedding.shape[1] == 1]
     if len(known) < len(photos.groups):
         return None
-    rows = np.concatenate([own for own, _ in known])
+    rows = np.concatenate([positions for positions, _ in known])
     place = photos.place.take(pa.array(rows))
     named = np.flatnonzero(np.asarray(place.is_valid().to_numpy(zero_copy_only=False)))
     codes = place.take(pa.array(named)).dictionary_encode()
@@ -233,15 +249,15 @@ def mean_photos(photos: Photos) -> Photos | None:
     np.add.at(total, number, embeddings)
     mean = (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(np.float32)
     count, nowhere = len(mean), np.full(len(mean), np.nan)
-    one = known[0][1]
-    code = np.zeros((count, 1, one.code.shape[-1]), dtype=np.uint8)
-    group = EncodedQueries(mean[:, None], code, np.zeros(count), one.view, one.model_id)
+    first = known[0][1]
+    code = np.zeros((count, 1, first.code.shape[-1]), dtype=np.uint8)
+    group = EncodedQueries(mean[:, None], code, np.zeros(count), first.view, first.model_id)
     rows = np.arange(count, dtype=np.int64)
     names = codes.dictionary.cast(pa.string())
-    return Photos("places", names, nowhere, nowhere, names, groups=[(rows, group)], bits=photos.bits)
+    return PhotoSet("places", names, nowhere, nowhere, names, groups=[(rows, group)], bits=photos.bits)
 
 
-def _joined(ids: pa.Array, places: pa.Table | None, key: str) -> pa.Array:
+def _places_of(ids: pa.Array, places: pa.Table | None, key: str) -> pa.Array:
     """The place of each id, pa.string [N], null where there is none."""
     if places is None:
         return pa.nulls(len(ids), pa.string())

@@ -1,93 +1,116 @@
-"""All rankings of one side against the other: by floats, components, codes of each length, re-ranked codes."""
+"""All rankings of a gallery for a set of queries: by floats, components, codes of each length, re-ranked codes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.evaluation.ranking.average_precision import average_precision
-from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, Hamming, Measure
-from geoloc.evaluation.ranking.method_rows import FLOATS, codes_name, projected_name, rerank_name
+from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, Hamming, Similarity
 from geoloc.evaluation.ranking.metrics import TIES, Ties
 from geoloc.evaluation.ranking.pca import ProjectedDistance, fit_projection
-from geoloc.evaluation.ranking.photos_and_tiles import Asking, Side
-from geoloc.evaluation.ranking.ranks import Question, RankCounts, Ranking, Truth, rank
+from geoloc.evaluation.ranking.photos_and_tiles import ItemSet, QueryGroup
+from geoloc.evaluation.ranking.ranks import GroupRanks, Question, RankCounts, TruthTable, rank
 from geoloc.evaluation.ranking.shortlist import shortlist_ranks, similarities
 from geoloc.index.search.matches import Matches
 
+FLOATS = "floats"
+
+
+def codes_name(bits: int) -> str:
+    """Method name of codes alone."""
+    return f"codes {bits}"
+
+
+def rerank_name(bits: int, rerank: int) -> str:
+    """Method name of re-ranked codes."""
+    return f"codes {bits} + re-rank {rerank}"
+
+
+def projected_name(components: int) -> str:
+    """Method name of embeddings reduced to principal components."""
+    return f"floats, {components} components"
+
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked and by which methods.
+class Methods:
+    """The methods to rank by, and what to keep of their rankings.
 
-    questions: all answered; `precision` is of the first one's positives. dropped: junk of the gallery, bool[N].
-    lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none. components: also by so many
-    principal components of the gallery. keep: best answers to keep of the first method.
+    lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none. components: principal components
+    of the gallery to compare by as well. precision: average precision of the first question's positives.
+    keep: best items to keep of the first method.
     """
 
-    questions: Sequence[Question]
     lengths: Sequence[int]
     rerank: int
     components: int | None = None
     precision: bool = False
-    dropped: BoolArray | None = None
     keep: int = 0
 
 
 @dataclass(frozen=True)
-class Retrieved:
-    """Answers of Q queries in the order of their side.
+class RankedList:
+    """The ranking of a gallery for Q queries by one method.
 
-    counts: by method, one for each question; precision: by method and treatment of ties, float64[Q].
-    rows, scores: int64[Q, k] and float32[Q, k], positions on the gallery's side, -1 where there are fewer.
+    counts: ranks of the right items, for each question; precision: float64[Q] by treatment of ties, empty where not
+    wanted. rows, scores: int64[Q, k] and float32[Q, k], the best items as positions of the gallery, -1 where there
+    are fewer; k is 0 where they are not kept.
     """
 
-    counts: dict[str, list[RankCounts]]
-    precision: dict[str, dict[Ties, FloatArray]]
+    counts: list[RankCounts]
     rows: IntArray
     scores: Float32Array
+    precision: dict[Ties, FloatArray] = field(default_factory=dict)
 
 
-def retrieve(
-    asking: Side, gallery: Side, wanted: Wanted, served: Sequence[Matches] | None = None
-) -> Retrieved:
-    """Rank the gallery for all that ask, by every method; an index without embeddings has only rows of codes.
+def rank_all_methods(
+    queries: ItemSet,
+    gallery: ItemSet,
+    questions: Sequence[Question],
+    methods: Methods,
+    *,
+    dropped: BoolArray | None = None,
+    served: Sequence[Matches] | None = None,
+) -> dict[str, RankedList]:
+    """Rank the gallery for all queries by every method; without embeddings there are only methods of codes.
 
-    `served` are the matches that a search with this re-ranking gave to each group of `asking`: they are what the
-    row of the whole code is made of. Memory: see `scan`.
+    `dropped` (bool[N]) are items taken out of every ranking. `served` are the matches that a search with this
+    re-ranking gave for each query group: they are the re-ranked list of the whole code. Memory: see
+    `blockwise_scores`.
     """
-    out = _Merged(len(asking), wanted, len(gallery) - gallery.removed_count)
     order = gallery.order
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    floats: dict[str, Measure] = {}
-    if asking.has_embeddings and gallery.has_embeddings:
-        if wanted.components:
-            fitted = fit_projection(gallery.embeddings, wanted.components)
+    lists = _RankedLists(len(queries), len(gallery) - gallery.removed_count, len(questions), order)
+    floats: dict[str, Similarity] = {}
+    if queries.has_embeddings and gallery.has_embeddings:
+        if methods.components:
+            fitted = fit_projection(gallery.embeddings, methods.components)
             floats[projected_name(fitted.dimensions)] = ProjectedDistance(fitted)
         floats[FLOATS] = Cosine()
-    for number, group in enumerate(asking.asking()):
-        questions = [_of_group(question, group.rows, len(asking), place) for question in wanted.questions]
-        walks = _Walks(gallery, group, questions, wanted, order)
-        for name, measure in floats.items():
+    in_blocks = None if dropped is None else dropped[order]
+    for number, group in enumerate(queries.queries()):
+        of_group = [_of_group(question, group.rows, len(queries), place) for question in questions]
+        ranker = _GroupRanker(gallery, group, of_group, methods, in_blocks)
+        for name, similarity in floats.items():
             assert group.embedding is not None
-            keep = wanted.keep if name == next(iter(floats)) else 0
-            asked = group.floats() if name == FLOATS else (group.embedding, measure)
-            found = walks.walk(asked[0], gallery.embeddings, asked[1], keep)
-            out.put(name, group.rows, found, measure.tie, order if keep else None)
-        for bits in wanted.lengths:
-            whole = bits == wanted.lengths[-1]
-            keep = max(wanted.keep if whole and not floats else 0, wanted.rerank if floats else 0)
-            by_codes = walks.walk(group.code, gallery.codes, Hamming(group.code.shape[-1], bits), keep)
-            first = order if whole and not floats and keep else None
-            out.put(codes_name(bits), group.rows, by_codes, 0.0, first)
-            if floats and wanted.rerank:
-                found = walks.reranked(by_codes, served[number] if served and whole else None)
-                out.put(rerank_name(bits, wanted.rerank), group.rows, found, None, None)
-    return out.done()
+            keep = methods.keep if name == next(iter(floats)) else 0
+            vectors, compared = group.floats() if name == FLOATS else (group.embedding, similarity)
+            ranks = ranker.rank(vectors, gallery.embeddings, compared, keep)
+            lists.put(name, group.rows, ranks, keep, similarity.tie)
+        for bits in methods.lengths:
+            whole = bits == methods.lengths[-1]
+            keep = methods.keep if whole and not floats else 0
+            wide = max(keep, methods.rerank if floats else 0)
+            by_codes = ranker.rank(group.code, gallery.codes, Hamming(group.code.shape[-1], bits), wide)
+            lists.put(codes_name(bits), group.rows, by_codes, keep, 0.0)
+            if floats and methods.rerank:
+                ranks = ranker.rerank(by_codes, served[number] if served and whole else None)
+                lists.put(rerank_name(bits, methods.rerank), group.rows, ranks, 0, 0.0)
+    return lists.by_method
 
 
 def _of_group(question: Question, rows: IntArray, queries: int, place: IntArray) -> Question:
@@ -95,82 +118,81 @@ def _of_group(question: Question, rows: IntArray, queries: int, place: IntArray)
     number = np.full(queries, -1, dtype=np.int64)
     number[rows] = np.arange(len(rows))
 
-    def renumbered(truth: Truth) -> Truth:
+    def renumbered(truth: TruthTable) -> TruthTable:
         inside = number[truth.query] >= 0
-        return Truth(number[truth.query[inside]], place[truth.tile[inside]])
+        return TruthTable(number[truth.query[inside]], place[truth.tile[inside]])
 
     return Question(renumbered(question.positives), renumbered(question.ignored))
 
 
-class _Walks:
-    """Walks of one group of queries."""
+class _GroupRanker:
+    """Ranks a gallery for one group of queries."""
 
     def __init__(
-        self, gallery: Side, group: Asking, questions: list[Question], wanted: Wanted, order: IntArray
+        self,
+        gallery: ItemSet,
+        group: QueryGroup,
+        questions: list[Question],
+        methods: Methods,
+        dropped: BoolArray | None,
     ) -> None:
-        self._gallery, self._group, self._questions, self._wanted = gallery, group, questions, wanted
-        self._dropped = None if wanted.dropped is None else wanted.dropped[order]
+        self._gallery, self._group, self._questions, self._methods = gallery, group, questions, methods
+        self._dropped = dropped
 
-    def walk(self, queries: AnyArray, blocks: Blocks, measure: Measure, keep: int) -> Ranking:
+    def rank(self, queries: AnyArray, blocks: Blocks, similarity: Similarity, keep: int) -> GroupRanks:
         return rank(
             queries,
             blocks,
-            measure,
+            similarity,
             self._questions,
             dropped=self._dropped,
             k=min(keep, len(self._gallery)),
-            every=self._wanted.precision,
+            all_positives=self._methods.precision,
         )
 
-    def reranked(self, by_codes: Ranking, served: Matches | None) -> Ranking:
+    def rerank(self, by_codes: GroupRanks, served: Matches | None) -> GroupRanks:
         if served is not None and self._dropped is None:
             rows, scores = served.rows, served.similarity
         else:
-            rows = by_codes.rows[:, : self._wanted.rerank]
-            embedding, measure = self._group.floats()
+            rows = by_codes.rows[:, : self._methods.rerank]
+            embedding, similarity = self._group.floats()
             wide = np.asarray(embedding, dtype=np.float32)
-            scores = similarities(wide, rows, self._gallery.embeddings_of, measure)
+            scores = similarities(wide, rows, self._gallery.embeddings_of, similarity)
         counts = [
             shortlist_ranks(rows, scores, question, known)
             for question, known in zip(self._questions, by_codes.counts, strict=True)
         ]
-        return Ranking(counts, None, rows, scores)
+        return GroupRanks(counts, None, rows, scores)
 
 
-class _Merged:
-    """Answers of groups of queries put together."""
+class _RankedLists:
+    """Ranked lists that are filled group by group."""
 
-    def __init__(self, queries: int, wanted: Wanted, gallery: int) -> None:
-        self._queries, self._wanted, self._gallery = queries, wanted, gallery
-        self._counts: dict[str, list[RankCounts]] = {}
-        self._precision: dict[str, dict[Ties, FloatArray]] = {}
-        self._rows = np.full((queries, wanted.keep), -1, dtype=np.int64)
-        self._scores = np.full((queries, wanted.keep), -np.inf, dtype=np.float32)
+    def __init__(self, queries: int, gallery: int, questions: int, order: IntArray) -> None:
+        self._queries, self._gallery, self._questions, self._order = queries, gallery, questions, order
+        self.by_method: dict[str, RankedList] = {}
 
-    def put(
-        self, method: str, rows: IntArray, found: Ranking, tie: float | None, best: IntArray | None
-    ) -> None:
-        whole = self._counts.setdefault(method, [_empty(self._queries, self._gallery) for _ in found.counts])
-        for into, part in zip(whole, found.counts, strict=True):
-            into.better[rows] = part.better
-            into.tied[rows] = part.tied
-            into.positives[rows] = part.positives
-        if found.every is not None and tie is not None:
-            into_precision = self._precision.setdefault(
-                method, {ties: np.zeros(self._queries) for ties in TIES}
+    def put(self, method: str, rows: IntArray, ranks: GroupRanks, keep: int, tie: float) -> None:
+        into = self.by_method.get(method) or self.by_method.setdefault(method, self._empty(keep))
+        for whole, part in zip(into.counts, ranks.counts, strict=True):
+            whole.better[rows], whole.tied[rows], whole.positives[rows] = (
+                part.better,
+                part.tied,
+                part.positives,
             )
+        if ranks.positives is not None:
             for ties in TIES:
-                into_precision[ties][rows] = average_precision(found.every, ties, tie=tie)
-        if best is not None:
-            width = min(self._wanted.keep, found.rows.shape[1])
-            there = found.rows[:, :width]
-            self._rows[rows, :width] = np.where(there >= 0, best[np.maximum(there, 0)], -1)
-            self._scores[rows, :width] = found.scores[:, :width]
+                values = into.precision.setdefault(ties, np.zeros(self._queries))
+                values[rows] = average_precision(ranks.positives, ties, tie=tie)
+        width = min(keep, ranks.rows.shape[1])
+        best = ranks.rows[:, :width]
+        into.rows[rows, :width] = np.where(best >= 0, self._order[np.maximum(best, 0)], -1)
+        into.scores[rows, :width] = ranks.scores[:, :width]
 
-    def done(self) -> Retrieved:
-        return Retrieved(self._counts, self._precision, self._rows, self._scores)
+    def _empty(self, keep: int) -> RankedList:
+        def zeros() -> IntArray:
+            return np.zeros(self._queries, dtype=np.int64)
 
-
-def _empty(queries: int, gallery: int) -> RankCounts:
-    zeros = [np.zeros(queries, dtype=np.int64) for _ in range(3)]
-    return RankCounts(zeros[0], zeros[1], zeros[2], gallery)
+        counts = [RankCounts(zeros(), zeros(), zeros(), self._gallery) for _ in range(self._questions)]
+        rows = np.full((self._queries, keep), -1, dtype=np.int64)
+        return RankedList(counts, rows, np.full((self._queries, keep), -np.inf, dtype=np.float32))

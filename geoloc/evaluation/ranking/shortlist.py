@@ -1,39 +1,32 @@
-"""What codes find and embeddings put in order: ranks of the truth in a re-ranked shortlist."""
+"""Ranks of the right items after a shortlist by codes is ordered by embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
-from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, Hamming, Measure, candidates, walk
+from geoloc.evaluation.ranking.blockwise_scores import Cosine, Similarity, candidates
 from geoloc.evaluation.ranking.ranks import Question, RankCounts
 
 Gather = Callable[[IntArray], AnyArray]
 
 
-def nearest_codes(codes: npt.NDArray[np.uint8], gallery: Blocks, *, bits: int | None, keep: int) -> IntArray:
-    """Rows int64[Q, <= keep] of the nearest gallery codes, ties in order of rows.
-
-    codes: uint8[Q, B] or [Q, R, B] (the nearest candidate counts); `bits` compares a prefix only.
-    """
-    found = walk(codes, gallery, Hamming(codes.shape[-1], bits), k=keep)
-    return found.rows[:, : min(keep, found.gallery)]
-
-
 def similarities(
-    queries: Float32Array, rows: IntArray, gather: Gather, measure: Measure | None = None
+    queries: Float32Array, rows: IntArray, gather: Gather, similarity: Similarity | None = None
 ) -> Float32Array:
-    """Cosines float32[Q, K] of queries [Q, D] or [Q, R, D] with their own rows of the gallery; NaN for row -1."""
+    """Cosines float32[Q, K] of queries [Q, D] or [Q, R, D] with gallery rows int64[Q, K] each; NaN for row -1.
+
+    `gather` gives the embeddings [k, D] or [k, S, D] of rows int64[k].
+    """
     out = np.full(rows.shape, np.nan, dtype=np.float32)
-    measure, heads = measure or Cosine(), candidates(queries)
-    for query, own in enumerate(rows):
-        there = own >= 0
+    similarity, heads = similarity or Cosine(), candidates(queries)
+    for query, shortlist in enumerate(rows):
+        there = shortlist >= 0
         if there.any():
-            items = measure.prepare(candidates(gather(own[there])), query=False)
-            scores = measure.scores(heads[query], items.reshape(-1, items.shape[-1]))
+            items = similarity.prepare(candidates(gather(shortlist[there])), query=False)
+            scores = similarity.scores(heads[query], items.reshape(-1, items.shape[-1]))
             # Candidates of the query and of each item: the best pair of them counts.
             out[query, there] = scores.max(axis=0).reshape(len(items), -1).max(axis=1)
     return out
@@ -44,8 +37,8 @@ def shortlist_ranks(
 ) -> RankCounts:
     """Ranks of the truth after ordering shortlists int64[Q, K] by similarity float32[Q, K].
 
-    A positive outside its shortlist keeps its rank by codes, behind all of the shortlist. Ignored pairs are as
-    if they were not there.
+    A positive outside its shortlist keeps its rank by codes, behind all of the shortlist. Ignored pairs do not
+    count.
     """
     positive = _listed(rows, question.positives.query, question.positives.tile, by_codes.gallery)
     ignored = _listed(rows, question.ignored.query, question.ignored.tile, by_codes.gallery)
@@ -64,5 +57,5 @@ def shortlist_ranks(
 def _listed(rows: IntArray, query: IntArray, tile: IntArray, gallery: int) -> BoolArray:
     """Which entries of the shortlists are among the pairs, bool[Q, K]."""
     keys = np.sort(query * gallery + tile)
-    own = np.arange(len(rows), dtype=np.int64)[:, None] * gallery + np.maximum(rows, 0)
-    return np.asarray((rows >= 0) & np.isin(own, keys))
+    entries = np.arange(len(rows), dtype=np.int64)[:, None] * gallery + np.maximum(rows, 0)
+    return np.asarray((rows >= 0) & np.isin(entries, keys))

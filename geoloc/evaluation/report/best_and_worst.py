@@ -1,4 +1,4 @@
-"""Best and worst cases as pictures: the query, the right item and what was found instead."""
+"""Best and worst cases as pictures: the query, the right item and the best answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from geoloc.core import part_table, storage
 from geoloc.core.arrays import IntArray
-from geoloc.evaluation.protocol.apply_protocol import Assessed
 from geoloc.evaluation.report.html import figure
-from geoloc.evaluation.report.measure import Measured
+from geoloc.evaluation.report.located_errors import LocatedPhotos
+from geoloc.evaluation.report.recall_table import DirectionTables
 
 _MATCHES = 5
 _PHOTO_PX = (360, 120)
@@ -49,11 +49,11 @@ def _images(uri: str, key: str, ids: Sequence[str]) -> dict[str, bytes]:
 class Cases:
     """Queries of one direction from best to worst: by metres where they are known, else by the truth's rank."""
 
-    def __init__(self, assessed: Assessed, measured: Measured | None) -> None:
-        self._assessed = assessed
-        self._answers = {} if measured is None else _served(measured)
-        self._error_m = assessed.error_m[:, 0] if measured is None else measured.error_m
-        self._method, counts = next(iter(assessed.retrieval.counts.items()))
+    def __init__(self, tables: DirectionTables, photos: LocatedPhotos | None) -> None:
+        self._tables = tables
+        self._answers = {} if photos is None else _matches_of(photos)
+        self._error_m = tables.error_m[:, 0] if photos is None else photos.error_m
+        self._method, counts = next(iter(tables.table.counts.items()))
         self._rank = counts.expected_rank()
 
     def section(self, pictures: Pictures, count: int) -> str:
@@ -82,11 +82,11 @@ class Cases:
         return order[:first], order[::-1][: count - first]
 
     def _answers_of(self, row: int) -> list[int]:
-        rows = self._answers.get(row, self._assessed.retrieved.rows[row])
+        rows = self._answers.get(row, self._tables.best_rows[row])
         return [int(item) for item in rows[:_MATCHES] if item >= 0]
 
     def _right(self, row: int) -> list[int]:
-        truth = self._assessed.retrieval.truth
+        truth = self._tables.questions.right
         return [int(item) for item in truth.tile[truth.query == row]]
 
     def _images(
@@ -96,13 +96,13 @@ class Cases:
         right: dict[int, list[int]],
         pictures: Pictures,
     ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        asking, gallery = self._assessed.asking, self._assessed.gallery
+        queries, gallery = self._tables.questions.queries, self._tables.questions.gallery
         items = sorted({item for row in answers for item in (*answers[row], *right[row][:1])})
-        asked = [asking.ids[int(row)].as_py() for row in shown]
-        found = [gallery.ids[item].as_py() for item in items]
-        if asking.what == "photos":
-            return pictures.load(asked, found)
-        photos, tiles = pictures.load(found, asked)
+        query_ids = [queries.ids[int(row)].as_py() for row in shown]
+        item_ids = [gallery.ids[item].as_py() for item in items]
+        if queries.what == "photos":
+            return pictures.load(query_ids, item_ids)
+        photos, tiles = pictures.load(item_ids, query_ids)
         return tiles, photos
 
     def _line(
@@ -112,10 +112,10 @@ class Cases:
         right: list[int],
         images: tuple[dict[str, bytes], dict[str, bytes]],
     ) -> str:
-        asking, gallery = self._assessed.asking, self._assessed.gallery
-        name = asking.ids[row].as_py()
-        sizes = (_PHOTO_PX, _TILE_PX) if asking.what == "photos" else (_TILE_PX, _PHOTO_PX)
-        pieces = [figure(images[0].get(name), f"{name}: {self._said(row)}", sizes[0], "photo")]
+        queries, gallery = self._tables.questions.queries, self._tables.questions.gallery
+        name = queries.ids[row].as_py()
+        sizes = (_PHOTO_PX, _TILE_PX) if queries.what == "photos" else (_TILE_PX, _PHOTO_PX)
+        pieces = [figure(images[0].get(name), f"{name}: {self._caption(row)}", sizes[0], "photo")]
         for item in right[:1]:
             other = gallery.ids[item].as_py()
             pieces.append(figure(images[1].get(other), f"right: {other}", sizes[1], "true"))
@@ -129,7 +129,7 @@ class Cases:
             pieces.append(figure(images[1].get(other), f"{place}. {other}", sizes[1], kind))
         return f'<div class="query">{"".join(pieces)}</div>'
 
-    def _said(self, row: int) -> str:
+    def _caption(self, row: int) -> str:
         rank = (
             "not among the gallery"
             if not np.isfinite(self._rank[row])
@@ -139,10 +139,10 @@ class Cases:
         return f"{rank}, {error:,.1f} m off" if np.isfinite(error) else rank
 
 
-def _served(measured: Measured) -> dict[int, IntArray]:
-    """Gallery positions of each located query's matches, best first."""
+def _matches_of(photos: LocatedPhotos) -> dict[int, IntArray]:
+    """Gallery positions of each located photo's matches, best first."""
     return {
-        int(row): own
-        for rows, group in measured.located
-        for row, own in zip(rows, group.found.matches.rows, strict=True)
+        int(row): matches
+        for rows, group in photos.groups
+        for row, matches in zip(rows, group.found.matches.rows, strict=True)
     }

@@ -22,8 +22,11 @@ _MOST_TILES = 20_000
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Where queries are, where they were put, and the gallery's positions: WGS84 degrees, NaN where unknown."""
+class MapPositions:
+    """True and estimated positions of queries float64[Q] and those of the gallery float64[N]: WGS84 degrees.
+
+    NaN where unknown; error_m float64[Q] in metres.
+    """
 
     true_lat: FloatArray
     true_lon: FloatArray
@@ -69,19 +72,19 @@ def error_curve(errors: Mapping[str, FloatArray]) -> bytes:
     return _done(figure, axes)
 
 
-def error_map(placed: Placed) -> bytes:
-    """True positions coloured by error over the gallery, with lines to where the worst were put.
+def error_map(positions: MapPositions) -> bytes:
+    """True positions coloured by error over the gallery, with lines to the estimates of the worst.
 
     Convention: metres east (right) and north (up) of the middle of the queries.
     """
-    known = np.flatnonzero(np.isfinite(placed.error_m))
-    lat, lon = placed.true_lat[known], placed.true_lon[known]
+    known = np.flatnonzero(np.isfinite(positions.error_m))
+    lat, lon = positions.true_lat[known], positions.true_lon[known]
     frame = geodesy.LocalFrame(geodesy.LatLon(float(np.median(lat)), float(np.median(lon))))
     east, north = frame.to_metres(lat, lon)
-    to_east, to_north = frame.to_metres(placed.lat[known], placed.lon[known])
-    errors = np.maximum(placed.error_m[known], _SMALLEST_M)
+    to_east, to_north = frame.to_metres(positions.lat[known], positions.lon[known])
+    errors = np.maximum(positions.error_m[known], _SMALLEST_M)
     figure, axes = _axes(width=8.0, height=6.0)
-    _gallery(axes, placed, frame)
+    _gallery(axes, positions, frame)
     for row in np.argsort(-errors)[: min(_MOST_LINES, len(errors) // 4)]:
         axes.plot(
             [east[row], to_east[row]], [north[row], to_north[row]], color="#c33", lw=0.5, alpha=0.4, zorder=2
@@ -93,11 +96,11 @@ def error_map(placed: Placed) -> bytes:
     return _done(figure, axes, place="upper right")
 
 
-def _gallery(axes: Axes, placed: Placed, frame: geodesy.LocalFrame) -> None:
+def _gallery(axes: Axes, positions: MapPositions, frame: geodesy.LocalFrame) -> None:
     """Tile centres, at most so many of them, evenly."""
-    known = np.flatnonzero(np.isfinite(placed.gallery_lat))
+    known = np.flatnonzero(np.isfinite(positions.gallery_lat))
     known = known[:: max(1, len(known) // _MOST_TILES)]
-    east, north = frame.to_metres(placed.gallery_lat[known], placed.gallery_lon[known])
+    east, north = frame.to_metres(positions.gallery_lat[known], positions.gallery_lon[known])
     axes.scatter(east, north, s=4, marker="s", color="#ddd", linewidths=0, zorder=1, label="gallery")
 
 

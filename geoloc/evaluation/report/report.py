@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from geoloc.evaluation.protocol.apply_protocol import Assessed
-from geoloc.evaluation.ranking.method_rows import CHANCE
-from geoloc.evaluation.ranking.metrics import recall
-from geoloc.evaluation.ranking.ranks import RankCounts
+from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES
+from geoloc.evaluation.ranking.ranks import chance_counts
 from geoloc.evaluation.report import plots
 from geoloc.evaluation.report.best_and_worst import Cases, Pictures
 from geoloc.evaluation.report.html import page, plot, table
-from geoloc.evaluation.report.measure import Measured
+from geoloc.evaluation.report.located_errors import LocatedPhotos
+from geoloc.evaluation.report.recall_table import CHANCE, DirectionTables, recall_curve
 from geoloc.evaluation.report.results import (
     DirectionResult,
     EvaluateResult,
     Summary,
     TopPercentRow,
     WithinRow,
-    recall_curve,
     tie_table,
 )
 
@@ -35,8 +33,8 @@ _MOST_K = 100  # of the curve of recall
 
 def render(
     result: EvaluateResult,
-    assessed: Sequence[Assessed],
-    measured: Measured | None,
+    directions: Sequence[DirectionTables],
+    photos: LocatedPhotos | None,
     pictures: Pictures,
     count: int,
 ) -> str:
@@ -45,11 +43,11 @@ def render(
         f"<h1>geoloc evaluation</h1>{_summary(result)}",
         *(f'<p class="finding">{html.escape(sentence)}</p>' for sentence in result.findings),
     ]
-    for figures, one in zip(result.protocol.directions, assessed, strict=True):
-        own = measured if measured is not None and measured.assessed is one else None
-        sections += _direction(figures, one, own)
-        if one is assessed[0]:
-            sections += [_located(result), Cases(one, own).section(pictures, count)]
+    for number, (figures, tables) in enumerate(zip(result.protocol.directions, directions, strict=True)):
+        located = photos if tables.questions.direction == PHOTOS_TO_TILES else None
+        sections += _direction(figures, tables, located)
+        if number == 0:
+            sections += [_located(result), Cases(tables, located).section(pictures, count)]
             sections.append(_by_kind(result.protocols))
     sections.append(_provenance(result))
     return page("geoloc evaluation", sections)
@@ -71,7 +69,7 @@ def _summary(result: EvaluateResult) -> str:
     )
 
 
-def _direction(figures: DirectionResult, one: Assessed, measured: Measured | None) -> list[str]:
+def _direction(figures: DirectionResult, tables: DirectionTables, photos: LocatedPhotos | None) -> list[str]:
     ties = (
         "<p class=muted>Recall in percent, ties at their expected rank; where ties matter, also with every tie lost "
         "and every tie won.</p>"
@@ -85,7 +83,7 @@ def _direction(figures: DirectionResult, one: Assessed, measured: Measured | Non
     if figures.multi_query:
         places = f"<h3>{figures.multi_query_queries:,} places, the photos of each as one query</h3>"
         sections += [places, _text_table(tie_table(figures.multi_query))]
-    sections.append(_plots(one, measured))
+    sections.append(_plots(tables, photos))
     sections.append(_top_percent(figures.top_percent))
     sections.append(_within(figures.within))
     if figures.best_error:
@@ -114,55 +112,45 @@ def _top_percent(rows: Sequence[TopPercentRow]) -> str:
 def _within(rows: Sequence[WithinRow]) -> str:
     if not rows:
         return ""
-    methods = [one.method for one in rows[0].table if one.method != CHANCE]
+    methods = [row.method for row in rows[0].table if row.method != CHANCE]
     names = [name for name in rows[0].table[0].recall if name != "R@1%"]
     cells = [
-        [f"{name}, {method}", *(f"{one.table[place].recall[name]:.2f}" for one in rows)]
+        [f"{name}, {method}", *(f"{row.table[place].recall[name]:.2f}" for row in rows)]
         for name in names
         for place, method in enumerate(methods)
     ]
-    head = ["", *(f"{one.radius_m:g} m" for one in rows)]
+    head = ["", *(f"{row.radius_m:g} m" for row in rows)]
     return "<h3>Recall of any item within r metres, percent</h3>" + table(head, cells)
 
 
-def _plots(one: Assessed, measured: Measured | None) -> str:
-    most = min(_MOST_K, one.retrieval.gallery)
-    curves = {method: recall_curve(one, method, most) for method in one.retrieval.counts}
-    curves[CHANCE] = _chance_curve(one, most)
+def _plots(tables: DirectionTables, photos: LocatedPhotos | None) -> str:
+    table, error_m = tables.table, tables.error_m
+    most = min(_MOST_K, table.gallery)
+    curves = {method: recall_curve(counts, most) for method, counts in table.counts.items()}
+    chance = chance_counts(table.truth.counts(table.queries), table.gallery)
+    curves[CHANCE] = recall_curve(chance, most)
     pictures = [plots.recall_curves(curves, dotted=(CHANCE,))]
-    if one.within and np.isfinite(one.error_m).any():
-        known = np.isfinite(one.asking.lat)
-        pictures.append(
-            plots.within_curves(one.error_m[known], [k for k in _KS if k <= one.error_m.shape[1]])
-        )
-        errors = {"best answer by floats": one.error_m[known, 0]}
-        if measured is not None:
-            errors = {"best match": measured.top1_error_m[known], "located": measured.error_m[known]}
+    if tables.within and np.isfinite(error_m).any():
+        known = np.isfinite(tables.questions.queries.lat)
+        pictures.append(plots.within_curves(error_m[known], [k for k in _KS if k <= error_m.shape[1]]))
+        errors = {"best answer by floats": error_m[known, 0]}
+        if photos is not None:
+            errors = {"best match": photos.top1_error_m[known], "located": photos.error_m[known]}
         pictures.append(plots.error_curve(errors))
-        placed = _placed(one, measured)
-        if np.isfinite(placed.error_m).any():
-            pictures.append(plots.error_map(placed))
+        positions = _positions(tables, photos)
+        if np.isfinite(positions.error_m).any():
+            pictures.append(plots.error_map(positions))
     return '<p class="plots">' + "".join(map(plot, pictures)) + "</p>"
 
 
-def _chance_curve(one: Assessed, most: int) -> Any:
-    retrieval = one.retrieval
-    positives = retrieval.truth.counts(retrieval.queries)
-    level = RankCounts(
-        np.zeros_like(positives), np.maximum(retrieval.gallery - positives, 0), positives, retrieval.gallery
-    )
-    ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))
-    return ks, [100.0 * recall(level, int(k)) for k in ks]
-
-
-def _placed(one: Assessed, measured: Measured | None) -> plots.Placed:
-    asking, gallery = one.asking, one.gallery
-    if measured is not None:
-        lat, lon, error_m = measured.lat, measured.lon, measured.error_m
+def _positions(tables: DirectionTables, photos: LocatedPhotos | None) -> plots.MapPositions:
+    queries, gallery = tables.questions.queries, tables.questions.gallery
+    if photos is not None:
+        lat, lon, error_m = photos.lat, photos.lon, photos.error_m
     else:
-        best = np.maximum(one.retrieved.rows[:, 0], 0)
-        lat, lon, error_m = gallery.lat[best], gallery.lon[best], one.error_m[:, 0]
-    return plots.Placed(asking.lat, asking.lon, lat, lon, gallery.lat, gallery.lon, error_m)
+        best = np.maximum(tables.best_rows[:, 0], 0)
+        lat, lon, error_m = gallery.lat[best], gallery.lon[best], tables.error_m[:, 0]
+    return plots.MapPositions(queries.lat, queries.lon, lat, lon, gallery.lat, gallery.lon, error_m)
 
 
 def _located(result: EvaluateResult) -> str:
@@ -172,7 +160,7 @@ def _located(result: EvaluateResult) -> str:
     return (
         "<h2>Errors of located photos in metres</h2>"
         + _summary_table(rows)
-        + _coverage_table([one.model_dump() for one in result.coverage])
+        + _coverage_table([row.model_dump() for row in result.coverage])
     )
 
 

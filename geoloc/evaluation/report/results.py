@@ -1,26 +1,16 @@
-"""What an evaluation found, as it lies in metrics.json: figures, and the protocol, data and machine behind them."""
+"""The result of an evaluation, as metrics.json holds it: figures, and their protocol, data and machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.core.arrays import IntArray
 from geoloc.core.errors import InputError
-from geoloc.evaluation.protocol.apply_protocol import Assessed
-from geoloc.evaluation.protocol.protocols import Protocol
-from geoloc.evaluation.ranking.method_rows import RecallRow
-from geoloc.evaluation.ranking.metrics import (
-    TOP_PERCENT_RULES,
-    TopPercent,
-    distance_summary,
-    recall,
-    top_percent_k,
-)
+from geoloc.evaluation.ranking.metrics import TopPercent
 from geoloc.evaluation.report.located_errors import Coverage
+from geoloc.evaluation.report.recall_table import RecallRow
 
 FORMAT_VERSION = 2
 Summary = dict[str, float | int | None]
@@ -79,7 +69,7 @@ class ProtocolResult(BaseModel):
 
 
 class EvaluateResult(BaseModel):
-    """What was measured; recalls in percent, lengths in metres.
+    """All figures of an evaluation; recalls in percent, lengths in metres.
 
     table, within_radius and protocols (kinds of query) are of the protocol's first direction; errors and coverage
     are of located photos, empty where there are no coordinates. Everything else is in `protocol`.
@@ -125,7 +115,7 @@ class EvaluateResult(BaseModel):
         )
 
     def text(self) -> str:
-        """What the command line prints."""
+        """The text that the command line prints."""
         return evaluation_text(self)
 
 
@@ -176,60 +166,3 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         lines.append("  ".join(["", row[0].ljust(widths[0]), *cells]))
     return "\n".join(lines)
-
-
-def direction_result(assessed: Assessed, ks: Sequence[int], rule: TopPercent) -> DirectionResult:
-    """The figures of one direction, recalls in percent."""
-    retrieval = assessed.retrieval
-    best = assessed.error_m[:, 0] if assessed.error_m.shape[1] else np.empty(0)
-    known = np.isfinite(assessed.asking.lat)
-    junk = assessed.asked.dropped
-    multi = assessed.multi
-    return DirectionResult(
-        direction=assessed.asked.direction,
-        queries=retrieval.queries,
-        gallery=retrieval.gallery,
-        junk=0 if junk is None else int(junk.sum()) - assessed.gallery.removed_count,
-        without_match=int((retrieval.truth.counts(retrieval.queries) == 0).sum()),
-        table=retrieval.rows(ks, rule),
-        top_percent=[_top_percent(assessed, one) for one in TOP_PERCENT_RULES],
-        within=[
-            WithinRow(
-                radius_m=radius,
-                queries_with_any=int((found.truth.counts(found.queries) > 0).sum()),
-                table=found.rows(ks, rule),
-            )
-            for radius, found in assessed.within.items()
-        ],
-        best_error=distance_summary(best[known], assessed.asked.protocol.radii_m) if assessed.within else {},
-        multi_query=multi.rows(ks, rule) if multi else [],
-        multi_query_queries=multi.queries if multi else 0,
-    )
-
-
-def _top_percent(assessed: Assessed, rule: TopPercent) -> TopPercentRow:
-    k = top_percent_k(assessed.retrieval.gallery, rule)
-    figures = {method: 100.0 * recall(counts, k) for method, counts in assessed.retrieval.counts.items()}
-    return TopPercentRow(rule=rule, k=k, recall=figures)
-
-
-def protocol_result(
-    protocol: Protocol, directions: list[DirectionResult], rule: TopPercent, changed: list[str]
-) -> ProtocolResult:
-    """The protocol with its figures."""
-    return ProtocolResult(
-        id=protocol.id,
-        name=protocol.name,
-        version=protocol.version,
-        definition=protocol.definition,
-        changed=changed,
-        top_percent=rule,
-        directions=directions,
-    )
-
-
-def recall_curve(assessed: Assessed, method: str, most: int) -> tuple[IntArray, list[float]]:
-    """(K, Recall@K in percent) for K from 1 to `most`, ties at their expected rank."""
-    counts = assessed.retrieval.counts[method]
-    ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))
-    return ks, [100.0 * recall(counts, int(k)) for k in ks]

@@ -1,4 +1,4 @@
-"""The walk over blocks: counts and best answers against a full sort, and the memory bound that it promises."""
+"""The scan of blocks: counts and best answers against a full sort, and the memory bound that it promises."""
 
 import tracemalloc
 
@@ -8,26 +8,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoloc.evaluation.ranking import blockwise_scores
-from geoloc.evaluation.ranking.blockwise_scores import Cosine, Edges, Hamming, PartCosine, pair_scores, walk
-from geoloc.evaluation.ranking.ranks import Question, Truth, rank
+from geoloc.evaluation.ranking.blockwise_scores import (
+    Cosine,
+    Hamming,
+    PartCosine,
+    Thresholds,
+    pair_scores,
+    scan,
+)
+from geoloc.evaluation.ranking.ranks import Question, TruthTable, rank
 from tests.evaluation import oracles
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([1, 3]), st.sampled_from([1, 2]))
-def test_a_walk_counts_and_keeps_what_a_full_sort_does(seed, k, heads, item_heads):
+def test_a_scan_counts_and_keeps_what_a_full_sort_does(seed, k, heads, item_heads):
     rng = np.random.default_rng(seed)
     queries = rng.integers(-2, 3, (4, heads, 3)).astype(np.float32)
     gallery = rng.integers(-2, 3, (int(rng.integers(1, 12)), item_heads, 3)).astype(np.float16)
-    edges = Edges(rng.integers(0, 4, 6), rng.integers(-6, 7, 6).astype(np.float32))
+    thresholds = Thresholds(rng.integers(0, 4, 6), rng.integers(-6, 7, 6).astype(np.float32))
     dropped = rng.random(len(gallery)) < 0.3
     blocks = np.split(gallery, sorted(rng.integers(0, len(gallery) + 1, 2)))
-    found = walk(queries, lambda: blocks, Cosine(), edges=edges, dropped=dropped, k=k)
+    found = scan(queries, lambda: blocks, Cosine(), thresholds=thresholds, dropped=dropped, k=k)
     table = [
         [max(oracles.dot(a, b) for a in query.tolist() for b in item.tolist()) for item in gallery]
         for query in queries
     ]
-    for query, value, above in zip(edges.query, edges.value, found.above, strict=True):
+    for query, value, above in zip(thresholds.query, thresholds.value, found.above, strict=True):
         wanted = sum(score > value for score, out in zip(table[query], dropped, strict=True) if not out)
         assert above == wanted
     for row, line in enumerate(table):
@@ -46,8 +53,8 @@ def test_code_distances_are_counts_of_differing_bits(seed, code_bytes, heads):
     query, item = np.divmod(np.arange(21), 7)
     order = np.argsort(item, kind="stable")
     found = pair_scores(queries, lambda: [gallery], Hamming(code_bytes), query[order], item[order])
-    walked = walk(queries, lambda: [gallery], Hamming(code_bytes), pairs=(query[order], item[order]), k=7)
-    for place, value, seen in zip(order, found, walked.pair_scores, strict=True):
+    scanned = scan(queries, lambda: [gallery], Hamming(code_bytes), pairs=(query[order], item[order]), k=7)
+    for place, value, seen in zip(order, found, scanned.pair_scores, strict=True):
         near = min(
             oracles.bits_apart(head.tolist(), gallery[item[place]].tolist()) for head in queries[query[place]]
         )
@@ -56,15 +63,15 @@ def test_code_distances_are_counts_of_differing_bits(seed, code_bytes, heads):
 
 def test_nan_is_never_an_answer():
     gallery = np.array([[1.0], [np.nan], [0.5]], np.float32)
-    found = walk(np.ones((1, 1), np.float32), lambda: [gallery], Cosine(), k=3)
+    found = scan(np.ones((1, 1), np.float32), lambda: [gallery], Cosine(), k=3)
     assert found.rows.tolist() == [[0, 2, -1]]
 
 
 def test_an_empty_side_gives_empty_answers():
     none = np.empty((0, 3), np.float32)
     some = np.ones((2, 3), np.float32)
-    assert walk(none, lambda: [some], Cosine(), k=2).rows.shape == (0, 2)
-    found = walk(some, lambda: [none], Cosine(), k=2)
+    assert scan(none, lambda: [some], Cosine(), k=2).rows.shape == (0, 2)
+    found = scan(some, lambda: [none], Cosine(), k=2)
     assert found.rows.tolist() == [[-1, -1]] * 2
     assert found.gallery == 0
 
@@ -81,10 +88,12 @@ def test_memory_stays_bounded_where_the_matrix_would_not_fit(codes):
         queries = rng.normal(size=(queries_count, 4)).astype(np.float32)
         gallery = rng.normal(size=(gallery_count, 4)).astype(np.float16)
     measure = Hamming(4) if codes else Cosine()
-    truth = Truth(np.arange(queries_count), rng.integers(0, gallery_count, queries_count))
-    rank(queries[:2], lambda: [gallery[:9]], measure, [Question(Truth(np.array([0]), np.array([3])))], k=2)
+    truth = TruthTable(np.arange(queries_count), rng.integers(0, gallery_count, queries_count))
+    rank(
+        queries[:2], lambda: [gallery[:9]], measure, [Question(TruthTable(np.array([0]), np.array([3])))], k=2
+    )
     tracemalloc.start()
-    found = rank(queries, lambda: [gallery], measure, [Question(truth)], k=k, every=True)
+    found = rank(queries, lambda: [gallery], measure, [Question(truth)], k=k, all_positives=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 4 * queries_count * gallery_count == 480_000_000
@@ -116,12 +125,12 @@ def test_blocks_of_scores_have_the_stated_size(monkeypatch):
     monkeypatch.setattr(blockwise_scores, "SCORES_BYTES", 2**16)
     rng = np.random.default_rng(0)
     queries, gallery = rng.normal(size=(50, 3, 2)).astype(np.float32), rng.normal(size=(20_000, 2))
-    walk(queries, lambda: [gallery], Watched(), k=1)
+    scan(queries, lambda: [gallery], Watched(), k=1)
     # One query at least: with 3 candidates against a block of 8,192 it is 98,304 bytes.
     assert max(sizes) == 3 * 8192 * 4
     monkeypatch.setattr(blockwise_scores, "SCORES_BYTES", 2**20)
     sizes.clear()
-    walk(queries, lambda: [gallery], Watched(), k=1)
+    scan(queries, lambda: [gallery], Watched(), k=1)
     assert 2**19 < max(sizes) <= 2**20
 
 

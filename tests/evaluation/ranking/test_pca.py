@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from geoloc.core.errors import InputError
-from geoloc.evaluation.protocol.apply_protocol import ask, assess
 from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES, PROTOCOLS
-from geoloc.evaluation.ranking.blockwise_scores import walk
+from geoloc.evaluation.protocol.questions import build_questions
+from geoloc.evaluation.ranking.blockwise_scores import scan
 from geoloc.evaluation.ranking.pca import ProjectedDistance, fit_projection
-from tests.evaluation.small_sides import photos, tiles
+from geoloc.evaluation.report.recall_table import direction_tables
+from tests.evaluation.small_sets import photos, tiles
 
 
-def made(seed: int, gallery: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def vectors(seed: int, gallery: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.05, 1.0, dim)
     vectors = rng.normal(size=(gallery + 20, dim)) * spread + rng.normal(size=dim)
@@ -26,20 +27,20 @@ def made(seed: int, gallery: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 8))
 def test_distances_are_those_after_scikit_learns_components(seed, dimensions):
-    queries, gallery = made(seed, 60, 12)
+    queries, gallery = vectors(seed, 60, 12)
     fitted = fit_projection(lambda: np.split(gallery, [7, 31]), dimensions)
     assert fitted.dimensions == dimensions
     reference = PCA(dimensions, svd_solver="full").fit(gallery.astype(np.float64))
     left, right = reference.transform(queries), reference.transform(gallery)
     wanted = np.linalg.norm(left[:, None] - right[None], axis=2)
-    found = walk(queries, lambda: [gallery], ProjectedDistance(fitted), k=60)
+    found = scan(queries, lambda: [gallery], ProjectedDistance(fitted), k=60)
     # A score is minus half the squared distance.
     np.testing.assert_allclose(-2 * found.scores, np.sort(wanted, axis=1) ** 2, atol=2e-6)
 
 
 def test_the_map_protocol_is_a_full_sort_after_components():
     rng = np.random.default_rng(4)
-    queries, gallery = made(4, 200, 150)
+    queries, gallery = vectors(4, 200, 150)
     queries = (gallery[:20] + rng.normal(size=(20, 150)) * 0.15).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     codes = np.zeros((200, 1), np.uint8)
@@ -52,8 +53,8 @@ def test_the_map_protocol_is_a_full_sort_after_components():
     )
     protocol = PROTOCOLS["map25d-single-image"]
     sides = photos(queries[:, None], codes[:20, None]), tiles(gallery, codes, cuts=(64, 99))
-    asked = ask(protocol, PHOTOS_TO_TILES, *sides, pairs, radius_m=25.0)
-    table = assess(asked, *sides, lengths=(8,), rerank=0).retrieval.rows((1, 5, 10), protocol.top_percent)
+    questions = build_questions(protocol, PHOTOS_TO_TILES, *sides, pairs, radius_m=25.0)
+    table = direction_tables(questions, lengths=(8,), rerank=0).table.rows((1, 5, 10), protocol.top_percent)
     assert table[0].method == "floats, 128 components"
     reference = PCA(128, svd_solver="full").fit(gallery.astype(np.float64))
     left, right = reference.transform(queries), reference.transform(gallery)
@@ -69,7 +70,7 @@ def test_the_map_protocol_is_a_full_sort_after_components():
 
 
 def test_fewer_items_than_components_give_as_many_as_there_are():
-    _, gallery = made(0, 5, 9)
+    _, gallery = vectors(0, 5, 9)
     assert fit_projection(lambda: [gallery], 128).dimensions == 5
 
 

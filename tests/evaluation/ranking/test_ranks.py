@@ -9,24 +9,18 @@ from hypothesis import strategies as st
 
 from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking import blockwise_scores
-from geoloc.evaluation.ranking.ranks import (
-    Question,
-    RankCounts,
-    Truth,
-    float_ranks,
-    hamming_ranks,
-    score_ranks,
-)
-from geoloc.evaluation.ranking.shortlist import nearest_codes, shortlist_ranks, similarities
+from geoloc.evaluation.ranking.ranks import Question, RankCounts, TruthTable, score_ranks
+from geoloc.evaluation.ranking.shortlist import shortlist_ranks, similarities
+from tests.evaluation.small_sets import float_ranks, hamming_ranks, nearest_codes
 
 
-def random_truth(rng, queries: int, tiles: int) -> Truth:
+def random_truth(rng, queries: int, tiles: int) -> TruthTable:
     pairs = {(int(rng.integers(queries)), int(rng.integers(tiles))) for _ in range(queries)}
     query, tile = zip(*sorted(pairs), strict=True)
-    return Truth(np.array(query), np.array(tile))
+    return TruthTable(np.array(query), np.array(tile))
 
 
-def plain(scores: np.ndarray, truth: Truth) -> list[tuple[int, int, int]]:
+def plain(scores: np.ndarray, truth: TruthTable) -> list[tuple[int, int, int]]:
     out = []
     for query, row in enumerate(scores):
         positives = set(truth.tile[truth.query == query].tolist())
@@ -109,7 +103,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
 def test_a_prefix_compares_its_first_bits_only():
     queries = np.array([[0, 255]], dtype=np.uint8)
     gallery = np.array([[0, 0], [1, 255]], dtype=np.uint8)
-    truth = Truth(np.array([0]), np.array([0]))
+    truth = TruthTable(np.array([0]), np.array([0]))
     assert hamming_ranks(queries, lambda: [gallery], truth, bits=8).better.tolist() == [0]
     assert hamming_ranks(queries, lambda: [gallery], truth).better.tolist() == [1]
     for bits in (0, 7, 24):
@@ -125,7 +119,7 @@ def test_the_shortlist_holds_the_nearest_codes_in_order(seed, keep):
         rng.integers(0, 8, (5, 2, 3), dtype=np.uint8),
         rng.integers(0, 8, (25, 3), dtype=np.uint8),
     )
-    found = nearest_codes(codes, lambda: shards(gallery, rng), bits=None, keep=keep)
+    found = nearest_codes(codes, lambda: shards(gallery, rng), keep=keep)
     distance = np.bitwise_count(codes[:, :, None] ^ gallery[None, None]).sum(-1).min(1).astype(int)
     for row, wanted in zip(found, distance, strict=True):
         assert row.tolist() == np.argsort(wanted, kind="stable")[:keep].tolist()
@@ -144,7 +138,7 @@ def test_a_shortlist_of_everything_ranks_like_the_floats(seed):
         rng.integers(0, 256, (20, 2), dtype=np.uint8),
     )
     truth = random_truth(rng, 6, 20)
-    rows = nearest_codes(codes, lambda: [stored], bits=None, keep=20)
+    rows = nearest_codes(codes, lambda: [stored], keep=20)
     by_codes = hamming_ranks(codes, lambda: [stored], truth)
     found = shortlist_ranks(
         rows, similarities(queries, rows, lambda r: gallery[r]), Question(truth), by_codes
@@ -175,9 +169,9 @@ def test_the_best_pair_of_candidates_of_query_and_item_counts(turns):
 def test_a_truth_outside_the_shortlist_stays_behind_it():
     codes = np.array([[0]], dtype=np.uint8)
     stored = np.array([[0], [1], [3], [7]], dtype=np.uint8)
-    truth = Truth(np.array([0]), np.array([3]))
+    truth = TruthTable(np.array([0]), np.array([3]))
     by_codes = hamming_ranks(codes, lambda: [stored], truth)
-    rows = nearest_codes(codes, lambda: [stored], bits=None, keep=2)
+    rows = nearest_codes(codes, lambda: [stored], keep=2)
     found = shortlist_ranks(rows, np.array([[0.1, 0.9]], dtype=np.float32), Question(truth), by_codes)
     assert found.better.tolist() == [3]
     assert found.positives.tolist() == [1]

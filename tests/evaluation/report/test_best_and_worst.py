@@ -5,25 +5,26 @@ import re
 import numpy as np
 import pytest
 
-from geoloc.evaluation.protocol.apply_protocol import Asked, assess
 from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES, PROTOCOLS
-from geoloc.evaluation.ranking.ranks import Truth
+from geoloc.evaluation.protocol.questions import Questions
+from geoloc.evaluation.ranking.ranks import TruthTable
 from geoloc.evaluation.report.best_and_worst import Cases, Pictures
-from tests.evaluation.small_sides import photos, tiles
+from geoloc.evaluation.report.recall_table import direction_tables
+from tests.evaluation.small_sets import photos, tiles
 
 
 def cases(*, located: bool) -> Cases:
     """Five photos; photo 0 is found first, photo 3 last, photo 4 has no right tile."""
     scores = np.array([[9, 1, 2, 3], [1, 8, 9, 2], [1, 2, 9, 3], [9, 8, 7, 1], [1, 2, 3, 9]], np.float32)
-    truth = Truth(np.arange(4), np.arange(4))
+    truth = TruthTable(np.arange(4), np.arange(4))
     where = {"lat": np.array([59.0, 59.001, 59.002, 59.003]), "lon": np.full(4, 24.0)} if located else {}
     here = (
         {"lat": np.array([59.0, 59.001, 59.002, 59.003, 59.001]), "lon": np.full(5, 24.0)} if located else {}
     )
     asking = photos(scores[:, None], np.zeros((5, 1, 1), np.uint8), **here)
     gallery = tiles(np.eye(4, dtype=np.float32), np.zeros((4, 1), np.uint8), **where)
-    asked = Asked(PROTOCOLS["tiles"], PHOTOS_TO_TILES, truth, None, {}, None)
-    return Cases(assess(asked, asking, gallery, lengths=(8,), rerank=0), None)
+    questions = Questions(PROTOCOLS["tiles"], PHOTOS_TO_TILES, asking, gallery, truth, None, {}, None)
+    return Cases(direction_tables(questions, lengths=(8,), rerank=0), None)
 
 
 @pytest.mark.parametrize("located", [False, True])

@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoloc.core.errors import InputError
-from geoloc.evaluation.protocol.apply_protocol import ask, assess, sides_of
 from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES, PROTOCOLS, TILES_TO_PHOTOS
+from geoloc.evaluation.protocol.questions import build_questions
 from geoloc.evaluation.ranking.metrics import TOP_PERCENT_RULES, top_percent_k
-from geoloc.evaluation.report.results import direction_result
+from geoloc.evaluation.report.build_result import direction_result
+from geoloc.evaluation.report.recall_table import direction_tables
 from tests.evaluation import oracles
 from tests.evaluation.oracles import Query
-from tests.evaluation.small_sides import photos, tiles
+from tests.evaluation.small_sets import photos, tiles
 
 LAT, LON = -35.2, 149.1
 RELATIONS = ("positive", "semi_positive")
@@ -46,7 +47,7 @@ class World:
     def _near(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
         return LAT + rng.integers(0, 4, count) * 4e-5, LON + rng.integers(0, 4, count) * 4e-5
 
-    def sides(self):
+    def photos_and_tiles(self):
         asking = photos(
             self.photo,
             self.photo_code,
@@ -122,10 +123,11 @@ EXACT = [name for name, protocol in PROTOCOLS.items() if protocol.components is 
 def test_every_protocol_is_its_definition(name, seed, queries, gallery):
     world, protocol = World(seed, queries, gallery), PROTOCOLS[name]
     for direction in protocol.directions:
-        asking, answering = sides_of(direction, *world.sides())
-        asked = ask(protocol, direction, asking, answering, world.pairs(), radius_m=25.0)
-        assessed = assess(asked, asking, answering, lengths=(8,), rerank=0)
-        table = {row.method: row for row in direction_result(assessed, (1, 2, 5), "int_plus_one").table}
+        questions = build_questions(
+            protocol, direction, *world.photos_and_tiles(), world.pairs(), radius_m=25.0
+        )
+        tables = direction_tables(questions, lengths=(8,), rerank=0)
+        table = {row.method: row for row in direction_result(tables, (1, 2, 5), "int_plus_one").table}
         assert list(table) == ["floats", "codes 8", "chance"]
         for method in ("floats", "codes 8"):
             plain = world.plain(protocol, direction, method)
@@ -154,8 +156,10 @@ def test_chance_is_a_gallery_of_equals(seed, queries, gallery):
         protocol = PROTOCOLS[name]
         world.tile_place = ["0001" if place == "-1" else place for place in world.tile_place]
         world.tile_place[0], world.photo_place[0] = "0001", "0002"
-        asked = ask(protocol, PHOTOS_TO_TILES, *world.sides(), world.pairs(), radius_m=25.0)
-        table = assess(asked, *world.sides(), lengths=(8,), rerank=0).retrieval.rows((1, 3), "floor")
+        questions = build_questions(
+            protocol, PHOTOS_TO_TILES, *world.photos_and_tiles(), world.pairs(), radius_m=25.0
+        )
+        table = direction_tables(questions, lengths=(8,), rerank=0).table.rows((1, 3), "floor")
         for measure, value in table[-1].recall.items():
             assert table[0].recall[measure] == pytest.approx(value, abs=1e-6), measure
 
@@ -164,8 +168,8 @@ def test_chance_is_a_gallery_of_equals(seed, queries, gallery):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 7))
 def test_metres_are_counted_one_by_one(seed, queries, gallery):
     world, protocol = World(seed, queries, gallery), PROTOCOLS["within-metres"]
-    asked = ask(protocol, PHOTOS_TO_TILES, *world.sides(), None, radius_m=25.0)
-    found = direction_result(assess(asked, *world.sides(), lengths=(8,), rerank=0), (1, 2), "floor")
+    questions = build_questions(protocol, PHOTOS_TO_TILES, *world.photos_and_tiles(), None, radius_m=25.0)
+    found = direction_result(direction_tables(questions, lengths=(8,), rerank=0), (1, 2), "floor")
     positions = list(zip(world.tile_lat.tolist(), world.tile_lon.tolist(), strict=True))
     for row in found.within:
         plain = world.plain(protocol, PHOTOS_TO_TILES, "floats")
@@ -233,8 +237,8 @@ def test_places_as_one_query_are_the_means_of_their_photos(seed):
     )
     answering = tiles(gallery, np.zeros((5, 1), np.uint8), place=names)
     protocol = PROTOCOLS["university1652-drone-to-satellite"]
-    asked = ask(protocol, PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
-    multi = assess(asked, asking, answering, lengths=(8,), rerank=0).multi
+    questions = build_questions(protocol, PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
+    multi = direction_tables(questions, lengths=(8,), rerank=0).multi_query
     plain = []
     for name in ("a", "b", "c"):
         own = [vectors[row, 0] for row, place in enumerate(places) if place == name]
@@ -256,8 +260,8 @@ def test_photos_of_unknown_heading_make_no_mean():
     asking = photos(vectors, np.zeros((2, 3, 1), np.uint8), place=["a", "a"])
     answering = tiles(np.eye(4, dtype=np.float32), np.zeros((4, 1), np.uint8), place=["a", "b", None, None])
     protocol = PROTOCOLS["university1652-drone-to-satellite"]
-    asked = ask(protocol, PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
-    assert assess(asked, asking, answering, lengths=(8,), rerank=0).multi is None
+    questions = build_questions(protocol, PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
+    assert direction_tables(questions, lengths=(8,), rerank=0).multi_query is None
 
 
 def test_removed_tiles_are_as_if_they_had_never_been():
@@ -272,7 +276,7 @@ def test_removed_tiles_are_as_if_they_had_never_been():
     places = list("abcdefabc")
     asking = photos(photo, photo_code, place=list("abcdef"))
     protocol = PROTOCOLS["university1652-drone-to-satellite"]
-    tables = []
+    results = []
     for answering in (
         tiles(vectors, codes, place=places, gone=gone),
         tiles(
@@ -281,11 +285,9 @@ def test_removed_tiles_are_as_if_they_had_never_been():
             place=[name for name, out in zip(places, gone, strict=True) if not out],
         ),
     ):
-        asked = ask(protocol, PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
-        tables.append(
-            direction_result(assess(asked, asking, answering, lengths=(8,), rerank=4), (1, 2), "floor")
-        )
-    assert tables[0].model_dump() == tables[1].model_dump()
+        questions = build_questions(protocol, PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
+        results.append(direction_result(direction_tables(questions, lengths=(8,), rerank=4), (1, 2), "floor"))
+    assert results[0].model_dump() == results[1].model_dump()
 
 
 @pytest.mark.parametrize(
@@ -300,4 +302,4 @@ def test_what_a_protocol_needs_is_said(name, sentence):
     asking = photos(np.ones((1, 1, 2), np.float32), np.zeros((1, 1, 1), np.uint8))
     answering = tiles(np.ones((1, 2), np.float32), np.zeros((1, 1), np.uint8))
     with pytest.raises(InputError, match=sentence):
-        ask(PROTOCOLS[name], PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
+        build_questions(PROTOCOLS[name], PHOTOS_TO_TILES, asking, answering, None, radius_m=25.0)
