@@ -1,1 +1,1 @@
-"""How good it is: ranks and their ties, metrics, sanity gates, the report."""
+"""Evaluation: questions of a protocol, ranked lists, metrics, sanity checks, the report."""

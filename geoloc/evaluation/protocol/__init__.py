@@ -1,1 +1,1 @@
-"""What a benchmark asks: protocols by name, which items are right, checks that make a figure worth printing."""
+"""Protocols by name, their questions (who asks, which gallery, which items are right), and sanity checks."""

@@ -14,11 +14,11 @@ _TABLES = (("queries", "query_id"), ("tiles", "tile_id"))
 
 
 def check_leaks(evaluated: str, trained: str, *, radius_m: float, shared_area: bool = False) -> list[str]:
-    """Compare two ingest outputs; returns sentences about what is only suspicious.
+    """Compare two ingest outputs; returns warnings about what is only suspicious.
 
-    Refuses with `InputError` ids and photos that are in both. Tiles with the same picture are said (two pieces of
-    open water may honestly be alike), and photos within `radius_m` of one of the training. With `shared_area` (a
-    protocol whose training and test share their tiles) only photos are compared, and nearness is by design.
+    Refuses with `InputError` ids and photos that are in both. Warns about tiles with the same picture (two pieces of
+    open water may be alike) and about photos within `radius_m` metres of a training photo. With `shared_area`
+    (training and test share their tiles by design) only ids and pictures of photos are compared.
     """
     found = []
     for kind, column in _TABLES[:1] if shared_area else _TABLES:

@@ -1,4 +1,4 @@
-"""Sanity gates: what makes a beautiful figure worthless is refused, or said out loud beside it."""
+"""Sanity checks: inputs that make a figure worthless are refused, suspicious ones give a finding beside it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CONSTANT = 1e-5
 _UNLIKELY = 0.00135  # of chance alone to do as well: three standard deviations
 
 
-class EmbeddingGate:
-    """Checks embeddings as they stream by; `close` after the last block."""
+class EmbeddingCheck:
+    """Checks embeddings block by block; call `close` after the last block."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -28,7 +28,7 @@ class EmbeddingGate:
         self._highest: Float32Array | None = None
 
     def add(self, embeddings: npt.NDArray[np.generic]) -> None:
-        """Take in embeddings [n, ..., D]."""
+        """Add a block of embeddings [n, ..., D]."""
         values = np.asarray(embeddings, dtype=np.float32).reshape(-1, embeddings.shape[-1])
         if not len(values):
             return
@@ -69,14 +69,14 @@ class EmbeddingGate:
 
 def check_embeddings(blocks: Iterable[npt.NDArray[np.generic]], what: str) -> None:
     """Refuse embeddings, blocks of [n, ..., D], that are not finite, not of length 1 or all the same."""
-    gate = EmbeddingGate(what)
+    check = EmbeddingCheck(what)
     for _, piece in gallery_blocks(lambda: blocks):
-        gate.add(piece)
-    gate.close()
+        check.add(piece)
+    check.close()
 
 
 def check_ids(ids: pa.Array, what: str) -> None:
-    """Refuse ids (pa.string [N]) that appear twice: which of them is right would be a matter of order."""
+    """Refuse ids (pa.string [N]) that appear twice: the right one would depend on their order."""
     counts = pc.value_counts(ids)
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
@@ -99,7 +99,7 @@ def check_common(matched: int, queries: int, what: str) -> None:
 
 
 def check_precision(precision: float, recall_at_1: float, what: str) -> None:
-    """Refuse a table (percent) that cannot be: with one right answer a query, AP is never below Recall@1."""
+    """Refuse an impossible table (percent): with one right answer per query, AP is never below Recall@1."""
     if precision < recall_at_1 - 1e-6:
         raise InputError(
             f"AP {precision:.2f} is below R@1 {recall_at_1:.2f} for {what}, where every query has one right answer: "
@@ -109,9 +109,9 @@ def check_precision(precision: float, recall_at_1: float, what: str) -> None:
 
 
 def no_better_than_chance(recall_at_1: float, chance_at_1: float, queries: int, what: str) -> list[str]:
-    """A sentence when chance does as well as R@1 (percent over `queries`) more often than once in 740 times.
+    """A finding when chance does as well as R@1 (percent over `queries`) more often than once in 740 times.
 
-    A one-sided binomial test of the hits; queries of unlike chances are taken at their mean.
+    A one-sided binomial test of the hits; queries with different chances are taken at their mean.
     """
     from scipy.stats import binom
 
@@ -126,7 +126,7 @@ def no_better_than_chance(recall_at_1: float, chance_at_1: float, queries: int, 
 
 
 def without_match(missing: int, queries: int) -> list[str]:
-    """A sentence about queries that no gallery item is right for."""
+    """A finding about queries without a right gallery item."""
     if not missing:
         return []
     return [
@@ -136,7 +136,7 @@ def without_match(missing: int, queries: int) -> list[str]:
 
 
 def several_matches(several: int, queries: int, name: str) -> list[str]:
-    """A sentence about queries with more than one right item where the protocol knows one."""
+    """A finding about queries with several right items where the protocol has a single right item."""
     if not several:
         return []
     return [
@@ -148,7 +148,7 @@ def several_matches(several: int, queries: int, name: str) -> list[str]:
 def not_comparable(
     queries: int, gallery: int, published: tuple[int | None, int | None], name: str
 ) -> list[str]:
-    """A sentence when the sizes are not those of the published figures (queries, gallery)."""
+    """A finding when the sizes are not those of the published figures (queries, gallery)."""
     wanted = [
         f"{have:,} {what} instead of {want:,}"
         for have, want, what in ((queries, published[0], "queries"), (gallery, published[1], "gallery items"))
@@ -160,7 +160,7 @@ def not_comparable(
 
 
 def turned_photos(turned: int, queries: int, headings: int, name: str) -> list[str]:
-    """A sentence when photos were compared at the best of several headings, which published figures do not do."""
+    """A finding when photos were compared at the best of several headings, which published figures do not do."""
     if not turned:
         return []
     return [
@@ -171,7 +171,7 @@ def turned_photos(turned: int, queries: int, headings: int, name: str) -> list[s
 
 
 def constant_codes(blocks: Iterable[npt.NDArray[np.uint8]], what: str) -> list[str]:
-    """A sentence when all codes, blocks of uint8[n, B], are the same: then every answer is a tie."""
+    """A finding when all codes, blocks of uint8[n, B], are the same: then every answer is a tie."""
     first, count = None, 0
     for block in blocks:
         rows = block.reshape(-1, block.shape[-1])

@@ -33,7 +33,7 @@ def truth_from_places(
 ) -> TruthTable:
     """Positives by identity: all tiles of the query's place (pa.string arrays [Q] and [N]).
 
-    A null place is nobody's: a distractor. A junk place has no positives either.
+    A tile of null place is a distractor. A query of a junk place has no positives.
     """
     keep = pc.and_(pc.is_valid(query_place), pc.invert(pc.is_in(query_place, pa.array(junk, pa.string()))))
     queries = pa.table({"place": query_place, "query": np.arange(len(query_place))}).filter(keep)
@@ -68,8 +68,8 @@ def truth_within_projected(
     if not len(queries) or not len(tiles):
         return _truth(np.empty(0, np.int64), np.empty(0, np.int64))
     found = cKDTree(to_there).query_ball_point(from_here, radius_m + 1e-6)
-    query = np.repeat(np.arange(len(queries)), [len(one) for one in found])
-    tile = np.array([place for one in found for place in one], dtype=np.int64)
+    query = np.repeat(np.arange(len(queries)), [len(near) for near in found])
+    tile = np.array([place for near in found for place in near], dtype=np.int64)
     # A round trip through degrees moves a point by nanometres: what lies on the circle is inside.
     inside = np.linalg.norm(from_here[query] - to_there[tile], axis=1) <= radius_m + 1e-6
     return _truth(queries[query[inside]], tiles[tile[inside]])

@@ -1,1 +1,1 @@
-"""Ranks of the right items, with their ties, in one walk over blocks of scores; metrics from ranks."""
+"""Ranked lists of all methods: ranks of the right items with their ties, in one scan; metrics from ranks."""

@@ -82,7 +82,7 @@ class EncodedTable:
 
 def _shown_columns(stored: list[bytes | None], columns: int) -> BoolArray | None:
     """Columns that the photos show, bool[Q, columns]; None where all show all."""
-    if all(one is None for one in stored):
+    if all(mask is None for mask in stored):
         return None
     whole = b"\x01" * columns
-    return np.frombuffer(b"".join(one or whole for one in stored), dtype=np.bool_).reshape(-1, columns)
+    return np.frombuffer(b"".join(mask or whole for mask in stored), dtype=np.bool_).reshape(-1, columns)

@@ -1,1 +1,1 @@
-"""What an evaluation says: figures, tables, plots, pictures and the page."""
+"""The result of an evaluation: recall tables, errors in metres, plots, pictures and the HTML report."""

@@ -124,16 +124,16 @@ def evaluation_text(result: EvaluateResult) -> str:
     blocks = [f"Protocol {result.protocol.id}. {result.protocol.definition}"]
     if result.protocol.changed:
         blocks.append("Not as the protocol says: " + "; ".join(result.protocol.changed) + ".")
-    for one in result.protocol.directions:
-        blocks.append(f"{one.queries:,} queries, {one.gallery:,} gallery items, {one.direction}:")
-        blocks.append(aligned(tie_table(one.table)))
-        if one.multi_query:
-            blocks.append(f"{one.multi_query_queries:,} places as one query each:")
-            blocks.append(aligned(tie_table(one.multi_query)))
-        if one.best_error:
+    for figures in result.protocol.directions:
+        blocks.append(f"{figures.queries:,} queries, {figures.gallery:,} gallery items, {figures.direction}:")
+        blocks.append(aligned(tie_table(figures.table)))
+        if figures.multi_query:
+            blocks.append(f"{figures.multi_query_queries:,} places as one query each:")
+            blocks.append(aligned(tie_table(figures.multi_query)))
+        if figures.best_error:
             shown = (
                 f"{name} {value:.1f}"
-                for name, value in one.best_error.items()
+                for name, value in figures.best_error.items()
                 if value is not None and name != "queries"
             )
             blocks.append("Best answer's distance: " + ", ".join(shown) + ".")
