@@ -19,8 +19,8 @@ from geoloc.index.build.shard_plan import tile_bytes
 from geoloc.index.build.sorted_runs import TablePart
 from geoloc.index.format.commit import Head, commit, missing_file, read_head
 from geoloc.index.format.manifest import (
-    FORMAT_VERSION,
     MODELS,
+    SHARD_FILES_VERSION,
     Change,
     FileEntry,
     Manifest,
@@ -251,7 +251,7 @@ def _model_files(model_uri: str) -> list[FileEntry]:
 
 def _fingerprint(config: IndexConfig, source: Source) -> str:
     content = {
-        "format": FORMAT_VERSION,
+        "format": SHARD_FILES_VERSION,
         # Left out where it is not asked for: indexes of before there was such an option keep their fingerprint.
         "config": config.model_dump(exclude=None if config.any_heading_bits else {"any_heading_bits"}),
         "codes": [part.sha256 for part in source.parts],

@@ -22,8 +22,6 @@ from geoloc.index.build.estimate import estimate
 from geoloc.index.build.shard_plan import run_rows, slices_of, tile_bytes
 from geoloc.index.format.commit import commit, current_snapshot, read_head
 from geoloc.index.format.manifest import (
-    ANY_HEADING_NAME,
-    LIST_CENTRES_NAME,
     Change,
     Manifest,
     Operation,
@@ -56,7 +54,6 @@ from geoloc.stages.index_build import (
 )
 
 _COMPACT_BYTES_PER_S = 100e6
-_NPY_HEADER_BYTES = 128
 _NO_IDS = pa.array([], pa.large_string())
 
 
@@ -142,7 +139,7 @@ def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
     settings = IndexConfig(
         bits=base.bits,
         keep_embeddings=base.embedding_dim is not None,
-        any_heading_bits=any_heading_bits_of(base),
+        any_heading_bits=base.any_heading_bits,
     )
     model = storage.join(index_uri, base.model.directory)
     source = inspect_inputs(settings, IndexInputs(codes=inputs.codes, model=model))
@@ -211,9 +208,9 @@ def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
     if not old:
         return _result(index_uri, snapshot_id, base, Change(operation="compact"), [], reused=True)
     ensure_ray()
-    lists = lists_of(base) if config.lists is None else config.lists
+    lists = base.lists if config.lists is None else config.lists
     any_heading = any_heading_of(
-        storage.join(index_uri, base.model.directory), any_heading_bits_of(base), keep=True
+        storage.join(index_uri, base.model.directory), base.any_heading_bits, keep=True
     )
     build = _compaction(index_uri, base, old, size, lists, any_heading)
     made = build_shards(build)
@@ -227,19 +224,6 @@ def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
     result = _commit_upon(index_uri, prepare, config.retries)
     remove_runs(build)
     return result
-
-
-def lists_of(manifest: Manifest) -> int:
-    """Inverted lists of a shard of a snapshot: the most that one has, 0 without any."""
-    centres = [file.bytes for shard in manifest.shards if (file := shard.file(LIST_CENTRES_NAME))]
-    return max(0, max(centres, default=0) - _NPY_HEADER_BYTES) // (manifest.bits // 8)
-
-
-def any_heading_bits_of(manifest: Manifest) -> int:
-    """Bits of the codes of a snapshot that no turn changes, 0 unless every shard has them."""
-    files = [(shard, shard.file(ANY_HEADING_NAME)) for shard in manifest.shards if shard.count]
-    sizes = {(file.bytes - _NPY_HEADER_BYTES) // shard.count * 8 if file else 0 for shard, file in files}
-    return min(sizes, default=0)
 
 
 def _compaction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,15 @@ import pyarrow as pa
 
 from geoloc.core import geodesy, storage
 from geoloc.index.format.commit import Head, commit, read_head
-from geoloc.index.format.manifest import Bounds, FileEntry, Manifest, ModelEntry, ShardEntry
+from geoloc.index.format.manifest import (
+    CURRENT_NAME,
+    Bounds,
+    FileEntry,
+    Manifest,
+    ModelEntry,
+    ShardEntry,
+    manifest_uri,
+)
 from geoloc.index.format.shard import entry_of, write_shard
 
 
@@ -155,3 +164,20 @@ def nearest_by_hand(
         ]
         answers.append(sorted(pairs)[:k])
     return answers
+
+
+def as_format_2(index_uri: str) -> str:
+    """Make a copy of the current manifest in format 2 the current one; returns its snapshot id.
+
+    Format 2 states no widths of inverted lists and rotation invariant codes.
+    """
+    head = read_head(index_uri)
+    content = json.loads(storage.read_bytes(manifest_uri(index_uri, str(head.snapshot_id))))
+    content["format_version"] = 2
+    for shard in content["shards"]:
+        del shard["lists"], shard["any_heading_bits"]
+    data = (json.dumps(content, indent=1) + "\n").encode()
+    snapshot_id = storage.sha256_bytes(data)[:32]
+    storage.write_bytes(manifest_uri(index_uri, snapshot_id), data)
+    storage.write_bytes(storage.join(index_uri, CURRENT_NAME), f"{snapshot_id}\n".encode())
+    return snapshot_id

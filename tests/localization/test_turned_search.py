@@ -211,9 +211,8 @@ def test_an_index_with_codes_for_any_heading_answers_by_them(
     for entry in manifest.shards:
         directory = tmp_path / "index" / entry.directory
         write_any_heading(directory, AnyHeading(512, 16), np.load(directory / "embeddings.npy"))
-        entries.append(
-            entry.model_copy(update={"files": [*entry.files, file_entry(directory / ANY_HEADING_NAME)]})
-        )
+        files = [*entry.files, file_entry(directory / ANY_HEADING_NAME)]
+        entries.append(entry.model_copy(update={"files": files, "any_heading_bits": 512}))
     commit(index, manifest.model_copy(update={"shards": entries}), read_head(index))
     other = Locator.open(index)
     assert other.snapshot.any_heading_bits == 512

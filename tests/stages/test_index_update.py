@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from index.building import as_format_2
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CommitConflict, ConfigError, InputError, ModelMismatch
@@ -229,11 +230,11 @@ def test_compaction_keeps_the_lists_of_an_approximate_search(tmp_path: Path) -> 
     life = new_life(tmp_path)
     inputs = IndexInputs(codes=life.codes(life.tiles), model=str(tmp_path / "model"))
     listed = run(IndexConfig(shards=2, lists=4), inputs, life.index, overwrite=True)
-    assert index_update.lists_of(read_manifest(life.index, listed.snapshot_id)) == 4
+    assert read_manifest(life.index, listed.snapshot_id).lists == 4
     life.add(some_tiles(["a", "b"], 2))
     life.compact(everything=True, tiles_per_shard=31)
     manifest = read_manifest(life.index, Snapshot.open(life.index).snapshot_id)
-    assert index_update.lists_of(manifest) == 4
+    assert manifest.lists == 4
     assert all(shard.file("ivf-centres.npy") for shard in manifest.shards)
     exact = Snapshot.open(life.index).search(QUERIES, k=9)
     assert (
@@ -472,3 +473,32 @@ def test_codes_for_any_heading_need_embeddings_that_turn(tmp_path: Path) -> None
     storage.write_bytes(storage.join(inputs.model, "recipe.yaml"), text.encode())
     with pytest.raises(ConfigError, match="has 1 azimuth columns that turn"):
         run(IndexConfig(any_heading_bits=32), inputs, life.index)
+
+
+def test_an_index_of_format_2_is_read_extended_and_compacted(tmp_path: Path) -> None:
+    tiles = some_tiles([f"t{number:03d}" for number in range(40)], 1)
+    life = Life(tmp_path, tiles, str(tmp_path / "index"))
+    inputs = IndexInputs(codes=life.codes(tiles), model=coded_model(tmp_path))
+    settings = IndexConfig(shards=2, lists=4, any_heading_bits=32)
+    run(settings, inputs, life.index)
+    old = as_format_2(life.index)
+    life.states[old] = dict(tiles)
+    again = run(settings, inputs, life.index)
+    assert (again.reused, again.snapshot_id) == (True, old)
+    assert describe(life.index).format_version == 2
+    exact = Snapshot.open(life.index).search(QUERIES, k=9)
+    assert Snapshot.open(life.index).search(QUERIES, k=9, probes=4).rows.tolist() == exact.rows.tolist()
+    check(life)
+    life.add(some_tiles(["t001", "new"], 2))
+    life.remove(["t002"])
+    now = read_manifest(life.index, Snapshot.open(life.index).snapshot_id)
+    assert (now.format_version, now.lists, now.any_heading_bits) == (3, 4, 32)
+    assert [shard.lists for shard in now.shards] == [4, 4, 0]
+    check(life)
+    life.compact(everything=True, tiles_per_shard=20)
+    now = read_manifest(life.index, Snapshot.open(life.index).snapshot_id)
+    assert {(shard.lists, shard.any_heading_bits) for shard in now.shards} == {(4, 32)}
+    check(life)
+    life.back(old)
+    assert describe(life.index).format_version == 2
+    check(life)

@@ -72,6 +72,16 @@ class ShardTask:
         """Tiles of the shard."""
         return sum(piece.stop - piece.start for piece in self.pieces)
 
+    @property
+    def list_count(self) -> int:
+        """Inverted lists of the shard: never more than tiles."""
+        return min(self.lists, self.count)
+
+    @property
+    def any_heading_bits(self) -> int:
+        """Bits of the rotation invariant codes, 0 for a shard without."""
+        return self.any_heading.bits if self.any_heading is not None and self.embedding_dim else 0
+
 
 class Receipt(BaseModel):
     """Says that a shard is finished, and of what build."""
@@ -102,7 +112,9 @@ def build_shard(task: ShardTask) -> ShardEntry:
         return finished
     with working_directory(task.index_uri) as directory:
         tiles = _write(task, directory)
-        entry = entry_of(directory, task.directory, tiles)
+        entry = entry_of(
+            directory, task.directory, tiles, lists=task.list_count, any_heading_bits=task.any_heading_bits
+        )
         publish(directory, storage.join(task.index_uri, task.directory), entry.files)
     receipt = Receipt(digest=task.digest, entry=entry)
     uri = _receipt_uri(task.index_uri, task.build, task.number)
@@ -146,9 +158,9 @@ def _write(task: ShardTask, directory: Path) -> pa.Table:
                 task, directory / EMBEDDINGS_NAME, positions, np.float16, task.embedding_dim
             )
     write_shard(directory, tiles, codes, embeddings)
-    if task.lists and len(codes):
+    if task.list_count:
         with explained(directory):
-            write_lists(directory, make_lists(codes, min(task.lists, len(codes))))
+            write_lists(directory, make_lists(codes, task.list_count))
     if task.any_heading is not None and embeddings is not None:
         with explained(directory):
             write_any_heading(directory, task.any_heading, embeddings)

@@ -18,14 +18,16 @@ import functools
 import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_OLDEST_VERSION = 2
+SHARD_FILES_VERSION = 2  # of the files of a shard, which format 3 of the manifest left as they were
 MANIFEST_NAME = "manifest.json"
 CURRENT_NAME = "CURRENT"
 SNAPSHOTS = "snapshots"
@@ -41,6 +43,7 @@ LIST_STARTS_NAME = "ivf-starts.npy"
 LIST_ROWS_NAME = "ivf-rows.npy"
 
 _ID_DIGITS = 32
+_NPY_HEADER_BYTES = 128
 _ID_PATTERN = re.compile(f"[0-9a-f]{{{_ID_DIGITS}}}")
 _UNSAFE_PART = re.compile(r"\.{0,2}|.*[\\\x00-\x1f].*", re.DOTALL)
 
@@ -98,8 +101,8 @@ class ShardEntry(_Frozen):
     """One shard: `directory` is relative to the index; rows are in the order of their tile ids.
 
     `count` rows are stored; with `marks` only those that these leave belong to the snapshot. Cells and bounds
-    are those of all stored rows. `files` may hold more than the format's own (lists of an approximate search, codes
-    for any heading).
+    are those of all stored rows. `lists` counts the inverted lists, `any_heading_bits` is the width of the rotation
+    invariant codes; both are 0 for a shard without. `files` may hold more than the format's own.
     """
 
     directory: RelativePath
@@ -107,6 +110,8 @@ class ShardEntry(_Frozen):
     first_cell: int | None
     last_cell: int | None
     bounds: Bounds | None
+    lists: int = Field(ge=0)
+    any_heading_bits: int = Field(ge=0, multiple_of=8)
     files: list[FileEntry]
     marks: Marks | None = None
 
@@ -171,6 +176,17 @@ class Manifest(_Frozen):
     shards: list[ShardEntry]
 
     @property
+    def lists(self) -> int:
+        """Inverted lists of a shard: the most that one has, 0 without any."""
+        return max((shard.lists for shard in self.shards), default=0)
+
+    @property
+    def any_heading_bits(self) -> int:
+        """Bits of the rotation invariant codes; 0 unless all shards with rows have codes of the same width."""
+        widths = {shard.any_heading_bits for shard in self.shards if shard.count}
+        return widths.pop() if len(widths) == 1 else 0
+
+    @property
     def total_bytes(self) -> int:
         """Size of all files that the manifest names."""
         return sum(file.bytes for _, files in self.owners() for file in files)
@@ -227,19 +243,30 @@ def read_manifest(index_uri: str, snapshot_id: str) -> Manifest:
 
 def _parse(uri: str, data: bytes) -> Manifest:
     try:
-        version = int(json.loads(data)["format_version"])
+        content = json.loads(data)
+        version = int(content["format_version"])
         if version > FORMAT_VERSION:
             raise ArtifactError(
                 f"{uri!r} has index format {version}, this geoloc reads up to {FORMAT_VERSION}; upgrade geoloc."
             )
-        if version < FORMAT_VERSION:
+        if version < _OLDEST_VERSION:
             raise ArtifactError(
-                f"{uri!r} has index format {version}, this geoloc reads {FORMAT_VERSION}; build the index again "
-                "from its codes, or read it with the geoloc that made it."
+                f"{uri!r} has index format {version}, this geoloc reads {_OLDEST_VERSION} to {FORMAT_VERSION}; build "
+                "the index again from its codes, or read it with the geoloc that made it."
             )
-        return Manifest.model_validate_json(data)
-    except (ValueError, KeyError, TypeError) as error:
+        if version == 2:
+            _add_widths(content)
+        return Manifest.model_validate(content)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise CorruptArtifact(
             f"{uri!r} is not an index manifest of format {FORMAT_VERSION} ({detail}); build the index again."
         ) from error
+
+
+def _add_widths(content: dict[str, Any]) -> None:
+    """Give a manifest of format 2 the widths that format 3 states; the sizes of the files imply them."""
+    for shard in content["shards"]:
+        array_bytes = {file["name"]: file["bytes"] - _NPY_HEADER_BYTES for file in shard["files"]}
+        shard["lists"] = array_bytes.get(LIST_CENTRES_NAME, 0) // (content["bits"] // 8)
+        shard["any_heading_bits"] = array_bytes.get(ANY_HEADING_NAME, 0) // max(1, shard["count"]) * 8

@@ -95,8 +95,9 @@ class Shard:
         if entry.file(EMBEDDINGS_NAME) is not None:
             self.embeddings = mapped_array(directory / EMBEDDINGS_NAME, (entry.count, None), np.float16)
         self.any_heading: Codes | None = None
-        if entry.file(ANY_HEADING_NAME) is not None:
-            self.any_heading = mapped_array(directory / ANY_HEADING_NAME, (entry.count, None), np.uint8)
+        if entry.any_heading_bits:
+            shape = (entry.count, entry.any_heading_bits // 8)
+            self.any_heading = mapped_array(directory / ANY_HEADING_NAME, shape, np.uint8)
         self.tile_ids, self.lat, self.lon = open_tiles(directory / TILES_NAME, entry.count)
         self.space = _open_space(directory / SPACE_NAME, entry) if entry.file(SPACE_NAME) else None
         self.live_rows: BoolArray | None = None
@@ -251,8 +252,13 @@ def repeated_id(tile_id: str) -> ArtifactError:
     )
 
 
-def entry_of(directory: Path, relative: str, tiles: pa.Table) -> ShardEntry:
-    """The manifest's entry of a shard that was written to a local directory: all files that lie there."""
+def entry_of(
+    directory: Path, relative: str, tiles: pa.Table, *, lists: int = 0, any_heading_bits: int = 0
+) -> ShardEntry:
+    """The manifest's entry of a shard that was written to a local directory, with all files that lie there.
+
+    relative: the shard's directory within the index; tiles: as `write_shard` got them.
+    """
     names = sorted(path.name for path in directory.iterdir())
     lat, lon = degrees(tiles["lat"]), degrees(tiles["lon"])
     located = len(lat) > 0 and not np.isnan(lat).any()
@@ -263,6 +269,8 @@ def entry_of(directory: Path, relative: str, tiles: pa.Table) -> ShardEntry:
         first_cell=int(cells.min()) if located else None,
         last_cell=int(cells.max()) if located else None,
         bounds=bounds_of(lat, lon) if located else None,
+        lists=lists,
+        any_heading_bits=any_heading_bits,
         files=[file_entry(directory / name) for name in names],
     )
 

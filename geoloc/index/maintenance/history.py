@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CommitConflict, CorruptArtifact
 from geoloc.index.format.commit import current_snapshot, missing_file, read_head
-from geoloc.index.format.manifest import CURRENT_NAME, encode, manifest_uri, read_manifest
+from geoloc.index.format.manifest import CURRENT_NAME, manifest_uri, read_manifest
 from geoloc.index.maintenance.inspect import SnapshotSummary, summaries
 
 
@@ -102,7 +102,8 @@ def rollback(index_uri: str, config: RollbackConfig) -> RollbackResult:
 
 def _renew(index_uri: str, snapshot_id: str) -> None:
     try:
-        manifest = read_manifest(index_uri, snapshot_id)
+        read_manifest(index_uri, snapshot_id)
     except ArtifactError:
         return  # the one that is left may be damaged: that is a reason to go back
-    storage.write_bytes(manifest_uri(index_uri, snapshot_id), encode(manifest)[1])
+    uri = manifest_uri(index_uri, snapshot_id)
+    storage.write_bytes(uri, storage.read_bytes(uri))

@@ -17,7 +17,15 @@ from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CommitConflict, ConfigError, InputError, ModelMismatch
 from geoloc.index.build.partition_keys import find_ids
 from geoloc.index.format.local_cache import cache_directory, ensure_local
-from geoloc.index.format.manifest import LIVE_NAME, TILES_NAME, Change, Manifest, ShardEntry, bounds_around
+from geoloc.index.format.manifest import (
+    FORMAT_VERSION,
+    LIVE_NAME,
+    TILES_NAME,
+    Change,
+    Manifest,
+    ShardEntry,
+    bounds_around,
+)
 from geoloc.index.format.shard import open_live, open_tiles, write_marks
 
 
@@ -99,10 +107,11 @@ def check_embeddings(index_uri: str, base: Manifest, embedding_dim: int | None) 
 def successor(
     base: Manifest, parent: str, fingerprint: str, shards: Sequence[ShardEntry], change: Change
 ) -> Manifest:
-    """The manifest that follows on a snapshot: its model and format, other shards."""
+    """The manifest that follows on a snapshot: the same model, other shards, in the format of today."""
     bounds = bounds_around(shards)
     return base.model_copy(
         update={
+            "format_version": FORMAT_VERSION,
             "fingerprint": fingerprint,
             "parent": parent,
             "change": change,

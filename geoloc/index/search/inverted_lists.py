@@ -46,10 +46,10 @@ class InvertedLists:
         ]
 
 
-def open_lists(directory: Path, count: int, bits: int) -> InvertedLists:
-    """The lists of a shard of `count` codes, mapped; `CorruptArtifact` unless they fit it."""
-    centres = mapped_array(directory / LIST_CENTRES_NAME, (None, bits // 8), np.uint8)
-    starts = mapped_array(directory / LIST_STARTS_NAME, (len(centres) + 1,), np.int64)
+def open_lists(directory: Path, lists: int, count: int, bits: int) -> InvertedLists:
+    """The `lists` lists of a shard of `count` codes, mapped; `CorruptArtifact` unless they fit it."""
+    centres = mapped_array(directory / LIST_CENTRES_NAME, (lists, bits // 8), np.uint8)
+    starts = mapped_array(directory / LIST_STARTS_NAME, (lists + 1,), np.int64)
     rows = mapped_array(directory / LIST_ROWS_NAME, (count,), np.uint32)
     if int(starts[-1]) != count:
         raise CorruptArtifact(

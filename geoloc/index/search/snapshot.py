@@ -17,7 +17,7 @@ from geoloc.core.arrays import Codes, Embeddings, HalfArray, IntArray
 from geoloc.core.errors import ArtifactError, QueryError
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.local_cache import cache_directory, ensure_local
-from geoloc.index.format.manifest import LIST_CENTRES_NAME, Manifest, ShardEntry, read_manifest
+from geoloc.index.format.manifest import Manifest, ShardEntry, read_manifest
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import multi_code, topk
 from geoloc.index.search import scan as scanning
@@ -67,8 +67,9 @@ class Snapshot:
         self._rows = first_row
         self._lists: dict[int, InvertedLists] = {}
         for shard in self._shards:
-            if len(shard) and shard.entry.file(LIST_CENTRES_NAME) is not None:
-                self._lists[shard.first_row] = open_lists(shard.directory, len(shard), manifest.bits)
+            if lists := shard.entry.lists:
+                opened = open_lists(shard.directory, lists, len(shard), manifest.bits)
+                self._lists[shard.first_row] = opened
 
     @classmethod
     def open(
@@ -111,16 +112,10 @@ class Snapshot:
         """Dimension of the re-rank embeddings; None for an index without."""
         return self.manifest.embedding_dim
 
-    @cached_property
+    @property
     def any_heading_bits(self) -> int | None:
-        """Bits of the codes that no turn changes; None for an index without, or of which only a part has them."""
-        widths = {
-            0 if shard.any_heading is None else shard.any_heading.shape[1]
-            for shard in self._shards
-            if len(shard)
-        }
-        width = widths.pop() if len(widths) == 1 else 0
-        return 8 * width or None
+        """Bits of the rotation invariant codes; None for an index without, or of which only a part has them."""
+        return self.manifest.any_heading_bits or None
 
     @property
     def count(self) -> int:

@@ -39,7 +39,7 @@ def with_lists(index_uri: str, tiles: Tiles, shards: int, lists: int, listed: in
         list_build.write_lists(directory, list_build.make_lists(np.load(directory / "codes.npy"), lists))
         names = (LIST_CENTRES_NAME, LIST_STARTS_NAME, LIST_ROWS_NAME)
         files = [*entries[number].files, *(file_entry(directory / name) for name in names)]
-        entries[number] = entries[number].model_copy(update={"files": files})
+        entries[number] = entries[number].model_copy(update={"files": files, "lists": lists})
     commit(index_uri, manifest.model_copy(update={"shards": entries}), read_head(index_uri))
     return Snapshot.open(index_uri, threads=2)
 
@@ -96,17 +96,19 @@ def test_probes_need_lists_and_lists_must_fit(index_uri: str, tmp_path: Path) ->
         list_build.make_lists(tiles.codes, 51)
     list_build.write_lists(tmp_path, list_build.make_lists(tiles.codes, 4))
     with pytest.raises(CorruptArtifact, match="manifest says uint32\\[49\\]"):
-        inverted_lists.open_lists(tmp_path, 49, 64)
+        inverted_lists.open_lists(tmp_path, 4, 49, 64)
     (tmp_path / LIST_ROWS_NAME).write_bytes(b"nothing")
     with pytest.raises(CorruptArtifact, match=r"ivf-rows\.npy.* is no NumPy array"):
-        inverted_lists.open_lists(tmp_path, 50, 64)
+        inverted_lists.open_lists(tmp_path, 4, 50, 64)
 
 
 def test_a_shard_is_built_with_its_lists(tmp_path: Path, index_uri: str) -> None:
     (task,) = tasks_for(str(tmp_path / "codes"), index_uri, random_tiles(90, bits=128, dim=8), 2, shards=1)
     entry = build_shard(replace(task, lists=7))
-    lists = inverted_lists.open_lists(storage.local_path(storage.join(index_uri, entry.directory)), 90, 128)
-    assert len(lists) == 7
+    lists = inverted_lists.open_lists(
+        storage.local_path(storage.join(index_uri, entry.directory)), 7, 90, 128
+    )
+    assert len(lists) == entry.lists == 7
     assert {LIST_CENTRES_NAME, LIST_STARTS_NAME, LIST_ROWS_NAME} < {file.name for file in entry.files}
     assert build_shard(replace(task, lists=7)) == entry
 

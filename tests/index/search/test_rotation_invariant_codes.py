@@ -96,7 +96,7 @@ def with_codes(index_uri: str, tiles: Tiles, *, shards: int = 3, coded: int = 3,
         directory = storage.local_path(storage.join(index_uri, entries[number].directory))
         write_any_heading(directory, AnyHeading(bits, COLUMNS), np.load(directory / "embeddings.npy"))
         files = [*entries[number].files, file_entry(directory / ANY_HEADING_NAME)]
-        entries[number] = entries[number].model_copy(update={"files": files})
+        entries[number] = entries[number].model_copy(update={"files": files, "any_heading_bits": bits})
     commit(index_uri, manifest.model_copy(update={"shards": entries}), read_head(index_uri))
     return Snapshot.open(index_uri, threads=2)
 
@@ -201,5 +201,6 @@ def test_a_shard_is_built_with_the_codes_of_its_embeddings(tmp_path: Path) -> No
         entry = build_shard(task)
         directory = storage.local_path(storage.join(index, entry.directory))
         assert entry.file(ANY_HEADING_NAME) is not None
+        assert entry.any_heading_bits == 24
         codes = AnyHeading(24, 4).codes(np.load(directory / "embeddings.npy"))
         np.testing.assert_array_equal(np.load(directory / ANY_HEADING_NAME), codes)
