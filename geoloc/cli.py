@@ -195,9 +195,8 @@ def parse(name: str, function: Callable[..., Any], words: Sequence[str]) -> dict
     Raises pydantic's `ValidationError` for values that a configuration refuses; unknown flags end the process.
     """
     flags, words = _flags_of(function), list(words)
-    takes_index = any(flag.parameter == "index_uri" for flag in flags)
-    if takes_index and words and not words[0].startswith("-"):
-        words.insert(0, "--index")  # the URI alone, as version 0.1 took it
+    if any(flag.parameter == "index_uri" for flag in flags):
+        words = _with_index_flag(words, {flag.usage_word for flag in flags if isinstance(flag.default, bool)})
     prog = f"geoloc {name}"
     if any(word in ("-h", "--help") for word in words):
         prog += _required_words(flags)
@@ -218,6 +217,16 @@ def parse(name: str, function: Callable[..., Any], words: Sequence[str]) -> dict
             models.setdefault(flag.parameter, {})[flag.name] = values[flag.name]
     classes = {flag.parameter: flag.model for flag in flags if flag.model is not None}
     return arguments | {name: model(**models[name]) for name, model in classes.items()}
+
+
+def _with_index_flag(words: list[str], switches: set[str]) -> list[str]:
+    """The words with `--index` before a URI that stands alone: what the commands took before they had the flag."""
+    for place, word in enumerate(words):
+        previous = words[place - 1] if place else ""
+        takes_word = previous.startswith("--") and "=" not in previous and previous not in switches
+        if not (word.startswith("-") or takes_word):
+            return [*words[:place], "--index", *words[place:]]
+    return words
 
 
 @dataclass(frozen=True)
@@ -243,14 +252,15 @@ class _Flag:
     @property
     def metavar(self) -> str | None:
         """What stands for the value in help: URI, INT, {a,b}; None: tyro's own."""
-        if (self.help or "").startswith("URI"):
-            return "URI"
         kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
         kind = kinds[0] if kinds and type(None) in typing.get_args(self.type) else self.type
-        if typing.get_origin(kind) in (list, tuple):
-            word = _word_of(typing.get_args(kind)[0])
-            return f"{word} [{word} ...]" if word else None
-        return _word_of(kind)
+        items = typing.get_args(kind) if typing.get_origin(kind) in (list, tuple) else (kind,)
+        word = "URI" if (self.help or "").startswith("URI") else _word_of(items[0])
+        if word is None or items == (kind,):
+            return word
+        if len(items) == 2 and items[1] is not Ellipsis:
+            return f"{word} {word}"
+        return f"{word} [{word} ...]"
 
     @property
     def usage_word(self) -> str:
@@ -332,11 +342,6 @@ def _parser_of(function: Callable[..., Any], flags: Sequence[_Flag]) -> type[Any
     kind = dataclasses.make_dataclass("Arguments", fields, kw_only=True)
     kind.__doc__ = (inspect.getdoc(function) or "").partition("\n\n")[0]
     return kind
-
-
-def _default_field(default: Any) -> Any:
-    """A dataclass field with this default; each parser gets its own copy of a list."""
-    return dataclasses.field(default_factory=functools.partial(copy.copy, default))
 
 
 def explain(error: ValidationError) -> str:

@@ -39,24 +39,35 @@ def test_flags_are_those_that_were_agreed(capsys: pytest.CaptureFixture[str]) ->
     assert lines == FLAGS.read_text(), f"write this into {FLAGS.name}:\n{lines}"
 
 
+def _options(text: str) -> dict[str, str]:
+    """The explanation of each flag in a help, without its lines and frames; required flags are `--x VALUE`."""
+    lines = (line.strip(" │") for line in text.partition("options")[2].splitlines())
+    rows = re.split(r"\n(?=--[a-z])", "\n".join(lines).replace(",\n", ","))[1:]
+    return {
+        re.split(r"\n|  ", row)[0]: re.sub(r"\s+", " ", re.split(r"\n|  ", row, maxsplit=1)[1])
+        for row in rows
+    }
+
+
 @pytest.mark.parametrize("name", [*cli.COMMANDS, "index build --imagery x"])
 def test_help_names_required_flags_first_and_explains_every_flag(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")  # one line for each flag
     text = _help(name, capsys)
     assert "{None}" not in text
     assert "None|" not in text
-    rows = re.findall(r"^│ (--\S.*?)\s*│$", text, re.MULTILINE)
-    required = [row.endswith("(required)") for row in rows]
-    assert required == sorted(required, reverse=True), rows
-    for row, needed in zip(rows, required, strict=True):
-        flag, _, explained = row.partition("  ")
-        assert len(explained.strip()) > 5, row
-        if needed:
+    assert "(default: True)" not in text
+    options = _options(text)
+    assert {flag.split()[0] for flag in options} == set(_flags(text))
+    required = ["(required)" in explanation for explanation in options.values()]
+    assert required == sorted(required, reverse=True), list(options)
+    for flag, explanation in options.items():
+        sentence = re.sub(r"\((default|required).*", "", explanation).strip()
+        assert re.fullmatch(r"[A-Z'][^\n]{5,}[.)]", sentence), f"{flag} needs a sentence, not {explanation!r}"
+        if "(required)" in explanation:
             assert flag in text.splitlines()[0], "the usage line names what is required"
         if flag.startswith("--no-"):
-            assert re.search(r"\b(not|no|without|instead of)\b", explained, re.IGNORECASE), row
+            assert re.search(r"\b(not|no|without|instead of)\b", explanation, re.IGNORECASE), flag
 
 
 def test_every_command_stands_in_one_group() -> None:
@@ -66,8 +77,16 @@ def test_every_command_stands_in_one_group() -> None:
 
 
 def test_the_index_is_named_by_its_flag_or_by_the_uri_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--index", "/nowhere"], ["/nowhere"]):
+    for words in (
+        ["--index", "/nowhere"],
+        ["/nowhere"],
+        ["--json", "/nowhere"],
+        ["--index=/nowhere", "--json"],
+    ):
         assert cli.main(["index", "list", *words]) == 2
+        assert "There is no finished index at '/nowhere'" in capsys.readouterr().err
+    for words in (["--to", "20260101", "/nowhere"], ["/nowhere", "--to", "20260101"]):
+        assert cli.main(["index", "rollback", *words]) == 2
         assert "There is no finished index at '/nowhere'" in capsys.readouterr().err
 
 

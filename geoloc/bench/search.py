@@ -41,20 +41,20 @@ class SearchBench(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sizes: list[int] = Field([100_000, 1_000_000], description="Tiles of the galleries that are scanned.")
+    sizes: list[int] = Field([100_000, 1_000_000], description="Tiles in the galleries to scan.")
     bits: list[int] = Field([256, 512], description="Bits of a code.")
-    batches: list[int] = Field([1, 32, 256], description="Queries of a batch.")
-    k: int = Field(10, ge=1, le=1000, description="Neighbours of a query.")
-    rounds: int = Field(5, ge=1, description="How often everything is timed.")
+    batches: list[int] = Field([1, 32, 256], description="Queries in a batch.")
+    k: int = Field(10, ge=1, le=1000, description="Neighbours to return for a query.")
+    rounds: int = Field(5, ge=1, description="How often each measurement is repeated.")
     full: bool = Field(False, description="Scan 1 and 10 million tiles and open a shard of 10 million.")
     parts: list[Literal["scan", "open", "rerank", "lists", "build"]] = Field(
-        ["scan", "open", "rerank", "lists", "build"], description="Which measurements to take."
+        ["scan", "open", "rerank", "lists", "build"], description="Measurements to take."
     )
-    codes: str | None = Field(None, description="URI of your own codes table, for the approximate search.")
-    build_tiles: int = Field(400_000, ge=100, description="Tiles of the index that is built.")
-    build_shards: int = Field(4, ge=1, description="Its shards.")
-    threads: int | None = Field(None, ge=1, description="Threads of a search (default: all CPUs we may use).")
-    scratch: str | None = Field(None, description="Directory for what is written meanwhile.")
+    codes: str | None = Field(None, description="URI of a codes table, for the approximate search.")
+    build_tiles: int = Field(400_000, ge=100, description="Tiles of the index to build.")
+    build_shards: int = Field(4, ge=1, description="Shards of the index to build.")
+    threads: int | None = Field(None, ge=1, description="Threads of a search; default: all available CPUs.")
+    scratch: str | None = Field(None, description="Directory for temporary files.")
 
     def tiles(self) -> list[int]:
         """Sizes of the galleries."""

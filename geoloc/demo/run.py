@@ -32,11 +32,13 @@ from geoloc.serving.server import ServeConfig, start
 class DemoConfig(Sizes):
     """How large the demo is and what it does in the end; the defaults take minutes on two cores."""
 
-    serve: bool = Field(True, description="Start the service in the end and post photos to it.")
+    serve: bool = Field(True, description="Start the service at the end and post photos to it.")
     port: int = Field(0, ge=0, le=65535, description="Port of the service; 0 takes a free one.")
     posts: int = Field(24, ge=1, description="Held-out photos to post to the service.")
     imagery: list[str] = Field(
-        [], description="Your own GeoTIFF files: indexed too, and drone photos made from them are located."
+        [],
+        description="URIs of your own GeoTIFF files. They are indexed too, and drone photos made from them "
+        "are located.",
     )
     drone_photos: int = Field(400, ge=8, description="Drone photos to make from your own imagery.")
 
@@ -56,7 +58,7 @@ class _Clock(BaseModel):
 
 
 def run(config: DemoConfig, output: str = "demo", *, overwrite: bool = False) -> DemoResult:
-    """Run all stages into `output`; what is there already is reused. Figures are printed as measured."""
+    """Run all stages into `output` and print what was measured; finished stages are reused."""
     output = storage.absolute(output)
     ensure_ray()
     way = Way(config, output, overwrite=overwrite)

@@ -28,15 +28,23 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(_CITY.seed, ge=0, lt=2**31, description="Of the city: another seed, another city.")
+    seed: int = Field(_CITY.seed, ge=0, lt=2**31, description="Random seed of the city.")
     train_photos: int = Field(_CITY.train_photos, ge=8, description="Photos to train on.")
     validation_photos: int = Field(_CITY.validation_photos, ge=8, description="Photos to calibrate with.")
-    test_photos: int = Field(_CITY.test_photos, ge=8, description="Held-out photos, one tile each.")
-    distractors: int = Field(_CITY.distractors, ge=1, description="More tiles of the held-out district.")
-    anywhere_photos: int = Field(_CITY.anywhere_photos, ge=1, description="Held-out photos far from centres.")
-    recipe: str = Field("geoloc", description="Recipe of the model: a name or the URI of a YAML file.")
-    steps: int | None = Field(None, ge=1, description="Training steps; default: the recipe's.")
-    batch_size: int | None = Field(None, ge=2, description="Pairs a training step; default: the recipe's.")
+    test_photos: int = Field(
+        _CITY.test_photos, ge=8, description="Held-out photos to measure with, one tile each."
+    )
+    distractors: int = Field(
+        _CITY.distractors, ge=1, description="Tiles of the held-out district without a photo."
+    )
+    anywhere_photos: int = Field(
+        _CITY.anywhere_photos, ge=1, description="Held-out photos anywhere in a tile, not near its centre."
+    )
+    recipe: str = Field("geoloc", description="Name of a built-in recipe, or URI of a YAML file.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; default: the recipe's.")
+    batch_size: int | None = Field(
+        None, ge=2, description="Pairs in a step, over all workers; default: the recipe's."
+    )
     workers: int = Field(2, ge=1, description="Data-parallel training workers.")
     shards: int = Field(4, ge=1, description="Shards of the index.")
 

@@ -40,9 +40,7 @@ class ServeArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: str = Field(description="URI of the index.")
-    snapshot_id: str | None = Field(
-        default=None, description="Snapshot to serve; the current one when left out."
-    )
+    snapshot_id: str | None = Field(default=None, description="Id of the snapshot; default: the current one.")
     device: str = Field(default="auto", description="Where the model runs: auto, cpu or cuda.")
     encoder_threads: int | None = Field(default=None, ge=1, description="CPU threads of an encoder.")
     encoder_replicas: int = Field(default=1, ge=1, description="Processes that encode photos.")
@@ -51,17 +49,23 @@ class ServeArgs(BaseModel):
     cpus_per_replica: float = Field(
         default=0.25, ge=0, description="CPUs that each replica reserves of the cluster."
     )
-    headings: int = Field(default=HEADINGS, ge=1, description="Candidates for an unknown heading.")
+    headings: int = Field(
+        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
+    )
     rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
     min_confidence: float = Field(
         default=MIN_CONFIDENCE,
         ge=0,
         le=1,
-        description="Calibrated confidence below which nothing is located.",
+        description="Photos with a lower calibrated confidence count as not located.",
     )
-    max_batch: int = Field(default=16, ge=1, description="Photos that are encoded together at most.")
-    batch_wait_s: float = Field(default=0.004, ge=0, description="Seconds that a photo waits for others.")
-    max_in_flight: int = Field(default=64, ge=1, description="Requests an ingress works on; others get 503.")
+    max_batch: int = Field(default=16, ge=1, description="Photos in an encoding batch at most.")
+    batch_wait_s: float = Field(
+        default=0.004, ge=0, description="Seconds that a photo waits for others to share its batch."
+    )
+    max_in_flight: int = Field(
+        default=64, ge=1, description="Requests that an ingress handles at once; further ones get 503."
+    )
     deadline_s: float = Field(
         default=15.0, gt=0, description="Seconds that a request may take; then it gets 504."
     )

@@ -32,7 +32,7 @@ class ServeConfig(ServeArgs):
     """What to serve and where to listen."""
 
     host: str = Field(
-        default="127.0.0.1", description="Address to listen on; others than loopback are public."
+        default="127.0.0.1", description="Address to listen on; any other than loopback is public."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 

@@ -37,17 +37,19 @@ class CompareConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipes: tuple[str, ...] = Field(
-        ("geoloc",), description="names of built-in recipes or URIs of YAML files"
+        ("geoloc",), description="Names of built-in recipes, or URIs of YAML files."
     )
-    seeds: tuple[int, ...] = Field((0,), description="each recipe is trained once with each")
+    seeds: tuple[int, ...] = Field((0,), description="Random seeds; each recipe is trained once with each.")
     steps: int | None = Field(
-        None, ge=1, description="optimizer steps, the same for all; else each recipe's own"
+        None, ge=1, description="Optimizer steps, the same for all; default: each recipe's."
     )
-    batch_size: int | None = Field(None, ge=2, description="pairs a step, the same for all")
-    max_minutes: float | None = Field(None, gt=0, description="time for each training at the most")
-    num_workers: int = Field(2, ge=1, description="data-parallel workers of a training")
+    batch_size: int | None = Field(
+        None, ge=2, description="Pairs in a step, the same for all; default: each recipe's."
+    )
+    max_minutes: float | None = Field(None, gt=0, description="Minutes of each training at most.")
+    num_workers: int = Field(2, ge=1, description="Data-parallel workers of a training.")
     photos: int | None = Field(
-        None, ge=1, description="photos measured of each table, taken evenly, for a quick look; else all"
+        None, ge=1, description="Photos to measure of each table, taken evenly; default: all."
     )
 
 
@@ -56,12 +58,16 @@ class CompareInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: str
+    train: str = Field(description="URI of an ingest output with the pairs to train on.")
     tests: tuple[str, ...] = Field(
-        (), description="measured under all conditions; named by the last path part"
+        (),
+        description="URIs of ingest outputs to measure under all conditions; each is named by the last part "
+        "of its path.",
     )
     aligned: tuple[str, ...] = Field(
-        (), description="measured with known north only, such as photos anywhere on their tile"
+        (),
+        description="URIs of ingest outputs to measure with known north only, such as photos anywhere on "
+        "their tile.",
     )
 
 
@@ -84,7 +90,7 @@ class CompareResult(BaseModel):
 def run(
     config: CompareConfig, inputs: CompareInputs, output: str, *, overwrite: bool = False
 ) -> CompareResult:
-    """Train every recipe with every seed and measure all under the conditions of `training.conditions`.
+    """Train every recipe with every seed and measure all models under the same conditions.
 
     Returns at once what is there already. Raises `ConfigError` for two recipes or tests of one name, and what
     the stage `train` raises.

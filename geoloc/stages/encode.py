@@ -44,16 +44,18 @@ class EncodeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_size: int = Field(default=64, ge=1, le=4096, description="tiles a forward pass")
+    batch_size: int = Field(default=64, ge=1, le=4096, description="Tiles in a forward pass.")
     num_actors: int | None = Field(
-        default=None, ge=1, description="copies of the model; default one a CPU, or eight a GPU"
+        default=None,
+        ge=1,
+        description="Copies of the model; default: one for each CPU, or eight for each GPU.",
     )
-    gpu: bool = Field(default=False, description="run the network on GPUs")
+    gpu: bool = Field(default=False, description="Run the network on GPUs.")
     embeddings: bool = Field(
-        default=True, description="keep the float16 embedding beside the code, for re-ranking"
+        default=True, description="Store float16 embeddings beside the codes, for re-ranking."
     )
     max_bad_share: float = Field(
-        default=0.05, ge=0, le=1, description="share of bad tiles that stops the stage"
+        default=0.05, ge=0, le=1, description="Share of bad tiles that stops the stage."
     )
 
 
@@ -62,8 +64,8 @@ class EncodeInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tiles: str = Field(description="URI of a tiles table, or of an ingest output that holds one")
-    model: str = Field(description="URI of a model directory")
+    tiles: str = Field(description="URI of a tiles table, or of an ingest output that holds one.")
+    model: str = Field(description="URI of a model directory.")
 
 
 class EncodeResult(BaseModel):
@@ -82,7 +84,7 @@ class EncodeResult(BaseModel):
 
 
 def run(config: EncodeConfig, inputs: EncodeInputs, output: str, *, overwrite: bool = False) -> EncodeResult:
-    """Make the codes table `output` from all tiles.
+    """Encode all tiles into the codes table `output`.
 
     Raises `ModelMismatch` when tiles do not fit the model, `CorruptArtifact` when the model gives NaN or the same
     embedding for everything, `TooManyBadRows` when more than `max_bad_share` of the tiles cannot be decoded.

@@ -103,9 +103,7 @@ class EvaluateInputs(BaseModel):
     trained_on: str | None = Field(
         default=None, description="URI of the ingest output of the training data; overlap with it is refused."
     )
-    snapshot_id: str | None = Field(
-        default=None, description="Snapshot to evaluate; default: the current one."
-    )
+    snapshot_id: str | None = Field(default=None, description="Id of the snapshot; default: the current one.")
 
 
 def run(

@@ -53,7 +53,7 @@ class ShardExportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples_per_shard: int = Field(
-        default=1000, ge=1, le=100_000, description="samples of a tar file at most"
+        default=1000, ge=1, le=100_000, description="Samples in a tar file at most."
     )
 
 
@@ -62,7 +62,7 @@ class ShardExportInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tables: str = Field(description="what ingest made: a directory with tiles, queries and pairs")
+    tables: str = Field(description="URI of an ingest output with tiles, queries and pairs.")
 
 
 class ShardExportResult(BaseModel):

@@ -45,26 +45,27 @@ class IndexConfig(BaseModel):
         4, ge=1, le=65_536, description="Shards, built in parallel; fewer when there are fewer tiles."
     )
     bits: int | None = Field(
-        None, ge=8, multiple_of=8, description="Bits of a code: the first of those stored (default: all)."
+        None, ge=8, multiple_of=8, description="Bits of a code: the first of those stored; default: all."
     )
     partition: Partition = Field(
         "space",
-        description="'space': neighbours share a shard, so a region touches few; 'even': deal tiles out.",
+        description="How tiles are divided: 'space' puts neighbours into one shard, so a region touches few; "
+        "'even' gives all shards tiles from everywhere.",
     )
-    keep_embeddings: bool = Field(True, description="Keep float16 embeddings for re-ranking.")
+    keep_embeddings: bool = Field(True, description="Store float16 embeddings for re-ranking.")
     lists: int = Field(
         0,
         ge=0,
         le=65_536,
-        description="Inverted lists of a shard, for searches that ask for probes and accept to miss some; 0: none.",
+        description="Inverted lists of a shard, for approximate searches; 0: none.",
     )
     any_heading_bits: int = Field(
         0,
         ge=0,
         le=4096,
         multiple_of=8,
-        description="Bits of a second code that no turn changes: photos of unknown heading are then found by one scan "
-        "instead of one for each heading; 1024 suit. 0: none.",
+        description="Bits of a second code that rotation does not change. Photos of unknown heading then need"
+        " one scan instead of one for each heading. 1024 suit; 0: none.",
     )
 
 
@@ -117,7 +118,7 @@ class Source(BaseModel):
 
 
 def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: bool = False) -> IndexResult:
-    """Build an index from codes and commit it; killed halfway and run again it gives the same snapshot.
+    """Build an index from codes. Killed halfway and run again, it gives the same snapshot.
 
     An index of the same inputs and settings is returned as it is; with `overwrite` another one gets a new
     snapshot on top of its old one. Raises `ArtifactError` (an index of something else is there, a tile id
@@ -151,7 +152,7 @@ def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: boo
 
 
 def estimate_build(config: IndexConfig, inputs: IndexInputs, output: str) -> Estimate:
-    """What building an index would take, and whether it fits; nothing is written.
+    """Estimate what a build would take and whether it fits; nothing is written.
 
     Raises what `run` raises for inputs that cannot be used, `ConfigError` (memory) and `StorageError` (disk).
     """

@@ -29,17 +29,25 @@ class ImageryIndexConfig(BaseModel):
     stride_m: float = Field(
         10.0,
         gt=0,
-        description="Step between tile centres, metres: smaller is nearer to the truth, and larger to make.",
+        description="Step between tile centres, metres. A smaller step locates more precisely and makes a "
+        "larger index.",
     )
     max_nodata_share: float = Field(
-        _INGEST_DEFAULTS.max_nodata_share, ge=0, lt=1, description="Tiles with more holes are left out."
+        _INGEST_DEFAULTS.max_nodata_share,
+        ge=0,
+        lt=1,
+        description="Tiles with a larger share of holes than this are left out.",
     )
     scale: tuple[float, float] | None = Field(
-        None, description="Pixel values that are black and white, for imagery that is not 8-bit."
+        None, description="Pixel values that become black and white, for imagery that is not 8-bit."
     )
     gpu: bool = Field(False, description="Run the network on GPUs.")
     shards: int = Field(4, ge=1, le=65_536, description="Shards of the index, built in parallel.")
-    partition: Partition = Field("space", description="'space': neighbours share a shard; 'even': deal out.")
+    partition: Partition = Field(
+        "space",
+        description="How tiles are divided: 'space' puts neighbours into one shard; 'even' gives all shards "
+        "tiles from everywhere.",
+    )
 
 
 class ImageryIndexInputs(BaseModel):
@@ -47,15 +55,17 @@ class ImageryIndexInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    imagery: list[str] = Field(description="GeoTIFF files, directories or globs, local or s3://, with a CRS.")
+    imagery: list[str] = Field(
+        description="URIs of GeoTIFF files with a CRS, of directories of them, or globs."
+    )
     model: str = Field(description="URI of a model directory; an index carries one in <index>/model/.")
-    tables: str | None = Field(None, description="Where the tables between go; default <output>-tables.")
+    tables: str | None = Field(None, description="URI for the intermediate tables; default: <output>-tables.")
 
 
 def run(
     config: ImageryIndexConfig, inputs: ImageryIndexInputs, output: str, *, overwrite: bool = False
 ) -> IndexResult:
-    """Index all imagery; killed halfway and run again it does what is missing.
+    """Index all imagery. Killed halfway and run again, it does what is missing.
 
     Raises what the stages raise: `InputError` for imagery without a CRS, `ModelMismatch`, `TooManyBadRows`, ...
     """

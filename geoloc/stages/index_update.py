@@ -81,7 +81,7 @@ class UpdateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     retries: int = Field(
-        3, ge=0, description="How often to build upon another writer's snapshot before giving up."
+        3, ge=0, description="How often to start again from another writer's snapshot before giving up."
     )
 
 
@@ -89,7 +89,7 @@ class AddConfig(UpdateConfig):
     """How tiles are added."""
 
     tiles_per_shard: int | None = Field(
-        None, ge=1, description="Tiles of a new shard at most (default: as many as the largest of the index)."
+        None, ge=1, description="Tiles of a new shard at most; default: as many as the index's largest shard."
     )
 
 
@@ -97,18 +97,18 @@ class CompactConfig(UpdateConfig):
     """What is compacted: shards less than half full, or with many removed rows."""
 
     tiles_per_shard: int | None = Field(
-        None, ge=1, description="Tiles of a shard (default: as many as the largest of the index)."
+        None, ge=1, description="Tiles of a new shard at most; default: as many as the index's largest shard."
     )
     dead_share: float = Field(
-        0.25, gt=0, le=1, description="Share of removed rows from which a shard is written anew."
+        0.25, gt=0, le=1, description="Shards with at least this share of removed rows are rewritten."
     )
     lists: int | None = Field(
         None,
         ge=0,
         le=65_536,
-        description="Inverted lists of a new shard (default: as many as the index has).",
+        description="Inverted lists of a new shard; default: as many as the index has.",
     )
-    everything: bool = Field(False, description="Write all shards anew, as a fresh build would.")
+    everything: bool = Field(False, description="Rewrite all shards, as a new build would.")
 
 
 class UpdateResult(BaseModel):
@@ -168,7 +168,7 @@ def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
 
 
 def remove(index_uri: str, inputs: RemoveInputs, config: UpdateConfig) -> UpdateResult:
-    """Remove tiles from an index as a new snapshot; ids that it does not have are counted as a finding.
+    """Remove tiles from an index as a new snapshot; ids that it does not have are counted.
 
     Raises `ArtifactError` (no index), `InputError` (ids that cannot be read) and `CommitConflict`.
     """
@@ -193,7 +193,7 @@ def remove(index_uri: str, inputs: RemoveInputs, config: UpdateConfig) -> Update
 
 
 def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
-    """Write small shards and those with many removed rows anew; every answer stays the same.
+    """Merge small shards and rewrite those with many removed rows; every answer stays the same.
 
     Raises `ArtifactError` (no index), `ConfigError` (memory), `StorageError` (disk), and `CommitConflict` when
     another writer removed tiles from the shards meanwhile.

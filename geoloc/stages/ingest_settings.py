@@ -19,46 +19,54 @@ class IngestConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tile_m: float = Field(default=64.0, gt=0, le=100_000, description="side of a tile on the ground, metres")
+    tile_m: float = Field(default=64.0, gt=0, le=100_000, description="Side of a tile on the ground, metres.")
     tile_px: int | None = Field(
         default=None,
         ge=32,
         le=4096,
-        description="side of a tile in pixels; default 160 of imagery, of a data set as its tiles come",
+        description="Side of a tile, pixels; default: 160 for imagery, unchanged for a data set's tiles.",
     )
     max_image_px: int | None = Field(
-        default=None, ge=32, le=8192, description="photos of a data set are scaled down to this longer side"
+        default=None,
+        ge=32,
+        le=8192,
+        description="Longer side, in pixels, to which photos of a data set are scaled down.",
     )
     metres_per_pixel: float | None = Field(
-        default=None, gt=0, description="resolution of tiles; replaces tile_px by tile_m / metres_per_pixel"
+        default=None, gt=0, description="Resolution of tiles; sets tile_px to tile_m / metres_per_pixel."
     )
     stride_m: float | None = Field(
-        default=None, gt=0, description="step between tile centres of the grid, metres; default half a tile"
+        default=None, gt=0, description="Step between tile centres of the grid, metres; default: half a tile."
     )
     max_nodata_share: float = Field(
-        default=0.5, ge=0, lt=1, description="tiles with more holes than this are left out"
+        default=0.5, ge=0, lt=1, description="Tiles with a larger share of holes than this are left out."
     )
     scale: tuple[float, float] | None = Field(
-        default=None, description="pixel values that are black and white, for imagery that is not 8-bit"
+        default=None, description="Pixel values that become black and white, for imagery that is not 8-bit."
     )
-    jpeg_quality: int = Field(default=92, ge=50, le=100, description="quality of stored tiles (4:4:4)")
+    jpeg_quality: int = Field(default=92, ge=50, le=100, description="JPEG quality of stored tiles (4:4:4).")
     default_view: Literal["panorama", "street", "drone"] = Field(
-        default="panorama", description="view of photos whose row has none"
+        default="panorama", description="View of photos whose row has none."
     )
     default_fov_deg: float | None = Field(
-        default=None, gt=0, le=360, description="field of view of photos without one; default 360, street 70"
+        default=None,
+        gt=0,
+        le=360,
+        description="Field of view of photos without one, degrees; default: 70 for street photos, else 360.",
     )
     positive_radius_m: float = Field(
-        default=25.0, gt=0, description="a photo's nearest tile centre within this is its positive, metres"
+        default=25.0,
+        gt=0,
+        description="The nearest tile centre within this distance of a photo is its positive, metres.",
     )
     max_bad_share: float = Field(
-        default=0.05, ge=0, le=1, description="share of bad rows that stops the stage"
+        default=0.05, ge=0, le=1, description="Share of bad rows that stops the stage."
     )
     rows_per_part: int = Field(
         default=1024,
         ge=1,
         le=65_536,
-        description="rows of a Parquet part at most; fewer where images are large",
+        description="Rows of a Parquet part at most; fewer where images are large.",
     )
 
     @model_validator(mode="after")
@@ -89,24 +97,28 @@ class IngestInputs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     imagery: list[str] | None = Field(
-        default=None, description="GeoTIFF files, directories or globs, local or s3://"
+        default=None, description="URIs of GeoTIFF files, of directories of them, or globs."
     )
     centres: str | None = Field(
-        default=None, description="CSV or GeoJSON of tile_id, lat, lon: one tile each instead of the grid"
+        default=None,
+        description="URI of a CSV or GeoJSON with tile_id, lat, lon: one tile for each row, instead of a "
+        "grid.",
     )
     photos: str | None = Field(
-        default=None, description="CSV or GeoJSON of photo, lat, lon, ..., or a folder with photos.csv"
+        default=None,
+        description="URI of a CSV or GeoJSON with photo, lat, lon, ..., or of a folder with photos.csv.",
     )
     dataset: str | None = Field(
         default=None,
-        description="published data set instead of imagery and photos: cvusa, vigor, ...; xyz instead of imagery",
+        description="Published data set instead of imagery and photos: cvusa, vigor, ...; xyz replaces "
+        "imagery alone.",
     )
-    root: str | None = Field(default=None, description="where the data set lies, as downloaded")
-    split: str | None = Field(default=None, description="split of the data set")
+    root: str | None = Field(default=None, description="URI of the data set, as downloaded.")
+    split: str | None = Field(default=None, description="Split of the data set.")
     labels: Literal["auto", "original", "corrected"] = Field(
-        default="auto", description="label files of VIGOR; auto takes the corrected ones where they are"
+        default="auto", description="Label files of VIGOR; auto: the corrected ones where there are any."
     )
-    cities: list[str] | None = Field(default=None, description="only these cities of VIGOR")
+    cities: list[str] | None = Field(default=None, description="Cities of VIGOR to read; default: all.")
 
     @model_validator(mode="after")
     def _something(self) -> IngestInputs:

@@ -38,12 +38,14 @@ class LocalizeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    view: str | None = Field(default=None, description="panorama, street or drone; guessed when left out.")
+    view: str | None = Field(
+        default=None, description="Kind of photo: panorama, street or drone; guessed when left out."
+    )
     heading_deg: float | None = Field(
         default=None,
-        description="Heading of the images' centre, clockwise from north; estimated when left out.",
+        description="Heading of the photos' centre, degrees clockwise from north; estimated when left out.",
     )
-    fov_deg: float | None = Field(default=None, description="Horizontal field of view.")
+    fov_deg: float | None = Field(default=None, description="Horizontal field of view, degrees.")
     extent_m: float | None = Field(
         default=None, description="Ground along the shorter side of drone photos, metres."
     )
@@ -56,9 +58,11 @@ class LocalizeConfig(BaseModel):
         default=MIN_CONFIDENCE,
         ge=0,
         le=1,
-        description="Calibrated confidence below which nothing is located.",
+        description="Photos with a lower calibrated confidence count as not located.",
     )
-    headings: int = Field(default=HEADINGS, ge=1, description="Candidates for an unknown heading.")
+    headings: int = Field(
+        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
+    )
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="Share of unusable photos that stops the stage."
     )
@@ -80,10 +84,10 @@ class LocalizeInputs(BaseModel):
 
     index: str = Field(description="URI of the index.")
     photos: str = Field(
-        description="A photo, a folder or glob of photos, or a CSV or GeoJSON with a column `photo` and, where "
-        "known, id, view, heading_deg, fov_deg, extent_m."
+        description="URI of a photo, of a folder of photos, a glob, or a CSV or GeoJSON with a column `photo`"
+        " and, where known, id, view, heading_deg, fov_deg, extent_m."
     )
-    snapshot_id: str | None = Field(default=None, description="Snapshot to use; default: the current one.")
+    snapshot_id: str | None = Field(default=None, description="Id of the snapshot; default: the current one.")
 
 
 class LocalizeResult(BaseModel):

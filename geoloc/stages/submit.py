@@ -24,12 +24,15 @@ class SubmitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: Annotated[str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="")] = Field(
-        None, description=f"Dashboard of the cluster, http://host:8265 (default: {_ADDRESS_VARIABLE})."
+        None, description=f"Dashboard of the cluster, http://host:8265; default: ${_ADDRESS_VARIABLE}."
     )
     working_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = Field(
         None, description="Directory to ship with the job; needed where geoloc is not installed."
     )
-    wait: Annotated[bool, tyro.conf.arg(help="Return at once instead of showing the job's output.")] = True
+    wait: Annotated[
+        bool,
+        tyro.conf.arg(help="Return at once instead of showing the job's output.", help_behavior_hint=""),
+    ] = True
 
 
 def submit(words: Sequence[str]) -> int:

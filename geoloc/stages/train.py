@@ -25,17 +25,19 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: str = Field("geoloc", description="name of a built-in recipe or URI of a YAML file")
-    num_workers: int = Field(2, ge=1, description="data-parallel workers")
-    threads_per_worker: int = Field(1, ge=1, description="CPU threads of each worker")
-    use_gpu: bool = Field(False, description="one GPU for each worker")
-    steps: int | None = Field(None, ge=1, description="optimizer steps")
-    batch_size: int | None = Field(None, ge=2, description="pairs a step, over all workers")
-    max_minutes: float | None = Field(
-        None, gt=0, description="end the schedule after this time at the latest"
+    recipe: str = Field("geoloc", description="Name of a built-in recipe, or URI of a YAML file.")
+    num_workers: int = Field(2, ge=1, description="Data-parallel workers.")
+    threads_per_worker: int = Field(1, ge=1, description="CPU threads of each worker.")
+    use_gpu: bool = Field(False, description="Give each worker a GPU.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; default: the recipe's.")
+    batch_size: int | None = Field(
+        None, ge=2, description="Pairs in a step, over all workers; default: the recipe's."
     )
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
-    max_failures: int = Field(3, ge=0, description="worker failures to recover from")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Minutes after which the schedule ends at the latest."
+    )
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    max_failures: int = Field(3, ge=0, description="Worker failures from which training recovers.")
 
 
 class TrainInputs(BaseModel):
@@ -43,8 +45,10 @@ class TrainInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: str
-    validation: str | None = None
+    train: str = Field(description="URI of an ingest output with the pairs to train on.")
+    validation: str | None = Field(
+        None, description="URI of an ingest output with held-out pairs, to measure recall on."
+    )
 
 
 class TrainResult(BaseModel):

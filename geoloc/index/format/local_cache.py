@@ -71,7 +71,7 @@ class PruneReport(BaseModel):
 def prune_cache(
     *, min_age_s: float = 30 * 86_400.0, dry_run: bool = False, cache_dir: str | None = None
 ) -> PruneReport:
-    """Remove copies of remote indexes and verdicts that nobody on this host used for `min_age_s` seconds.
+    """Remove copies of remote indexes, and results of their checks, that nobody on this host used lately.
 
     Who has a copy open keeps it (it is mapped); who opens it later copies it again. Raises `ConfigError` for a
     negative age, `StorageError` for a cache that cannot be changed.

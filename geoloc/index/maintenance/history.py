@@ -41,7 +41,10 @@ def _line(one: SnapshotSummary) -> str:
 
 
 def history(index_uri: str) -> History:
-    """The snapshots of an index; `ArtifactError` where there is none."""
+    """List the snapshots of an index, newest first.
+
+    Raises `ArtifactError` where there is no index.
+    """
     index_uri = storage.absolute(index_uri)
     return History(index_uri=index_uri, snapshots=summaries(index_uri, current_snapshot(index_uri)))
 
@@ -67,7 +70,7 @@ class RollbackResult(BaseModel):
 
 
 def rollback(index_uri: str, config: RollbackConfig) -> RollbackResult:
-    """Make an older snapshot of an index current again; the one left stays until garbage collection takes it.
+    """Make an older snapshot of an index current again. The newer ones stay until garbage collection.
 
     Raises `ArtifactError` (no such snapshot), `CorruptArtifact` when files of it are gone, `CommitConflict` when
     another writer committed meanwhile.

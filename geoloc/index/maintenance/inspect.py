@@ -105,7 +105,10 @@ class IndexDiff(_Report):
 
 
 def describe(index_uri: str) -> IndexDescription:
-    """What an index holds; `ArtifactError` where there is none, `CorruptArtifact` for a bad current manifest."""
+    """Describe an index: its model, shards, tiles and bytes.
+
+    Raises `ArtifactError` where there is no index, `CorruptArtifact` for a bad current manifest.
+    """
     index_uri = storage.absolute(index_uri)
     snapshot_id = current_snapshot(index_uri)
     manifest = read_manifest(index_uri, snapshot_id)
@@ -169,7 +172,7 @@ def _summary(index_uri: str, snapshot_id: str, current: str) -> SnapshotSummary:
 
 
 def verify(index_uri: str, snapshot: str | None = None) -> VerifyReport:
-    """Read every file of a snapshot (default: the current one) and compare it with the manifest.
+    """Read every file of a snapshot and compare its size and checksum with the manifest.
 
     Kept verdicts do not count. Raises `CorruptArtifact` when CURRENT or the manifest itself is bad.
     """

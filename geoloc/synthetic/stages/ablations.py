@@ -40,8 +40,8 @@ class CityAblationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    photos: int = Field(1000, ge=1, description="test photos to take again, of those that the city has")
-    rerank: int = Field(100, ge=0, description="nearest codes to order by float embeddings")
+    photos: int = Field(1000, ge=1, description="Test photos of the city to render again.")
+    rerank: int = Field(100, ge=0, description="Nearest codes to order by float embeddings.")
 
 
 class CityAblationInputs(BaseModel):
@@ -49,8 +49,8 @@ class CityAblationInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    index: str = Field(description="URI of an index with the city's test tiles, under their names")
-    city: str = Field(description="URI of the city that the photos and tiles are of, made by `geoloc city`")
+    index: str = Field(description="URI of an index with the city's test tiles, under their names.")
+    city: str = Field(description="URI of the city of photos and tiles, from `geoloc city`.")
 
 
 class Ablation(BaseModel):
@@ -86,7 +86,7 @@ class CityAblationResult(BaseModel):
 def run(
     config: CityAblationConfig, inputs: CityAblationInputs, output: str, *, overwrite: bool = False
 ) -> CityAblationResult:
-    """Take the photos again, locate them, print and write the table.
+    """Render the test photos without trees, buildings, ..., locate them, and write a table of recall.
 
     Raises `ArtifactError` when the city is unfinished or made by another renderer.
     """

@@ -51,58 +51,62 @@ class CityConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
-    style: str = Field(default="default", description=f"which city: {', '.join(STYLES)}")
+    seed: int = Field(default=7, ge=0, lt=2**31, description="Random seed; the city follows from it.")
+    style: str = Field(default="default", description=f"City to render: {', '.join(STYLES)}.")
     imagery_epoch: int = Field(
-        default=0, ge=0, le=8, description="how often the years changed the city between photos and imagery"
+        default=0, ge=0, le=8, description="Rounds of change to the city between photos and imagery."
     )
     train_photos: int = Field(
-        default=5000, ge=1, description="photos and tile centres of the training district"
+        default=5000, ge=1, description="Photos and tile centres of the training district."
     )
     validation_photos: int = Field(
-        default=300, ge=1, description="photos and tile centres for tuning and calibration"
+        default=300, ge=1, description="Photos and tile centres for tuning and calibration."
     )
     test_photos: int = Field(
-        default=1000, ge=1, description="photos and tile centres of the held-out district"
+        default=1000, ge=1, description="Photos and tile centres of the held-out district."
     )
     distractors: int = Field(
-        default=5000, ge=0, description="tile centres of the held-out district without a photo"
+        default=5000, ge=0, description="Tile centres of the held-out district without a photo."
     )
     anywhere_photos: int = Field(
-        default=500, ge=0, description="test photos anywhere in a tile, not near its centre"
+        default=500, ge=0, description="Test photos anywhere in a tile, not near its centre."
     )
     photo_offset_m: float = Field(
-        default=5.0, ge=0, le=20, description="greatest distance of a photo from its tile's centre"
+        default=5.0, ge=0, le=20, description="Largest distance of a photo from its tile's centre, metres."
     )
     train_spacing_m: float = Field(
-        default=18.0, ge=2, description="least distance of training tiles from each other"
+        default=18.0, ge=2, description="Smallest distance between training tiles, metres."
     )
     spacing_m: float = Field(
-        default=25.0, ge=2, description="least distance of validation and test tiles from all others"
+        default=25.0,
+        ge=2,
+        description="Smallest distance of validation and test tiles from all others, metres.",
     )
     distractor_spacing_m: float = Field(
-        default=15.0, ge=2, description="least distance of distractors from each other"
+        default=15.0, ge=2, description="Smallest distance between distractors, metres."
     )
-    tile_m: float = Field(default=51.2, gt=0, le=100, description="side of a tile, metres")
+    tile_m: float = Field(default=51.2, gt=0, le=100, description="Side of a tile, metres.")
     sheet_m: float = Field(
-        default=512.0, ge=256, le=2048, multiple_of=64, description="side of an imagery sheet, metres"
+        default=512.0, ge=256, le=2048, multiple_of=64, description="Side of an imagery sheet, metres."
     )
     gap_m: float = Field(
-        default=400.0, ge=300, description="least distance between districts; photos see 130 m far"
+        default=400.0,
+        ge=300,
+        description="Smallest distance between districts, metres; photos see 130 m far.",
     )
-    metres_per_pixel: float = Field(default=0.4, ge=0.1, le=4, description="resolution of the imagery")
-    panorama_height_px: int = Field(default=64, ge=16, le=1024, description="rows of a photo")
-    panorama_width_px: int = Field(default=256, ge=32, le=4096, description="columns of a photo")
-    panorama_top_deg: float = Field(default=32.0, gt=0, lt=85, description="elevation of the photo's top row")
+    metres_per_pixel: float = Field(default=0.4, ge=0.1, le=4, description="Resolution of the imagery.")
+    panorama_height_px: int = Field(default=64, ge=16, le=1024, description="Rows of a photo, pixels.")
+    panorama_width_px: int = Field(default=256, ge=32, le=4096, description="Columns of a photo, pixels.")
+    panorama_top_deg: float = Field(
+        default=32.0, gt=0, lt=85, description="Elevation of the photo's top row, degrees."
+    )
     panorama_bottom_deg: float = Field(
-        default=-42.0, gt=-85, lt=0, description="elevation of the photo's bottom row"
+        default=-42.0, gt=-85, lt=0, description="Elevation of the photo's bottom row, degrees."
     )
     random_heading: bool = Field(
-        default=False, description="photos look anywhere; otherwise their centre is grid north"
+        default=False, description="Give photos random headings; otherwise their centre is grid north."
     )
-    sheets_per_task: int = Field(
-        default=18, ge=1, description="sheets rendered by one task, neighbours together"
-    )
+    sheets_per_task: int = Field(default=18, ge=1, description="Neighbouring sheets that one task renders.")
 
     def districts(self) -> DistrictSettings:
         """The part that says what lies where."""
@@ -144,7 +148,7 @@ class CityResult(BaseModel):
 
 
 def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResult:
-    """Render the data set; files that are there already are kept, `city.json` comes last."""
+    """Render the city; existing files are kept, `city.json` is written last."""
     start = time.monotonic()
     output = storage.absolute(output)
     record = begin_output(

@@ -31,8 +31,8 @@ class CityCodesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = Field(10_000_000, ge=1, le=_MOST_CODES, description="codes 0 .. count are made")
-    seed: int = Field(7, ge=0, lt=2**31, description="another seed, other codes")
+    count: int = Field(10_000_000, ge=1, le=_MOST_CODES, description="Number of codes.")
+    seed: int = Field(7, ge=0, lt=2**31, description="Random seed of the codes.")
 
 
 class CityCodesInputs(BaseModel):
@@ -40,7 +40,7 @@ class CityCodesInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    like: str = Field(description="URI of a codes table of real tiles, made by `geoloc encode`")
+    like: str = Field(description="URI of a codes table of real tiles, from `geoloc encode`.")
 
 
 class CityCodesResult(BaseModel):
@@ -60,7 +60,7 @@ class CityCodesResult(BaseModel):
 def run(
     config: CityCodesConfig, inputs: CityCodesInputs, output: str, *, overwrite: bool = False
 ) -> CityCodesResult:
-    """Write the table; parts that are there already are kept."""
+    """Write a table of codes like those of real tiles; existing parts are kept."""
     start, output = time.monotonic(), storage.absolute(output)
     like = storage.absolute(inputs.like)
     source = part_table.read_manifest(like, kind="codes")

@@ -42,41 +42,41 @@ class CityExportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Layout = Field(description="the data set whose directories and annotation files are made")
-    seed: int = Field(default=7, ge=0, lt=2**31, description="everything follows from it")
+    layout: Layout = Field(description="Data set whose directories and annotation files are written.")
+    seed: int = Field(default=7, ge=0, lt=2**31, description="Random seed; the city follows from it.")
     places: int | None = Field(
         default=None,
         ge=8,
-        description="photos, pairs or buildings in all; the published number when left out",
+        description="Photos, pairs or buildings in all; default: the published number.",
     )
     scale: float = Field(
-        default=1.0, gt=0, le=1, description="size of pictures as a share of the published size in pixels"
+        default=1.0, gt=0, le=1, description="Size of images as a share of the published size in pixels."
     )
     cities: list[Literal["NewYork", "Seattle", "SanFrancisco", "Chicago"]] | None = Field(
-        default=None, description="cities of VIGOR to make; all four when left out"
+        default=None, description="Cities of VIGOR to write; default: all four."
     )
     missing_share: float = Field(
         default=0.0,
         ge=0,
         le=0.5,
-        description="share of CVACT's ids whose pictures are left out, as published",
+        description="Share of CVACT's ids whose images are left out, as in the published set.",
     )
     distractors: int | None = Field(
         default=None,
         ge=0,
-        description="tiles of University-160k without a place; the published number when left out",
+        description="Tiles of University-160k without a place; default: the published number.",
     )
     masked_gallery: bool = Field(
         default=False,
-        description="University-160k: the gallery's own tiles lie masked among the distractors too",
+        description="University-160k: put the gallery's tiles among the distractors too, masked.",
     )
-    drone_views: int = Field(default=54, ge=1, le=99, description="drone photos of a building")
-    photo_epoch: int = Field(default=0, ge=0, le=1, description="state of the city that photos show")
-    imagery_epoch: int = Field(default=0, ge=0, le=1, description="state of the city that tiles show")
+    drone_views: int = Field(default=54, ge=1, le=99, description="Drone photos of a building.")
+    photo_epoch: int = Field(default=0, ge=0, le=1, description="State of the city that photos show.")
+    imagery_epoch: int = Field(default=0, ge=0, le=1, description="State of the city that tiles show.")
     pictures_per_task: int = Field(
         default=_PICTURES_PER_TASK,
         ge=1,
-        description="least pictures of neighbouring blocks rendered by one task",
+        description="Images of neighbouring blocks that one task renders at least.",
     )
 
     def settings(self) -> ExportSettings:
@@ -106,7 +106,7 @@ class CityExportResult(BaseModel):
 
 
 def run(config: CityExportConfig, output: str, *, overwrite: bool = False) -> CityExportResult:
-    """Make a data set of the city; files that are there already are kept, `export.json` comes last."""
+    """Write the city in the layout of a published data set; existing files are kept, `export.json` is written last."""
     start = time.monotonic()
     output = storage.absolute(output)
     finished = begin_output(

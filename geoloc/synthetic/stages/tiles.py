@@ -34,12 +34,14 @@ class CityTilesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = Field(100_000, ge=1, le=MOST_TILES, description="tiles 0 .. count are made")
-    seed: int = Field(7, ge=0, lt=2**31, description="of the city; that of the benchmark for its distractors")
-    style: str = Field("default", description=f"which city: {', '.join(STYLES)}")
-    tile_m: float = Field(51.2, gt=0, le=100, description="side of a tile, metres")
-    tile_px: int = Field(128, ge=32, le=1024, description="side of a tile, pixels")
-    quality: int = Field(92, ge=30, le=98, description="of the JPEG")
+    count: int = Field(100_000, ge=1, le=MOST_TILES, description="Number of tiles.")
+    seed: int = Field(
+        7, ge=0, lt=2**31, description="Random seed of the city; that of a benchmark for its distractors."
+    )
+    style: str = Field("default", description=f"City to render: {', '.join(STYLES)}.")
+    tile_m: float = Field(51.2, gt=0, le=100, description="Side of a tile, metres.")
+    tile_px: int = Field(128, ge=32, le=1024, description="Side of a tile, pixels.")
+    quality: int = Field(92, ge=30, le=98, description="JPEG quality.")
 
 
 class CityTilesResult(BaseModel):
@@ -56,7 +58,7 @@ class CityTilesResult(BaseModel):
 
 
 def run(config: CityTilesConfig, output: str, *, overwrite: bool = False) -> CityTilesResult:
-    """Write the table; parts that are there already are kept."""
+    """Render distractor tiles into a table; existing parts are kept."""
     start, output = time.monotonic(), storage.absolute(output)
     settings = config.model_dump()
     fingerprint = fingerprint_of(["city tiles", _VERSION, RENDERER_VERSION, settings])
