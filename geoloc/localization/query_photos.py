@@ -16,7 +16,6 @@ from geoloc.core.schemas import VIEWS, usual_fov_deg
 from geoloc.geometry.azimuth import keep_shown, shown_columns
 from geoloc.geometry.panorama import shown_pixels
 from geoloc.localization.locator import EncodedQueries
-from geoloc.recipe.model import PolarView
 from geoloc.recipe.recipe import ModelRecipe
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def encode_prepared(
 
 def turning_columns(recipe: ModelRecipe, view: str) -> int:
     """Azimuth columns of an embedding that roll as a photo of this view turns; 1 where turning is no rolling."""
-    rolls = view != "drone" or isinstance(recipe.view, PolarView)  # photos from above are converted first
+    rolls = view != "drone" or recipe.view.azimuth_columns  # photos from above are converted first
     return recipe.columns if recipe.turns_by_rolling and rolls else 1
 
 

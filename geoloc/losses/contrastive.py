@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
 
+from geoloc.losses.pair_loss import PairLoss
+from geoloc.recipe.registry import PositiveFloat, register
+from geoloc.recipe.training import LossRecipe, PairLossSection
+
+_LARGEST_LOG_SCALE = 4.6  # a temperature of 0.01: beyond, InfoNCE only sharpens what it already separates
 _MASKED = -1e4  # exp() of it is 0 in float32, and unlike -inf it cannot turn into NaN
+
+
+class InfoNceRecipe(PairLossSection):
+    """Symmetric InfoNCE with a learnable temperature, which starts at `temperature`."""
+
+    kind: Literal["info_nce"] = "info_nce"
+    temperature: PositiveFloat = 0.07
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+@register(InfoNceRecipe)
+class InfoNceLoss(PairLoss):
+    """`symmetric_info_nce` of cosines times a learnable scale."""
+
+    def __init__(self, recipe: InfoNceRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / recipe.temperature)))
+
+    def forward(self, similarity: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
+        """Cosines float[N, N], row i belonging to column i, to a scalar; `ignored` bool[N, N] are no negatives."""
+        scale = self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
+        logits = masked(similarity * scale, ignored)
+        return symmetric_info_nce(logits, label_smoothing=self.recipe.label_smoothing, ignored=ignored)
+
+
+def make_pair_loss(recipe: LossRecipe) -> PairLoss:
+    """The loss that a recipe names, without one InfoNCE."""
+    part = recipe.pair_loss or recipe.triplet
+    if part is None:
+        part = InfoNceRecipe(temperature=recipe.temperature, label_smoothing=recipe.label_smoothing)
+    loss: PairLoss = part.build()
+    return loss
 
 
 def pair_logits(

@@ -13,6 +13,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+
+from geoloc.losses.pair_loss import PairLoss
+from geoloc.recipe.registry import PositiveFloat, PositiveInt, Share, register
+from geoloc.recipe.training import PairLossSection
 
 Diagonal = Literal["in", "out"]
 Masked = Literal["log2", "removed"]
@@ -84,6 +89,43 @@ def _hardest_mean(terms: torch.Tensor, share: float) -> torch.Tensor:
     if len(terms) == 0:
         return terms.sum()
     return terms.topk(max(1, math.floor(share * len(terms)))).values.mean()
+
+
+class TripletRecipe(PairLossSection):
+    """The weighted soft-margin triplet loss in place of InfoNCE."""
+
+    key = "triplet"
+    words = "triplet loss"
+    alpha: PositiveFloat = 10.0
+    diagonal: Diagonal = Field("out", description="in: pairs themselves add log 2, as OriCNN")
+    normaliser: Normaliser = Field("pairs", description="divide by B (B - 1) or by what counts")
+    masked: Masked = Field("removed", description="log2: as published for CVACT's 25 m")
+    mining: tuple[tuple[PositiveInt, Share], ...] = Field(
+        (), description="(from epoch, share of the hardest triplets that count); epochs start at 1"
+    )
+
+
+@register(TripletRecipe)
+class TripletLoss(PairLoss):
+    """`triplet_of_similarity` with the constants of a recipe and its schedule of mining."""
+
+    def __init__(self, recipe: TripletRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    @property
+    def hardest(self) -> float:
+        """Share of the triplets that count in the present epoch."""
+        return hardest_share(self.epoch, self.recipe.mining)
+
+    def forward(self, similarity: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
+        """Cosines float[N, N], row i belonging to column i, to a scalar; `ignored` bool[N, N] are no negatives."""
+        return triplet_of_similarity(
+            similarity,
+            ignored=ignored,
+            hardest=self.hardest,
+            **self.recipe.model_dump(exclude={"mining"}),
+        )
 
 
 def hardest_share(epoch: int, schedule: Sequence[tuple[int, float]]) -> float:

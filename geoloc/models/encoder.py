@@ -18,7 +18,6 @@ from geoloc.models.hashing import LinearHash, pack_codes
 from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_aerial, prepare_panorama, to_unit
 from geoloc.models.store import load_model
-from geoloc.recipe.model import PolarView
 from geoloc.recipe.recipe import Recipe
 
 View = Literal["aerial", "drone", "panorama", "street"]
@@ -155,7 +154,7 @@ class Encoder:
     def _candidates(self, batch: Pixels, view: View, headings: int) -> tuple[Float32Array, Float32Array]:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         recipe = self.recipe.model
-        if recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or isinstance(recipe.view, PolarView)):
+        if recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or recipe.view.azimuth_columns):
             features = self._rolled_features(images, view, headings)
         else:
             features = [self._features_at(images, view, turn / headings) for turn in range(headings)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,26 +11,11 @@ from torch import nn
 
 from geoloc.geometry.aerial import look_down
 from geoloc.geometry.polar import aerial_to_polar
-from geoloc.models.aggregation import make_aggregation
-from geoloc.models.backbones import OriCnn, WrappedCnn
-from geoloc.models.efficientnet_lite import EfficientNetLiteCnn
 from geoloc.models.hashing import make_hash
 from geoloc.models.orientation_maps import OrientationMaps, Pose
 from geoloc.models.preprocessing import input_size, normalise
-from geoloc.models.pretrained import TorchvisionCnn
-from geoloc.models.timm_network import TimmCnn
 from geoloc.models.transformers import make_transformer
-from geoloc.recipe.model import (
-    Backbone,
-    Branches,
-    EfficientNetLite,
-    OriCnnEncoder,
-    Orientation,
-    PlainCnn,
-    PolarView,
-    SquareView,
-    TimmBackbone,
-)
+from geoloc.recipe.model import Branches, PolarView
 from geoloc.recipe.recipe import ModelRecipe
 
 
@@ -49,21 +33,20 @@ class GeoLocalizer(nn.Module):
         self.recipe = recipe
         self.branches = recipe.branches or Branches()
         names = self.branches.names
-        first = make_backbone(recipe.backbone, recipe.orientation)
+        first = recipe.backbone.build(recipe.orientation)
         self.backbones = nn.ModuleDict(
             {
                 name: first
                 if recipe.shared_weights or name == names[0]
-                else make_backbone(recipe.backbone, recipe.orientation)
+                else recipe.backbone.build(recipe.orientation)
                 for name in names
             }
         )
         ground = (self.branches.panorama, self.branches.street)
         self.heads = nn.ModuleDict(
             {
-                name: make_aggregation(
-                    recipe.aggregation,
-                    first.channels,
+                name: recipe.aggregation.build(
+                    recipe.backbone.channels,
                     first.map_size(*(recipe.panorama_px if name in ground else recipe.aerial_px)),
                 )
                 for name in names
@@ -76,14 +59,12 @@ class GeoLocalizer(nn.Module):
         """Parts that not every recipe has, made last: the others draw the weights they always drew."""
         self.projections = nn.ModuleDict()
         if recipe.projection is not None:
-            inputs = _aggregated_channels(recipe)
+            inputs = recipe.aggregated_channels
             first = nn.Conv1d(inputs, recipe.projection.channels, 1)
             for name in names:
                 alike = recipe.projection.shared or name == names[0]
                 self.projections[name] = first if alike else nn.Conv1d(inputs, recipe.projection.channels, 1)
-        self.transformer: nn.Module | None = None
-        if not isinstance(recipe.view, PolarView | SquareView):
-            self.transformer = make_transformer(recipe.view, recipe.tile_px)
+        self.transformer = make_transformer(recipe.view, recipe.tile_px)
         self.maps = None if recipe.orientation is None else OrientationMaps(recipe, recipe.orientation)
 
     def convert_view(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
@@ -195,30 +176,6 @@ class GeoLocalizer(nn.Module):
         return input_size(self.recipe, view)
 
 
-def make_backbone(
-    recipe: Backbone, orientation: Orientation | None
-) -> WrappedCnn | OriCnn | TorchvisionCnn | EfficientNetLiteCnn | TimmCnn:
-    """The backbone that a recipe names, with room for orientation maps where it has them."""
-    if isinstance(recipe, PlainCnn):
-        return WrappedCnn(recipe, orientation)
-    if isinstance(recipe, OriCnnEncoder):
-        return OriCnn(recipe, orientation)
-    if isinstance(recipe, EfficientNetLite):
-        return EfficientNetLiteCnn(recipe, orientation)
-    if isinstance(recipe, TimmBackbone):
-        return TimmCnn(recipe, orientation)
-    return TorchvisionCnn(recipe, orientation)
-
-
-def _aggregated_channels(recipe: ModelRecipe) -> int:
-    return recipe.model_copy(update={"projection": None}).embedding_dim // recipe.columns
-
-
 def flatten(columns: torch.Tensor) -> torch.Tensor:
     """float[..., channels, columns] to unit embeddings float[..., D]."""
     return F.normalize(columns.flatten(-2), dim=-1)
-
-
-def initial_log_scale(temperature: float) -> nn.Parameter:
-    """The learnable logarithm of 1 / temperature."""
-    return nn.Parameter(torch.tensor(math.log(1 / temperature)))

@@ -9,7 +9,7 @@ from torch import nn
 
 from geoloc.geometry.orientation import aerial_orientation, ground_orientation, polar_orientation
 from geoloc.models.preprocessing import AERIAL_VIEWS
-from geoloc.recipe.model import Orientation, SquareView
+from geoloc.recipe.model import Orientation
 from geoloc.recipe.recipe import ModelRecipe
 
 
@@ -71,9 +71,8 @@ class OrientationMaps(nn.Module):
                 yaw_deg=pose.yaw_deg,
                 sampling=self.sampling,
             )
-        seen = self.recipe.view
-        if isinstance(seen, SquareView):
+        if self.recipe.view.kind == "none":
             return aerial_orientation(self.recipe.tile_px, yaw_deg=pose.yaw_deg, scale=pose.scale)
         height, width = self.recipe.aerial_px
-        power = getattr(seen, "radial_power", 1.0)
+        power = getattr(self.recipe.view, "radial_power", 1.0)
         return polar_orientation(height, width, radial_power=power, yaw_deg=pose.yaw_deg, scale=pose.scale)

@@ -20,7 +20,7 @@ from geoloc.geometry.warp import (
     spline_grid,
     spline_operator,
 )
-from geoloc.recipe.model import AffineView, ComposedView, SplineView
+from geoloc.recipe.model import AffineView, ComposedView, SplineView, ViewSection
 
 
 class LocalisationNet(nn.Module):
@@ -167,10 +167,10 @@ class SplineTransformer(nn.Module):
         return sample(images, self.grid(images))
 
 
-def make_transformer(recipe: AffineView | ComposedView | SplineView, side_px: int) -> nn.Module:
-    """The transformer that a recipe names, for squares of `side_px`."""
+def make_transformer(recipe: ViewSection, side_px: int) -> nn.Module | None:
+    """The transformer that a recipe names, for squares of `side_px`; None for a view that is not learned."""
     if isinstance(recipe, AffineView):
         return AffineTransformer(recipe.height_px, recipe.width_px, side_px)
     if isinstance(recipe, ComposedView):
         return ComposedTransformer(recipe, side_px)
-    return SplineTransformer(recipe, side_px)
+    return SplineTransformer(recipe, side_px) if isinstance(recipe, SplineView) else None

@@ -1,24 +1,17 @@
-"""The parts that a model recipe can name: view transforms, backbones, orientation, aggregation, hash head.
+"""The sections of a model recipe, and what a backbone and an aggregation must answer about themselves.
 
-Frozen data only; `geoloc.models` builds them. A part that a recipe does not name is None and stays out of what is
-written, so that recipes of before a part existed keep their text and their fingerprint.
+Frozen data only. Backbones and aggregations lie with their networks, one module each (`geoloc.models.backbones`,
+`geoloc.models.aggregation`). A part that a recipe does not name is None and stays out of what is written, so that
+recipes of before a part existed keep their text and their fingerprint.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of a recipe that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from geoloc.recipe.registry import Part, PositiveFloat, PositiveInt, Section, chosen
 
 
 def _kind_or(default: str) -> Discriminator:
@@ -31,9 +24,42 @@ def _kind_or(default: str) -> Discriminator:
     return Discriminator(kind)
 
 
-class PolarView(Section):
+class ViewSection(Section):
+    """A view transform; the defaults are those of a transform to an image of `height_px` x `width_px`."""
+
+    learned: ClassVar[bool] = False
+    """Whether training changes the transform."""
+    azimuth_columns: ClassVar[bool] = False
+    """Whether the output's columns are exactly the tile's azimuths, so that a turned tile rolls the output."""
+    size_keys: ClassVar[tuple[str, str]] = ("view height_px", "view width_px")
+    """Keys of a recipe that give the output's height and width, for error sentences."""
+    title: ClassVar[str]
+    """How the transform is called in tables."""
+
+    if TYPE_CHECKING:
+        kind: str
+        height_px: int
+        width_px: int
+
+    @property
+    def starts_polar(self) -> bool:
+        """Whether the output is a polar image before anything is learned."""
+        return self.azimuth_columns
+
+    def output_px(self, tile_px: int) -> tuple[int, int]:
+        """Height and width of the output for a tile of `tile_px` x `tile_px`."""
+        return self.height_px, self.width_px
+
+    def describe(self) -> str:
+        """The transform in a few words, with what differs from the defaults."""
+        return self.title
+
+
+class PolarView(ViewSection):
     """Aerial tile to polar image; `radial_power` 1 spaces the rows evenly, above 1 densely near the centre."""
 
+    title = "polar image"
+    azimuth_columns = True
     kind: Literal["polar"] = "polar"
     height_px: PositiveInt = 64
     width_px: PositiveInt = 256
@@ -42,32 +68,49 @@ class PolarView(Section):
         None, description="paper: the published formula to the letter; else samples in the middle of pixels"
     )
 
+    def describe(self) -> str:
+        """The transform in a few words, with what differs from the defaults."""
+        power = "" if self.radial_power == 1 else f", radius to the power {self.radial_power:g}"
+        return self.title + (" (published formula)" if self.sampling == "paper" else "") + power
 
-class SquareView(Section):
+
+class SquareView(ViewSection):
     """The aerial tile as it is, north up: no transform."""
 
+    title = "no transform"
+    size_keys = ("tile_px", "tile_px")
     kind: Literal["none"] = "none"
 
+    def output_px(self, tile_px: int) -> tuple[int, int]:
+        """The tile's own size."""
+        return tile_px, tile_px
 
-class AffineView(Section):
+
+class AffineView(ViewSection):
     """Spatial transformer with one affine map, learned from the identity."""
 
+    title = "affine transformer"
+    learned = True
     kind: Literal["affine"] = "affine"
     height_px: PositiveInt = 64
     width_px: PositiveInt = 256
 
 
-class ComposedView(Section):
+class ComposedView(ViewSection):
     """Three affine transformers with residual blocks between them (3 to 8 channels and back)."""
 
+    title = "composed transformer"
+    learned = True
     kind: Literal["composed"] = "composed"
     height_px: PositiveInt = 64
     width_px: PositiveInt = 256
 
 
-class SplineView(Section):
+class SplineView(ViewSection):
     """Spatial transformer with a thin plate spline over a regular grid of control points."""
 
+    title = "thin plate spline"
+    learned = True
     kind: Literal["tps"] = "tps"
     height_px: PositiveInt = 64
     width_px: PositiveInt = 256
@@ -76,7 +119,17 @@ class SplineView(Section):
     span: PositiveFloat = Field(0.9, description="control points lie in -span to span of the output")
     start: Literal["identity", "polar"] = Field("identity", description="map before anything is learned")
 
+    @property
+    def starts_polar(self) -> bool:
+        """Whether the output is a polar image before anything is learned."""
+        return self.start == "polar"
 
+    def describe(self) -> str:
+        """The transform in a few words, with what differs from the defaults."""
+        return f"{self.title} from the {'polar image' if self.starts_polar else self.start}"
+
+
+VIEWS: tuple[type[ViewSection], ...] = (SquareView, PolarView, AffineView, ComposedView, SplineView)
 View = Annotated[
     Annotated[PolarView, Tag("polar")]
     | Annotated[SquareView, Tag("none")]
@@ -87,192 +140,66 @@ View = Annotated[
 ]
 
 
-class PlainCnn(Section):
-    """Convolutions 3 x 3 with batch norm, `widths[i]` channels at `strides[i]`, then residual blocks."""
+class BackboneSection(Part):
+    """A backbone; a kind adds its fields, `channels` and `stride`, and changes what else differs."""
 
-    kind: Literal["plain_cnn"] = "plain_cnn"
-    widths: tuple[PositiveInt, ...] = (32, 64, 128, 128)
-    strides: tuple[PositiveInt, ...] = (2, 2, 2, 1)
-    residual_blocks: Annotated[int, Field(ge=0)] = 0
+    package = "geoloc.models.backbones"
+    injects_scales: ClassVar[bool] = False
+    """Whether orientation maps can enter at every scale."""
 
-    @model_validator(mode="after")
-    def _same_length(self) -> PlainCnn:
-        if not self.widths or len(self.widths) != len(self.strides):
-            raise ValueError(
-                f"{len(self.widths)} widths for {len(self.strides)} strides; give one of each per layer"
-            )
-        return self
+    if TYPE_CHECKING:
+        kind: str
 
-    @property
-    def stride(self) -> int:
-        """Pixels of the input per pixel of the feature map."""
-        product = 1
-        for stride in self.strides:
-            product *= stride
-        return product
+        @property
+        def channels(self) -> int:
+            """Channels of the feature map."""
+
+        @property
+        def stride(self) -> int:
+            """Pixels of the input per pixel of the feature map."""
 
     @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return self.widths[-1]
+    def wraps(self) -> bool:
+        """Whether an input rolled by whole strides gives a feature map rolled by whole columns, exactly."""
+        return False
+
+    def build(self, orientation: Orientation | None) -> Any:
+        """The network, a `geoloc.models.backbones.network.Backbone` with room for the orientation maps."""
+        return self.network(self, orientation)
+
+    def check_size(self, key: str, size_px: int) -> None:
+        """Raise `ValueError` where a side of an input, which `key` of the recipe gives, does not suit the network."""
+        if size_px < self.stride:
+            raise ValueError(f"{key} is {size_px}, smaller than the backbone's stride {self.stride}")
+
+    def published_weights(self) -> tuple[Any, str] | None:
+        """State dict that training starts from, and the file it comes from; None: from random weights."""
+        return None
 
 
-class OriCnnEncoder(Section):
-    """The encoder of OriCNN (CVPR 2019): 4 x 4 convolutions of stride 2; the last maps put together."""
+class AggregationSection(Part):
+    """An aggregation; the defaults are those of a head that pools the whole map and keeps its channels."""
 
-    kind: Literal["oricnn"] = "oricnn"
-    widths: tuple[PositiveInt, ...] = (64, 128, 256, 512, 512, 512, 512)
-    maps: PositiveInt = Field(3, description="how many of the last maps are resampled to the last one's grid")
-
-    @model_validator(mode="after")
-    def _enough_layers(self) -> OriCnnEncoder:
-        if self.maps > len(self.widths):
-            raise ValueError(f"{self.maps} maps of {len(self.widths)} layers; give at most one map per layer")
-        return self
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the input per pixel of the feature map; a rest counts as one more."""
-        return int(2 ** len(self.widths))
-
-    @property
-    def channels(self) -> int:
-        """Channels of the maps together."""
-        return sum(self.widths[-self.maps :])
-
-
-_RESNET = ((64, 4), (128, 8), (256, 16), (512, 32))
-_BOTTLENECK = tuple((4 * channels, stride) for channels, stride in _RESNET)
-_VGG = ((64, 2), (128, 4), (256, 8), (512, 16), (512, 32))
-# Channels and stride after each stage; families whose inner stages are not offered have the last one only.
-_TORCHVISION: dict[str, tuple[tuple[int, int], ...]] = {
-    "resnet18": _RESNET,
-    "resnet34": _RESNET,
-    "resnet50": _BOTTLENECK,
-    "vgg16": _VGG,
-    "vgg16_bn": _VGG,
-    "alexnet": ((256, 32),),
-    "densenet121": ((1024, 32),),
-    "convnext_tiny": ((768, 32),),
-    "efficientnet_b0": ((1280, 32),),
-    "mobilenet_v3_small": ((576, 32),),
-}
-
-
-class TorchvisionBackbone(Section):
-    """A network of torchvision without its classifier, from nothing or from weights in a file."""
-
-    kind: Literal["torchvision"] = "torchvision"
-    name: Literal[
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "vgg16",
-        "vgg16_bn",
-        "alexnet",
-        "densenet121",
-        "convnext_tiny",
-        "efficientnet_b0",
-        "mobilenet_v3_small",
-    ]
-    stages: PositiveInt | None = Field(
-        None, description="stages of a resnet (1 to 4) or vgg (1 to 5) that are kept; all by default"
-    )
-    max_pool: bool = Field(True, description="false: a resnet without its max pool, half the stride")
-    weights: str | None = Field(
-        None, description="URI of torchvision's own weights as .safetensors, to start training from"
-    )
-
-    @model_validator(mode="after")
-    def _stages_exist(self) -> TorchvisionBackbone:
-        known = len(_TORCHVISION[self.name])
-        if self.stages is not None and self.stages > known:
-            raise ValueError(f"{self.name} has {known} stages to choose from (got {self.stages})")
-        if not self.max_pool and not self.name.startswith("resnet"):
-            raise ValueError(f"only resnets go without max pool ({self.name} does not)")
-        return self
+    package = "geoloc.models.aggregation"
+    keeps_azimuth: ClassVar[bool] = False
+    """Whether the output's columns are shares of the width."""
 
     @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return _TORCHVISION[self.name][(self.stages or 0) - 1][0]
+    def output_columns(self) -> int:
+        """Columns of the output."""
+        return 1
 
-    @property
-    def stride(self) -> int:
-        """Pixels of the input per pixel of the feature map."""
-        stride = _TORCHVISION[self.name][(self.stages or 0) - 1][1]
-        return stride if self.max_pool else stride // 2
+    def output_channels(self, channels: int) -> int:
+        """Channels of the output for a feature map of `channels`."""
+        return channels
 
-
-_LITE_STRIDES = (2, 4, 8, 16, 16, 32, 32)
-_LITE_CHANNELS = {
-    "lite0": (16, 24, 40, 80, 112, 192, 320),
-    "lite1": (16, 24, 40, 80, 112, 192, 320),
-    "lite2": (16, 24, 48, 88, 120, 208, 352),
-}
-_LITE_HEAD = 1280
+    def build(self, channels: int, size: tuple[int, int]) -> Any:
+        """The head (nn.Module): feature map float[B, channels, *size] to float[B, output channels, columns]."""
+        return self.network(self, channels, size)
 
 
-class EfficientNetLite(Section):
-    """EfficientNet-Lite: EfficientNet without squeeze and excitation, with ReLU6 (lite0 to lite2)."""
-
-    kind: Literal["efficientnet_lite"] = "efficientnet_lite"
-    name: Literal["lite0", "lite1", "lite2"] = "lite0"
-    stages: Annotated[int, Field(ge=1, le=7)] | None = Field(
-        None, description="stages that are kept; by default all and the last convolution to 1,280 channels"
-    )
-    pretrained: bool = Field(
-        True,
-        description="start training from the ImageNet weights of geoloc[pretrained]; they want pixels of mean "
-        "0.498 and std 0.502, that is -1 to 1",
-    )
-    wrap: bool = Field(
-        True,
-        description="the width is a circle; false: zeros beyond the edges, as the weights were trained with",
-    )
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels after each of the seven stages."""
-        return _LITE_CHANNELS[self.name]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return _LITE_HEAD if self.stages is None else self.stage_channels[self.stages - 1]
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the input per pixel of the feature map."""
-        return _LITE_STRIDES[(self.stages or 0) - 1]
-
-
-class TimmBackbone(Section):
-    """A network of timm by its name, from nothing or from weights in a file; timm is asked only when it is built."""
-
-    kind: Literal["timm"] = "timm"
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
-    stage: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="number of the intermediate map that is taken, as timm counts them; by default the last",
-    )
-    channels: PositiveInt = Field(
-        description="channels of that map; a wrong number is refused with the right one"
-    )
-    stride: PositiveInt = Field(description="pixels of the input per pixel of that map")
-    weights: str | None = Field(
-        None, description="URI of timm's own weights as .safetensors, to start training from"
-    )
-
-
-Backbone = Annotated[
-    Annotated[PlainCnn, Tag("plain_cnn")]
-    | Annotated[OriCnnEncoder, Tag("oricnn")]
-    | Annotated[TorchvisionBackbone, Tag("torchvision")]
-    | Annotated[EfficientNetLite, Tag("efficientnet_lite")]
-    | Annotated[TimmBackbone, Tag("timm")],
-    _kind_or("plain_cnn"),
-]
+Backbone = Annotated[SerializeAsAny[BackboneSection], chosen(BackboneSection, "plain_cnn")]
+Aggregation = Annotated[SerializeAsAny[AggregationSection], chosen(AggregationSection)]
 
 
 class Orientation(Section):
@@ -282,48 +209,6 @@ class Orientation(Section):
     sampling: Literal["centred", "paper"] = Field(
         "centred", description="paper: ends of the yaw range on the first and last column, as published"
     )
-
-
-class HeightMean(Section):
-    """Mean over the height of the feature map, one projection for all columns: keeps the azimuth."""
-
-    kind: Literal["height_mean"] = "height_mean"
-    columns: PositiveInt = 32
-    channels: PositiveInt = 16
-
-
-class ColumnAttention(Section):
-    """Learned weights over the height, per output channel and view (SAFA per column): keeps the azimuth."""
-
-    kind: Literal["column_attention"] = "column_attention"
-    columns: PositiveInt = 32
-    channels: PositiveInt = 16
-
-
-class MeanPool(Section):
-    """Global average of the feature map."""
-
-    kind: Literal["gap"] = "gap"
-
-
-class GemPool(Section):
-    """Generalised mean: (mean of max(x, eps)^p)^(1 / p), p fixed or learned per branch."""
-
-    kind: Literal["gem"] = "gem"
-    p: PositiveFloat = 3.0
-    learnt: bool = False
-    eps: PositiveFloat = 1e-6
-
-
-class SafaHeads(Section):
-    """SAFA (NeurIPS 2019): per head a learned map of positions, from the mean or maximum over channels."""
-
-    kind: Literal["safa"] = "safa"
-    heads: PositiveInt = 8
-    pool: Literal["mean", "max"] = "max"
-
-
-Aggregation = HeightMean | ColumnAttention | MeanPool | GemPool | SafaHeads
 
 
 class Projection(Section):

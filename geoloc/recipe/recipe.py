@@ -19,29 +19,17 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from geoloc.core import storage
 from geoloc.core.errors import ConfigError, GeolocError
 from geoloc.recipe.model import (
-    AffineView,
     Aggregation,
     Backbone,
     Branches,
-    ColumnAttention,
-    ComposedView,
-    EfficientNetLite,
     HashHead,
-    HeightMean,
-    OriCnnEncoder,
     Orientation,
     PixelRange,
-    PlainCnn,
     PolarView,
-    PositiveFloat,
-    PositiveInt,
     Projection,
-    SafaHeads,
-    Section,
-    SplineView,
-    SquareView,
     View,
 )
+from geoloc.recipe.registry import Part, PositiveFloat, PositiveInt, Section, registered
 from geoloc.recipe.training import LossRecipe, TrainingRecipe
 
 _SMALLEST_LOCALISED_PX = 64  # four poolings of the localisation network leave something of it
@@ -61,9 +49,9 @@ class ModelRecipe(Section):
     )
     pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
     view: View = PolarView()
-    backbone: Backbone = PlainCnn()
+    backbone: Backbone = Field(default={"kind": "plain_cnn"}, validate_default=True)
     orientation: Orientation | None = None
-    aggregation: Annotated[Aggregation, Field(discriminator="kind")] = ColumnAttention()
+    aggregation: Aggregation = Field(default={"kind": "column_attention"}, validate_default=True)
     projection: Projection | None = None
     branches: Branches | None = None
     shared_weights: bool = Field(True, description="one backbone for all branches")
@@ -72,17 +60,17 @@ class ModelRecipe(Section):
     @property
     def columns(self) -> int:
         """Azimuth columns of the embedding; 1 where the aggregation does not keep the azimuth."""
-        return self.aggregation.columns if isinstance(self.aggregation, HeightMean | ColumnAttention) else 1
+        return self.aggregation.output_columns
+
+    @property
+    def aggregated_channels(self) -> int:
+        """Channels of the aggregation's output, before a projection."""
+        return self.aggregation.output_channels(self.backbone.channels)
 
     @property
     def embedding_dim(self) -> int:
         """Length of the float embedding."""
-        if self.projection is not None:
-            return self.columns * self.projection.channels
-        if isinstance(self.aggregation, HeightMean | ColumnAttention):
-            return self.columns * self.aggregation.channels
-        heads = self.aggregation.heads if isinstance(self.aggregation, SafaHeads) else 1
-        return self.backbone.channels * heads
+        return self.columns * (self.projection.channels if self.projection else self.aggregated_channels)
 
     @property
     def metres_per_pixel(self) -> float:
@@ -92,27 +80,22 @@ class ModelRecipe(Section):
     @property
     def aerial_px(self) -> tuple[int, int]:
         """Height and width of what the aerial backbone sees, after the view transform."""
-        if isinstance(self.view, SquareView):
-            return self.tile_px, self.tile_px
-        return self.view.height_px, self.view.width_px
+        return self.view.output_px(self.tile_px)
 
     @property
     def map_turns_by_rolling(self) -> bool:
         """Whether a picture rolled by whole strides gives a feature map rolled by whole columns, exactly."""
-        wrapped = isinstance(self.backbone, PlainCnn) or (
-            isinstance(self.backbone, EfficientNetLite) and self.backbone.wrap
-        )
-        return wrapped and self.orientation is None
+        return self.backbone.wraps and self.orientation is None
 
     @property
     def turns_by_rolling(self) -> bool:
         """Whether a picture rolled by whole columns gives an embedding rolled by whole columns, exactly."""
-        return self.map_turns_by_rolling and isinstance(self.aggregation, HeightMean | ColumnAttention)
+        return self.map_turns_by_rolling and self.aggregation.keeps_azimuth
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelRecipe:
         self._check_strides()
-        if isinstance(self.aggregation, HeightMean | ColumnAttention):
+        if self.aggregation.keeps_azimuth:
             self._check_columns()
         if self.hash.layout == "columns":
             for bits in (self.hash.bits, *self.hash.prefixes):
@@ -129,8 +112,7 @@ class ModelRecipe(Section):
 
     @model_validator(mode="after")
     def _transformer_has_room(self) -> ModelRecipe:
-        learned = isinstance(self.view, AffineView | ComposedView | SplineView)
-        if learned and self.tile_px < _SMALLEST_LOCALISED_PX:
+        if self.view.learned and self.tile_px < _SMALLEST_LOCALISED_PX:
             raise ValueError(
                 f"tile_px is {self.tile_px}; a view of kind {self.view.kind} needs {_SMALLEST_LOCALISED_PX} or more"
             )
@@ -140,35 +122,21 @@ class ModelRecipe(Section):
     def _orientation_fits(self) -> ModelRecipe:
         if self.orientation is None:
             return self
-        if isinstance(self.view, AffineView | ComposedView | SplineView):
+        if self.view.learned:
             raise ValueError(
                 f"orientation maps need a view of kind none or polar (got {self.view.kind!r}): a learned transform "
                 "moves the picture under them"
             )
-        if self.orientation.scheme == "scales" and not isinstance(self.backbone, PlainCnn | OriCnnEncoder):
+        if self.orientation.scheme == "scales" and not self.backbone.injects_scales:
             raise ValueError(
                 "orientation at all scales needs the backbone plain_cnn or oricnn; use scheme input"
             )
         return self
 
     def _check_strides(self) -> None:
-        stride, prefix = self.backbone.stride, "tile_px" if isinstance(self.view, SquareView) else "view"
-        sizes = (
-            ("panorama_px height", self.panorama_px[0]),
-            ("panorama_px width", self.panorama_px[1]),
-            ("tile_px" if prefix == "tile_px" else "view height_px", self.aerial_px[0]),
-            ("tile_px" if prefix == "tile_px" else "view width_px", self.aerial_px[1]),
-        )
-        for what, size in sizes:
-            if isinstance(self.backbone, PlainCnn) and size % stride:
-                raise ValueError(f"{what} is {size}, not a multiple of the backbone's stride {stride}")
-            if not isinstance(self.backbone, OriCnnEncoder) and size < stride:
-                raise ValueError(f"{what} is {size}, smaller than the backbone's stride {stride}")
-            wraps = isinstance(self.backbone, EfficientNetLite) and self.backbone.wrap
-            if wraps and not what.endswith("height") and (size % stride or size < 2 * stride):
-                raise ValueError(
-                    f"{what} is {size}; a width that wraps is twice the backbone's stride {stride} or another multiple"
-                )
+        keys = ("panorama_px height", "panorama_px width", *self.view.size_keys)
+        for key, size in zip(keys, (*self.panorama_px, *self.aerial_px), strict=True):
+            self.backbone.check_size(key, size)
 
     def _check_columns(self) -> None:
         width, stride = self.aerial_px[1], self.backbone.stride
@@ -187,14 +155,13 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: int = 0
-    model: ModelRecipe = ModelRecipe()
+    model: ModelRecipe = Field(default_factory=ModelRecipe)
     loss: LossRecipe = LossRecipe()
     training: TrainingRecipe = TrainingRecipe()
 
     @model_validator(mode="after")
     def _losses_fit_the_model(self) -> Recipe:
-        learned = isinstance(self.model.view, AffineView | ComposedView | SplineView)
-        if self.loss.guidance_weight is not None and not learned:
+        if self.loss.guidance_weight is not None and not self.model.view.learned:
             raise ValueError(
                 f"loss.guidance_weight needs a view of kind affine, composed or tps (got {self.model.view.kind!r})"
             )
@@ -349,16 +316,19 @@ def _keys_at(path: list[str]) -> list[str]:
     sections: list[type[BaseModel]] = [Recipe]
     for part in path:
         tagged = [s for s in sections if "kind" in s.model_fields and s.model_fields["kind"].default == part]
-        sections = tagged or [
-            inner
+        inner = [
+            found
             for s in sections
             if part in s.model_fields
-            for inner in _sections_of(s.model_fields[part].annotation)
+            for found in _sections_of(s.model_fields[part].annotation)
         ]
+        sections = tagged or [s for s in inner if getattr(s, "key", None) == part] or inner
     return sorted({name for section in sections for name in section.model_fields})
 
 
 def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return [annotation, *registered(annotation).values()]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections_of(part)]

@@ -5,25 +5,34 @@ Like `geoloc.recipe.model`: frozen data, and what a recipe does not name is None
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from geoloc.recipe.model import PositiveFloat, PositiveInt, Section, Share
+from geoloc.recipe.registry import (
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    chosen,
+    named,
+)
 
 
-class TripletRecipe(Section):
-    """The weighted soft-margin triplet loss (`geoloc.losses.triplet`) in place of InfoNCE."""
+class PairLossSection(Part):
+    """A loss of the matrix of cosines of a batch's pairs; a kind adds its constants."""
 
-    alpha: PositiveFloat = 10.0
-    diagonal: Literal["in", "out"] = Field("out", description="in: pairs themselves add log 2, as OriCNN")
-    normaliser: Literal["pairs", "counted"] = Field(
-        "pairs", description="divide by B (B - 1) or by what counts"
-    )
-    masked: Literal["log2", "removed"] = Field("removed", description="log2: as published for CVACT's 25 m")
-    mining: tuple[tuple[PositiveInt, Share], ...] = Field(
-        (), description="(from epoch, share of the hardest triplets that count); epochs start at 1"
-    )
+    package = "geoloc.losses"
+    words = "{kind} loss"
+
+    def build(self) -> Any:
+        """The loss, a `geoloc.losses.pair_loss.PairLoss`."""
+        return self.network(self)
+
+
+PairLoss = Annotated[SerializeAsAny[PairLossSection], chosen(PairLossSection)]
+Triplet = Annotated[SerializeAsAny[PairLossSection], named(PairLossSection, "triplet")]
 
 
 class LossRecipe(Section):
@@ -46,13 +55,20 @@ class LossRecipe(Section):
         0.0,
         description="weight of aerial against aerial (turned, scaled, shifted, in other light), for drone photos",
     )
-    triplet: TripletRecipe | None = Field(None, description="soft-margin triplet instead of InfoNCE")
+    triplet: Triplet | None = Field(None, description="soft-margin triplet instead of InfoNCE")
     guidance_weight: PositiveFloat | None = Field(
         None, description="weight of the L1 distance of a learned transform's output from the polar image"
     )
     heading: Literal["unknown"] | None = Field(
         None, description="unknown: photos are compared at their best turn, as they will be searched"
     )
+    pair_loss: PairLoss | None = Field(None, description="loss of another kind instead of InfoNCE")
+
+    @model_validator(mode="after")
+    def _one_pair_loss(self) -> LossRecipe:
+        if self.triplet is not None and self.pair_loss is not None:
+            raise ValueError("triplet and pair_loss both replace InfoNCE; give one of them")
+        return self
 
 
 class AugmentationRecipe(Section):

@@ -9,17 +9,15 @@ from torch import nn
 
 from geoloc.geometry.azimuth import best_turn_similarity, shown_columns, similarity
 from geoloc.geometry.panorama import limit_view, shown_pixels, turn_panorama
-from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
+from geoloc.losses.contrastive import make_pair_loss, masked, near_pairs
 from geoloc.losses.hashing import orthogonality_loss, prefix_loss, quantisation_loss
-from geoloc.losses.triplet import guidance_loss, triplet_of_similarity
-from geoloc.models.geolocalizer import GeoLocalizer, flatten, initial_log_scale
+from geoloc.losses.triplet import guidance_loss
+from geoloc.models.geolocalizer import GeoLocalizer, flatten
 from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import to_unit
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.all_gather import gather_rows
 from geoloc.training.augment import PairDraw, change_light
-
-_LARGEST_LOG_SCALE = 4.6  # a temperature of 0.01: beyond, InfoNCE only sharpens what it already separates
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,13 @@ class _Embedded:
 
 
 class PairStep(nn.Module):
-    """Losses of a batch of pairs for a model; its parameters are the model's and the temperature.
-
-    `hardest` is the share of the triplets that count, set by the trainer where the recipe mines.
-    """
+    """Losses of a batch of pairs for a model; its parameters are the model's and the pair loss's."""
 
     def __init__(self, model: GeoLocalizer, recipe: Recipe) -> None:
         super().__init__()
+        self.pair_loss = make_pair_loss(recipe.loss)
         self.model = model
         self.recipe = recipe
-        self.hardest = 1.0
-        self.log_scale = initial_log_scale(recipe.loss.temperature)
 
     def forward(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator
@@ -83,10 +77,10 @@ class PairStep(nn.Module):
         queries, references = gather_rows(own.queries), gather_rows(own.references)
         coded = gather_rows(own.coded) if self.recipe.loss.heading == "unknown" else queries
         similarity = self._similarity(queries, references, own.shown)
-        loss = self._match(similarity, ignored) + self._hashing(coded, references, ignored)
+        loss = self.pair_loss(similarity, ignored) + self._hashing(coded, references, ignored)
         if own.drones is not None:
             drones = gather_rows(own.drones)
-            term = self._match(drones @ references.T, ignored) + self._hashing(drones, references, ignored)
+            term = self.pair_loss(drones @ references.T, ignored) + self._hashing(drones, references, ignored)
             loss = loss + self.recipe.loss.aerial_weight * term
         if own.guidance is not None:
             loss = loss + (self.recipe.loss.guidance_weight or 0.0) * own.guidance
@@ -107,24 +101,6 @@ class PairStep(nn.Module):
         if self.recipe.loss.heading == "unknown":
             return best_turn_similarity(queries, references, columns, shown)
         return similarity(queries, references, columns, shown)
-
-    def _match(self, similarity: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        """The recipe's loss of a matrix of cosines float[N, N]."""
-        triplet = self.recipe.loss.triplet
-        if triplet is None:
-            scale = self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
-            logits = masked(similarity * scale, ignored)
-            smoothing = self.recipe.loss.label_smoothing
-            return symmetric_info_nce(logits, label_smoothing=smoothing, ignored=ignored)
-        return triplet_of_similarity(
-            similarity,
-            alpha=triplet.alpha,
-            diagonal=triplet.diagonal,
-            normaliser=triplet.normaliser,
-            ignored=ignored,
-            masked=triplet.masked,
-            hardest=self.hardest,
-        )
 
     def _embed(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator

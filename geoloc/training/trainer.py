@@ -14,10 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import GeolocError
-from geoloc.losses.triplet import hardest_share
+from geoloc.models.backbones.network import start_from_weights
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.orientation_maps import Pose
-from geoloc.models.pretrained import start_from_weights
 from geoloc.recipe.recipe import Recipe
 from geoloc.recipe.training import TrainingRecipe
 from geoloc.training.all_gather import is_distributed
@@ -95,8 +94,8 @@ class Trainer:
         self._step: nn.Module = step
         if is_distributed():
             ids = [self.device] if self.device.type == "cuda" else None
-            # Without their losses the hash head and the temperature get no gradient, which DDP has to know.
-            unused = recipe.loss.hashing_weight == 0 or recipe.loss.triplet is not None
+            # Without its loss the hash head gets no gradient, which DDP has to know.
+            unused = recipe.loss.hashing_weight == 0
             self._step = DistributedDataParallel(step, device_ids=ids, find_unused_parameters=unused)
         self._pair_step = step
         self._optimizer = _optimizer(step, recipe.training)
@@ -137,8 +136,7 @@ class Trainer:
             drone = draw_drone(draw, training.augmentation, reach_m=self.store.reach_m, generator=generator)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(progress, training) * group["rate"]
-        if self.recipe.loss.triplet is not None:
-            self._pair_step.hardest = hardest_share(self.epoch, self.recipe.loss.triplet.mining)
+        self._pair_step.pair_loss.epoch = self.epoch
         self._step.train()
         result: StepResult = self._step(batch, self._here(draw), self._here(drone), generator)
         self._check(result)

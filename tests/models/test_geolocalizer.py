@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from geoloc.models.backbones import WrappedCnn
+from geoloc.models.backbones.plain_cnn import PlainCnn, WrappedCnn
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.hashing import LinearHash, code_prefix, pack_codes
 from geoloc.models.orientation_maps import Pose
-from geoloc.recipe.recipe import HashHead, ModelRecipe, PlainCnn, Recipe
+from geoloc.recipe.recipe import HashHead, ModelRecipe, Recipe
 
 BACKBONES = [
     PlainCnn(widths=(8, 12, 16), strides=(2, 2, 1), residual_blocks=1),

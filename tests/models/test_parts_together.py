@@ -13,9 +13,8 @@ import torch
 from geoloc.core.errors import ModelMismatch
 from geoloc.geometry.orientation import aerial_orientation, ground_orientation, polar_orientation
 from geoloc.geometry.polar import aerial_to_polar
-from geoloc.models.aggregation import make_aggregation
 from geoloc.models.encoder import Encoder
-from geoloc.models.geolocalizer import GeoLocalizer, make_backbone
+from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import normalise
 from geoloc.models.store import load_model, load_weights, save_model, weights_of
@@ -123,12 +122,12 @@ SHAPES = [
 def test_built_in_recipes_have_the_dimension_they_state(name: str) -> None:
     built_in = Recipe.load(name).model
     with torch.device("meta"):
-        backbone = make_backbone(built_in.backbone, built_in.orientation)
+        backbone = built_in.backbone.build(built_in.orientation)
         for size in (built_in.panorama_px, built_in.aerial_px):
             maps = None if built_in.orientation is None else torch.empty(2, 2, *size)
             features = backbone(torch.empty(2, 3, *size), maps)
             assert tuple(features.shape[2:]) == backbone.map_size(*size)
-            head = make_aggregation(built_in.aggregation, backbone.channels, backbone.map_size(*size))
+            head = built_in.aggregation.build(backbone.channels, backbone.map_size(*size))
             assert head(features).numel() == 2 * built_in.embedding_dim
 
 

@@ -149,7 +149,7 @@ def test_triplets_are_mined_from_the_stated_epoch_on() -> None:
     seen = []
     for step in range(4):  # three batches of 4 are an epoch
         trainer.step(step / 10)
-        seen.append((trainer._pair_step.hardest, trainer.epoch))
+        seen.append((trainer._pair_step.pair_loss.hardest, trainer.epoch))
     assert seen == [(1.0, 1), (1.0, 1), (1.0, 2), (0.1, 2)]
 
 

@@ -29,6 +29,7 @@ from geoloc.core.errors import InputError
 from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Pictures
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile
 
 CRS = "EPSG:32755"
@@ -184,4 +185,4 @@ def _add_row(made: Plan, key: str, lat: float, lon: float, tiles: Pictures, phot
     made.pairs.append(Pair(key, key, east_m=0.0, north_m=0.0))
 
 
-DATASET = DataSet("cvact", tuple(_PUBLISHED), LAYOUT, plan)
+DATASET = register(DataSet("cvact", tuple(_PUBLISHED), LAYOUT, plan))

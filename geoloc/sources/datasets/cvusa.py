@@ -19,6 +19,7 @@ from geoloc.core import storage
 from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile, offsets_m
 
 _ZOOM, _TILE_PX = 19, 750
@@ -146,4 +147,4 @@ def _place(
     return places[int(tile_id) - 1]
 
 
-DATASET = DataSet("cvusa", tuple(_PUBLISHED), LAYOUT, plan)
+DATASET = register(DataSet("cvusa", tuple(_PUBLISHED), LAYOUT, plan))

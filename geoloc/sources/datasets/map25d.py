@@ -22,6 +22,7 @@ from geoloc.core import storage
 from geoloc.core.geodesy import LatLon, SphericalTransverseMercator
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import CloudPlace, DataSet, Pair, Plan, Query, Request, Tile
 
 TILE_M, TILE_PX = 152.0, 256
@@ -257,4 +258,4 @@ class _Clouds:
         return CloudPlace(*cloud, x, y, self._indices.get(f"{place.panoid}.npy"))
 
 
-DATASET = DataSet("map25d", tuple(AREAS), LAYOUT, plan)
+DATASET = register(DataSet("map25d", tuple(AREAS), LAYOUT, plan))

@@ -20,6 +20,7 @@ from geoloc.core.errors import InputError
 from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import PICTURE_ENDINGS
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Pair, Picture, Plan, Query, Request, Tile
 
 NOMINAL_METRES_PER_PIXEL = map_metres_per_pixel(40.0, 18)
@@ -181,4 +182,4 @@ def _findings(made: Plan) -> list[str]:
     return found
 
 
-DATASET = DataSet("university1652", tuple(SPLITS), LAYOUT, plan)
+DATASET = register(DataSet("university1652", tuple(SPLITS), LAYOUT, plan))

@@ -25,6 +25,7 @@ from geoloc.core.errors import ConfigError
 from geoloc.core.geodesy import map_metres_per_pixel
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.files import Line, Pictures
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Pair, Plan, Query, Request, Tile, offsets_m
 
 CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
@@ -263,4 +264,4 @@ def _findings(labels: Labels, unlisted: int) -> list[str]:
     return found
 
 
-DATASET = DataSet("vigor", tuple(_PUBLISHED_QUERIES), LAYOUT, plan)
+DATASET = register(DataSet("vigor", tuple(_PUBLISHED_QUERIES), LAYOUT, plan))

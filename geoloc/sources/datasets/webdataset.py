@@ -21,6 +21,7 @@ from typing import Any
 from geoloc.core import schemas, storage
 from geoloc.core.errors import InputError
 from geoloc.sources.datasets import files
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Pair, Picture, Plan, Query, Request, Tile
 
 NOTE_NAME = "dataset.json"
@@ -190,4 +191,4 @@ def _pairs(sample: Sample, rows: Any) -> Iterator[Pair]:
         yield pair
 
 
-DATASET = DataSet("webdataset", (), LAYOUT, plan, any_split=True)
+DATASET = register(DataSet("webdataset", (), LAYOUT, plan, any_split=True))

@@ -14,6 +14,7 @@ from geoloc.core import storage
 from geoloc.core.errors import ConfigError
 from geoloc.core.geodesy import map_metres_per_pixel, map_tile_bounds
 from geoloc.sources.datasets import files
+from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Picture, Plan, Request, Tile
 from geoloc.sources.quarantine import Refused
 
@@ -88,4 +89,4 @@ def _add_tile(made: Plan, picture: Picture, zoom: int, x: int, y: int) -> None:
     )
 
 
-DATASET = DataSet("xyz", (), LAYOUT, plan, any_split=True)
+DATASET = register(DataSet("xyz", (), LAYOUT, plan, any_split=True))

@@ -13,12 +13,11 @@ from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import prepare_aerial
 from geoloc.models.store import load_model
-from geoloc.recipe.model import PolarView, SplineView
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.comparison.aerial_views import OTHER_TILES, look, turn_photos
 from geoloc.training.comparison.draw import Named, draw_circles, draw_sights
 from geoloc.training.comparison.measurements import Measuring, Model, TestTable, pictures_taken
-from geoloc.training.comparison.model_facts import BRIDGES, Described, in_order, in_words
+from geoloc.training.comparison.model_facts import Described, in_order, in_words
 from geoloc.training.comparison.report import Shown
 from geoloc.training.pair_store import PairStore
 
@@ -79,9 +78,8 @@ def _sights(opened: Mapping[str, _Opened], tiles: npt.NDArray[np.uint8]) -> list
         model, recipe, _ = opened[names[0]]
         view = recipe.model.view
         alike = "" if len(names) == 1 else f" and {len(names) - 1} more"
-        words = in_words(recipe) if model.transformer is not None else BRIDGES[view.kind]
-        azimuth = isinstance(view, PolarView) or (isinstance(view, SplineView) and view.start == "polar")
-        named.append(Named(f"{names[0]}{alike}: {words}", look(model, tiles), azimuth))
+        words = in_words(recipe) if model.transformer is not None else view.title
+        named.append(Named(f"{names[0]}{alike}: {words}", look(model, tiles), view.starts_polar))
     return named
 
 

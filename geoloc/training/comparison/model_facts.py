@@ -11,27 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import storage
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import METRICS_NAME, read_card
-from geoloc.recipe.model import (
-    Aggregation,
-    ColumnAttention,
-    GemPool,
-    HeightMean,
-    PlainCnn,
-    PolarView,
-    SafaHeads,
-    SplineView,
-)
+from geoloc.recipe.model import VIEWS
 from geoloc.recipe.recipe import Recipe
 from geoloc.recipe.training import AugmentationRecipe, LossRecipe
 
 # How the views are bridged, in the order of the tables.
-BRIDGES = {
-    "none": "no transform",
-    "polar": "polar image",
-    "affine": "affine transformer",
-    "composed": "composed transformer",
-    "tps": "thin plate spline",
-}
+BRIDGES = tuple(view.title for view in VIEWS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ def describe(uri: str, recipe: Recipe, name: str, seed: int, workers: int) -> De
         recipe=name,
         seed=seed,
         model_id=card.model_id,
-        bridge=BRIDGES[recipe.model.view.kind],
+        bridge=recipe.model.view.title,
         what=in_words(recipe),
         parameters=count_parameters(recipe),
         embedding_dim=card.embedding_dim,
@@ -109,8 +94,8 @@ def in_words(recipe: Recipe) -> str:
     """What tells a recipe from others, such as `polar image, 32 columns of 16, maps at the input`."""
     return ", ".join(
         [
-            _view(recipe),
-            _aggregation(recipe.model.aggregation),
+            recipe.model.view.describe(),
+            recipe.model.aggregation.describe(),
             *_network(recipe),
             *_loss(recipe.loss),
             *_augmentation(recipe.training.augmentation),
@@ -118,33 +103,12 @@ def in_words(recipe: Recipe) -> str:
     )
 
 
-def _view(recipe: Recipe) -> str:
-    view = recipe.model.view
-    words = BRIDGES[view.kind]
-    if isinstance(view, SplineView):
-        return f"{words} from the {'polar image' if view.start == 'polar' else view.start}"
-    if isinstance(view, PolarView):
-        power = "" if view.radial_power == 1 else f", radius to the power {view.radial_power:g}"
-        return words + (" (published formula)" if view.sampling == "paper" else "") + power
-    return words
-
-
-def _aggregation(part: Aggregation) -> str:
-    if isinstance(part, ColumnAttention):
-        return f"{part.columns} columns of {part.channels}"
-    if isinstance(part, HeightMean):
-        return f"{part.columns} mean columns of {part.channels}"
-    if isinstance(part, SafaHeads):
-        return f"SAFA with {part.heads} heads"
-    return "GeM" if isinstance(part, GemPool) else "global mean"
-
-
 def _network(recipe: Recipe) -> Iterator[str]:
     model = recipe.model
     if model.orientation is not None:
         yield "maps at the input (I)" if model.orientation.scheme == "input" else "maps at all scales (II)"
-    if not isinstance(model.backbone, PlainCnn):
-        yield getattr(model.backbone, "name", model.backbone.kind)
+    if words := model.backbone.describe():
+        yield words
     if model.projection is not None:
         yield f"projected to {model.projection.channels}"
     if model.shared_weights:
@@ -152,8 +116,8 @@ def _network(recipe: Recipe) -> Iterator[str]:
 
 
 def _loss(loss: LossRecipe) -> Iterator[str]:
-    if loss.triplet is not None:
-        yield "triplet loss"
+    if (part := loss.pair_loss or loss.triplet) is not None:
+        yield part.describe()
     if loss.guidance_weight is not None:
         yield f"L1 to the polar image ({loss.guidance_weight:g})"
     if loss.heading == "unknown":
@@ -172,5 +136,4 @@ def _augmentation(augmentation: AugmentationRecipe) -> Iterator[str]:
 
 def in_order(models: Sequence[Described]) -> list[Described]:
     """Models by how they bridge the views, else as they came."""
-    order = list(BRIDGES.values())
-    return sorted(models, key=lambda model: order.index(model.bridge))
+    return sorted(models, key=lambda model: BRIDGES.index(model.bridge))

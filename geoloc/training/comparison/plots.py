@@ -15,7 +15,7 @@ from geoloc.training.comparison.model_facts import BRIDGES, Described, Point, in
 from geoloc.training.comparison.tables import protocol_means, wilson
 from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL
 
-COLOURS = dict(zip(BRIDGES.values(), ("#7a7a7a", "#1f6fb4", "#d98a1c", "#b3432f", "#2b8a57"), strict=True))
+COLOURS = dict(zip(BRIDGES, ("#7a7a7a", "#1f6fb4", "#d98a1c", "#b3432f", "#2b8a57"), strict=True))
 _MEAN = "mean of five"
 _ROW_IN = 0.27  # inches for each recipe
 
@@ -62,7 +62,7 @@ def _dots(axes: Axes, place: int, values: Sequence[float], photos: int | None, c
 
 def loss_curves(curves: Mapping[tuple[str, int], Sequence[Point]], models: Sequence[Described]) -> bytes:
     """Loss of a batch over steps and how often its own tile came first, a panel for each way of bridging."""
-    bridges = [name for name in BRIDGES.values() if any(model.bridge == name for model in models)]
+    bridges = [name for name in BRIDGES if any(model.bridge == name for model in models)]
     figure = Figure(figsize=(3.6 * len(bridges), 6.6), dpi=100, layout="constrained")
     grid = figure.subplots(2, len(bridges), sharex=True, sharey="row", squeeze=False)
     for column, bridge in enumerate(bridges):

@@ -48,7 +48,7 @@ def page() -> str:
             pairs_per_s=None,
             step_core_s=None,
         )
-        for name, bridge in zip(NAMES, BRIDGES.values(), strict=True)
+        for name, bridge in zip(NAMES, BRIDGES, strict=True)
         for seed in (0, 1)
     ]
     curves = {("c", 0): [Point(1, 3.0, 10.0), Point(5, 2.0, 50.0)]}

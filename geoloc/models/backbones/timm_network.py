@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import copy
 import importlib
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from geoloc.core.errors import ConfigError, ModelMismatch
-from geoloc.models.backbones import MAP_CHANNELS, inject
-from geoloc.recipe.model import Orientation, TimmBackbone
+from geoloc.models.backbones.network import MAP_CHANNELS, Backbone, State, inject, weights_file
+from geoloc.recipe.model import BackboneSection, Orientation
+from geoloc.recipe.registry import PositiveInt, register
 
 
-class TimmCnn(nn.Module):
+class TimmBackbone(BackboneSection):
+    """A network of timm by its name, from nothing or from weights in a file; timm is asked only when it is built."""
+
+    words = "{name}"
+    kind: Literal["timm"] = "timm"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
+    stage: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="number of the intermediate map that is taken, as timm counts them; by default the last",
+    )
+    channels: PositiveInt = Field(
+        description="channels of that map; a wrong number is refused with the right one"
+    )
+    stride: PositiveInt = Field(description="pixels of the input per pixel of that map")
+    weights: str | None = Field(
+        None, description="URI of timm's own weights as .safetensors, to start training from"
+    )
+
+    def published_weights(self) -> tuple[State, str] | None:
+        """What training starts from, and its file."""
+        return weights_file(self.weights)
+
+
+@register(TimmBackbone)
+class TimmCnn(Backbone[TimmBackbone]):
     """One of the intermediate feature maps of a network of timm; what comes after it is left out.
 
     With orientation the first convolution takes two more channels, whose weights start at zero. Raises
@@ -22,9 +48,7 @@ class TimmCnn(nn.Module):
     """
 
     def __init__(self, recipe: TimmBackbone, orientation: Orientation | None = None) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.channels, self.stride = recipe.channels, recipe.stride
+        super().__init__(recipe)
         self.network = _network(recipe, 3 if orientation is None else 3 + MAP_CHANNELS)
         self._stage = _chosen(self.network, recipe)
         self.network.prune_intermediate_layers([self._stage], prune_norm=True, prune_head=True)
@@ -59,7 +83,7 @@ class TimmCnn(nn.Module):
             ) from error
         return int(size[2]), int(size[3])
 
-    def start_from(self, state: dict[str, torch.Tensor], *, where: str) -> None:
+    def start_from(self, state: State, *, where: str) -> None:
         """Take timm's weights (the whole network's state, by its own names; what comes after the map is left out).
 
         Raises `ModelMismatch` naming the first weight that is missing or has another shape.

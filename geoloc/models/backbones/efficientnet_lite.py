@@ -10,15 +10,18 @@ import importlib.util
 import io
 import math
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from geoloc.core import storage
 from geoloc.core.errors import ConfigError, CorruptArtifact, ModelMismatch
-from geoloc.models.backbones import MAP_CHANNELS, inject
-from geoloc.recipe.model import EfficientNetLite, Orientation
+from geoloc.models.backbones.network import MAP_CHANNELS, Backbone, State, inject
+from geoloc.recipe.model import BackboneSection, Orientation
+from geoloc.recipe.registry import register
 
 # Kernel, stride and expansion of each stage, and how many blocks it has in each network.
 _STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
@@ -38,6 +41,68 @@ _PUBLISHED = {
     "stem": ("_conv_stem", "_bn0"),
     "head": ("_conv_head", "_bn1"),
 }
+
+
+_LITE_STRIDES = (2, 4, 8, 16, 16, 32, 32)
+_LITE_CHANNELS = {
+    "lite0": (16, 24, 40, 80, 112, 192, 320),
+    "lite1": (16, 24, 40, 80, 112, 192, 320),
+    "lite2": (16, 24, 48, 88, 120, 208, 352),
+}
+_LITE_HEAD = 1280
+
+
+class EfficientNetLite(BackboneSection):
+    """EfficientNet-Lite: EfficientNet without squeeze and excitation, with ReLU6 (lite0 to lite2)."""
+
+    words = "{name}"
+    kind: Literal["efficientnet_lite"] = "efficientnet_lite"
+    name: Literal["lite0", "lite1", "lite2"] = "lite0"
+    stages: Annotated[int, Field(ge=1, le=7)] | None = Field(
+        None, description="stages that are kept; by default all and the last convolution to 1,280 channels"
+    )
+    pretrained: bool = Field(
+        True,
+        description="start training from the ImageNet weights of geoloc[pretrained]; they want pixels of mean "
+        "0.498 and std 0.502, that is -1 to 1",
+    )
+    wrap: bool = Field(
+        True,
+        description="the width is a circle; false: zeros beyond the edges, as the weights were trained with",
+    )
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels after each of the seven stages."""
+        return _LITE_CHANNELS[self.name]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return _LITE_HEAD if self.stages is None else self.stage_channels[self.stages - 1]
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input per pixel of the feature map."""
+        return _LITE_STRIDES[(self.stages or 0) - 1]
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the width is a circle."""
+        return self.wrap
+
+    def check_size(self, key: str, size_px: int) -> None:
+        """A width that wraps is a multiple of the stride, and at least two strides."""
+        super().check_size(key, size_px)
+        if self.wrap and not key.endswith("height") and (size_px % self.stride or size_px < 2 * self.stride):
+            raise ValueError(
+                f"{key} is {size_px}; a width that wraps is twice the backbone's stride {self.stride} or another "
+                "multiple"
+            )
+
+    def published_weights(self) -> tuple[State, str] | None:
+        """What training starts from, and its file."""
+        return packaged_weights(self.name) if self.pretrained else None
 
 
 class SameConv(nn.Conv2d):
@@ -110,7 +175,8 @@ class Block(nn.Module):
         return features + images if self.skips else features
 
 
-class EfficientNetLiteCnn(nn.Module):
+@register(EfficientNetLite)
+class EfficientNetLiteCnn(Backbone[EfficientNetLite]):
     """The convolutional part of EfficientNet-Lite.
 
     With `wrap` every convolution continues the width on the other side: where the width is a multiple of the
@@ -119,9 +185,7 @@ class EfficientNetLiteCnn(nn.Module):
     """
 
     def __init__(self, recipe: EfficientNetLite, orientation: Orientation | None = None) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.channels, self.stride = recipe.channels, recipe.stride
+        super().__init__(recipe)
         extra = MAP_CHANNELS if orientation is not None else 0
         self.stem = Layer(3 + extra, _STEM, 3, 2, wrap=recipe.wrap)
         with torch.no_grad():
@@ -143,11 +207,7 @@ class EfficientNetLiteCnn(nn.Module):
         features = self.head(self.blocks(features))
         return features
 
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map of pictures of a size."""
-        return -(-height // self.stride), -(-width // self.stride)
-
-    def start_from(self, state: dict[str, torch.Tensor], *, where: str) -> None:
+    def start_from(self, state: State, *, where: str) -> None:
         """Take the published weights (the whole network's, by their names; the classifier is left out).
 
         Raises `ModelMismatch` naming the first weight that is missing or has another shape.
@@ -171,7 +231,7 @@ def _published_name(name: str) -> str:
     return ".".join([f"_{before[0]}", *before[1:], published, end] if before else [published, end])
 
 
-def packaged_weights(name: str) -> tuple[dict[str, torch.Tensor], str]:
+def packaged_weights(name: str) -> tuple[State, str]:
     """The published weights of `lite0` to `lite2` and the file they lie in, from the package that ships them.
 
     Nothing of that package is run: its file is found, compared with the checksum known here, and read as tensors

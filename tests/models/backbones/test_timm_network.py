@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import safetensors.torch
 import torch
 
 from geoloc.core.errors import ConfigError, ModelMismatch
+from geoloc.models.backbones.network import start_from_weights
+from geoloc.models.backbones.timm_network import TimmBackbone, TimmCnn
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.pretrained import start_from_weights
-from geoloc.models.timm_network import TimmCnn
-from geoloc.recipe.model import Orientation, TimmBackbone
+from geoloc.recipe.model import Orientation
 from geoloc.recipe.recipe import ModelRecipe, Recipe
 
 TEXT = """
@@ -32,8 +33,12 @@ def section(**changes: object) -> TimmBackbone:
 
 
 def test_a_recipe_is_read_without_timm_and_the_model_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> None:
-        raise ModuleNotFoundError(name)
+    import_module = importlib.import_module
+
+    def refuse(name: str) -> ModuleType:
+        if name == "timm":
+            raise ModuleNotFoundError(name)
+        return import_module(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     recipe = Recipe.from_yaml(TEXT)

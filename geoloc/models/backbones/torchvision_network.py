@@ -1,27 +1,93 @@
-"""Networks of torchvision as backbones, and starting these and others from published weights."""
+"""Networks of torchvision as backbones."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
-import safetensors.torch
 import torch
 import torchvision.models
-from safetensors import SafetensorError
+from pydantic import Field, model_validator
 from torch import nn
 
-from geoloc.core import storage
-from geoloc.core.errors import CorruptArtifact, ModelMismatch
-from geoloc.models.backbones import MAP_CHANNELS, inject
-from geoloc.models.efficientnet_lite import EfficientNetLiteCnn, packaged_weights
-from geoloc.models.timm_network import TimmCnn
-from geoloc.recipe.model import Orientation, TorchvisionBackbone
+from geoloc.core.errors import ModelMismatch
+from geoloc.models.backbones.network import MAP_CHANNELS, Backbone, State, inject, weights_file
+from geoloc.recipe.model import BackboneSection, Orientation
+from geoloc.recipe.registry import PositiveInt, register
 
 _HEAVY_CLASSIFIER = ("alexnet", "vgg16", "vgg16_bn")  # more weights in the part that is thrown away
 
 
-class TorchvisionCnn(nn.Module):
+_RESNET = ((64, 4), (128, 8), (256, 16), (512, 32))
+_BOTTLENECK = tuple((4 * channels, stride) for channels, stride in _RESNET)
+_VGG = ((64, 2), (128, 4), (256, 8), (512, 16), (512, 32))
+# Channels and stride after each stage; families whose inner stages are not offered have the last one only.
+_TORCHVISION: dict[str, tuple[tuple[int, int], ...]] = {
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _BOTTLENECK,
+    "vgg16": _VGG,
+    "vgg16_bn": _VGG,
+    "alexnet": ((256, 32),),
+    "densenet121": ((1024, 32),),
+    "convnext_tiny": ((768, 32),),
+    "efficientnet_b0": ((1280, 32),),
+    "mobilenet_v3_small": ((576, 32),),
+}
+
+
+class TorchvisionBackbone(BackboneSection):
+    """A network of torchvision without its classifier, from nothing or from weights in a file."""
+
+    words = "{name}"
+    kind: Literal["torchvision"] = "torchvision"
+    name: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "vgg16",
+        "vgg16_bn",
+        "alexnet",
+        "densenet121",
+        "convnext_tiny",
+        "efficientnet_b0",
+        "mobilenet_v3_small",
+    ]
+    stages: PositiveInt | None = Field(
+        None, description="stages of a resnet (1 to 4) or vgg (1 to 5) that are kept; all by default"
+    )
+    max_pool: bool = Field(True, description="false: a resnet without its max pool, half the stride")
+    weights: str | None = Field(
+        None, description="URI of torchvision's own weights as .safetensors, to start training from"
+    )
+
+    @model_validator(mode="after")
+    def _stages_exist(self) -> TorchvisionBackbone:
+        known = len(_TORCHVISION[self.name])
+        if self.stages is not None and self.stages > known:
+            raise ValueError(f"{self.name} has {known} stages to choose from (got {self.stages})")
+        if not self.max_pool and not self.name.startswith("resnet"):
+            raise ValueError(f"only resnets go without max pool ({self.name} does not)")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return _TORCHVISION[self.name][(self.stages or 0) - 1][0]
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input per pixel of the feature map."""
+        stride = _TORCHVISION[self.name][(self.stages or 0) - 1][1]
+        return stride if self.max_pool else stride // 2
+
+    def published_weights(self) -> tuple[State, str] | None:
+        """What training starts from, and its file."""
+        return weights_file(self.weights)
+
+
+@register(TorchvisionBackbone)
+class TorchvisionCnn(Backbone[TorchvisionBackbone]):
     """The convolutional part of a network of torchvision; `layers` keeps torchvision's order of modules.
 
     With orientation the first convolution takes two more channels, whose weights start at zero: the network is
@@ -29,9 +95,7 @@ class TorchvisionCnn(nn.Module):
     """
 
     def __init__(self, recipe: TorchvisionBackbone, orientation: Orientation | None = None) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.channels, self.stride = recipe.channels, recipe.stride
+        super().__init__(recipe)
         self.layers = _cut(_network(recipe.name), recipe)
         if orientation is not None:
             _widen_first(self.layers)
@@ -48,7 +112,7 @@ class TorchvisionCnn(nn.Module):
         size = shapes(torch.empty(1, inputs, height, width, device="meta")).shape
         return int(size[2]), int(size[3])
 
-    def start_from(self, state: dict[str, torch.Tensor], *, where: str) -> None:
+    def start_from(self, state: State, *, where: str) -> None:
         """Take torchvision's weights (the whole network's state, by its own names; a classifier is left out).
 
         Raises `ModelMismatch` naming the first weight that is missing or has another shape.
@@ -70,26 +134,6 @@ class TorchvisionCnn(nn.Module):
                     tensor.copy_(own[name])
                 else:  # the first convolution, with two more input channels
                     tensor[:, : own[name].shape[1]].copy_(own[name])
-
-
-def start_from_weights(model: nn.Module) -> None:
-    """Start a model's backbones from the weights their recipe names.
-
-    These are a .safetensors file of torchvision's or timm's state, or those that a package of EfficientNet-Lite's
-    ships. Raises `ArtifactError` where there is no such file, `ConfigError` where the package is missing,
-    `CorruptArtifact` and `ModelMismatch` where it does not fit.
-    """
-    for backbone in model.modules():
-        if isinstance(backbone, TorchvisionCnn | TimmCnn) and backbone.recipe.weights is not None:
-            uri = backbone.recipe.weights
-            try:
-                state = safetensors.torch.load(storage.read_bytes(uri))
-            except SafetensorError as error:
-                raise CorruptArtifact(f"{uri!r} is no safetensors file: {error}.") from error
-            backbone.start_from(state, where=uri)
-        if isinstance(backbone, EfficientNetLiteCnn) and backbone.recipe.pretrained:
-            state, where = packaged_weights(backbone.recipe.name)
-            backbone.start_from(state, where=where)
 
 
 def _network(name: str) -> nn.Module:

@@ -8,10 +8,11 @@ import torch
 import torchvision.models
 
 from geoloc.core.errors import CorruptArtifact, ModelMismatch
-from geoloc.models.backbones import OriCnn, WrappedCnn, inject
-from geoloc.models.geolocalizer import make_backbone
-from geoloc.models.pretrained import TorchvisionCnn, start_from_weights
-from geoloc.recipe.model import OriCnnEncoder, Orientation, PlainCnn, TorchvisionBackbone
+from geoloc.models.backbones.network import inject, start_from_weights
+from geoloc.models.backbones.oricnn import OriCnn, OriCnnEncoder
+from geoloc.models.backbones.plain_cnn import PlainCnn, WrappedCnn
+from geoloc.models.backbones.torchvision_network import TorchvisionBackbone, TorchvisionCnn
+from geoloc.recipe.model import Orientation
 
 LIGHT = ["resnet18", "mobilenet_v3_small", "alexnet"]
 HEAVY = ["resnet34", "resnet50", "vgg16", "vgg16_bn", "densenet121", "convnext_tiny", "efficientnet_b0"]
@@ -77,7 +78,7 @@ def test_the_published_encoder_has_its_published_sizes() -> None:
 )
 def test_maps_reach_the_features_at_every_place_they_are_given(recipe: PlainCnn, scheme: str) -> None:
     torch.manual_seed(0)
-    backbone = make_backbone(recipe, Orientation(scheme=scheme)).eval()
+    backbone = recipe.build(Orientation(scheme=scheme)).eval()
     images = torch.randn(1, 3, 16, 32)
     maps = torch.randn(1, 2, 16, 32, requires_grad=True)
     features = backbone(images, maps)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from geoloc.models.aggregation import GemHead, SafaHead, make_aggregation
-from geoloc.recipe.model import ColumnAttention, GemPool, HeightMean, MeanPool, SafaHeads
+from geoloc.models.aggregation.columns import ColumnAttention, HeightMean
+from geoloc.models.aggregation.pooling import GemHead, GemPool, MeanPool
+from geoloc.models.aggregation.safa import SafaHead, SafaHeads
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -14,7 +15,7 @@ def features(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_mean_is_the_mean() -> None:
     x = features(2, 5, 3, 4)
-    got = make_aggregation(MeanPool(), 5, (3, 4))(x)
+    got = MeanPool().build(5, (3, 4))(x)
     assert got.shape == (2, 5, 1)
     np.testing.assert_allclose(got[..., 0].numpy(), x.numpy().mean((2, 3)), rtol=1e-5, atol=1e-6)
 
@@ -75,7 +76,7 @@ def test_safa_starts_as_published() -> None:
 )
 def test_heads_that_keep_the_azimuth_turn_with_the_map(recipe: HeightMean) -> None:
     torch.manual_seed(0)
-    head = make_aggregation(recipe, 5, (2, 8))
+    head = recipe.build(5, (2, 8))
     x = features(2, 5, 2, 8)
     assert head(x).shape == (2, 3, 4)
     torch.testing.assert_close(head(x.roll(2, -1)), head(x).roll(1, -1))

