@@ -30,7 +30,6 @@ WITHOUT_SHAPES = {
     "bench": 3,
     "core": 10,
     "evaluation": 26,
-    "index": 33,
     "localization": 5,
     "losses": 1,
     "models": 11,

@@ -13,7 +13,7 @@ from geoloc.core.errors import ModelMismatch, QueryError
 from geoloc.geometry.azimuth import TurnedPhoto
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
-from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization import fix as reasons
 from geoloc.localization.calibration import Calibration, load_calibration, query_kind
@@ -175,7 +175,7 @@ class Locator:
         photos = [queries.turned(number) for number in range(len(queries))]
         any_heading, bits = None, self.snapshot.any_heading_bits
         if bits and not queries.heading_known and not queries.limited.any():
-            any_heading = AnyHeading(bits, queries.columns).codes(queries.embedding[:, 0])
+            any_heading = AnyHeadingCoder(bits, queries.columns).codes(queries.embedding[:, 0])
         matches = self.snapshot.search_scored(
             self._codes(queries),
             lambda query, embeddings: photos[query].best(embeddings),

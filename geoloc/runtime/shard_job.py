@@ -1,4 +1,4 @@
-"""Tiles to shards on Ray: sorted runs, one plan, one task per shard. What `index build`, `add` and `compact` share."""
+"""Builds shards of tiles on Ray: sorted runs, one plan, one task per shard; for `index build`, `add` and `compact`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from geoloc.index.build.sorted_runs import (
     write_run,
 )
 from geoloc.index.format.manifest import SNAPSHOTS, ShardEntry
-from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.runtime.ray_session import cpu_count, gpu_count
 
 _HASHES_PER_TASK = 8_000_000
@@ -48,7 +48,7 @@ _HASHES_PER_TASK = 8_000_000
 
 @dataclass(frozen=True)
 class Build:
-    """What is to be built: `fingerprint` names everything that the shards depend on."""
+    """Inputs and settings of a build; `fingerprint` identifies everything that the shards depend on."""
 
     index_uri: str
     fingerprint: str
@@ -59,7 +59,7 @@ class Build:
     shards: int
     memory_per_task_bytes: int
     lists: int = 0
-    any_heading: AnyHeading | None = None
+    any_heading: AnyHeadingCoder | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ class Build:
 
 
 def build_shards(build: Build) -> list[ShardEntry]:
-    """Build all shards, or find them finished. What is there of an earlier run is kept.
+    """Build all shards; shards that an earlier run finished are kept.
 
     Raises `ArtifactError` naming an id that occurs twice, `InputError` when only some tiles have coordinates.
     """
@@ -151,7 +151,7 @@ def _check_coordinates(runs: Sequence[Run]) -> None:
 
 
 def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
-    """Refuse an id that two tiles have, wherever they lie; hashes find the suspects, the ids decide."""
+    """Refuse an id that two tiles have; equal hashes give the candidates, which the ids confirm."""
     tasks = max(1, min(HASH_SLICES, build.tiles // _HASHES_PER_TASK))
     edges = np.linspace(0, HASH_SLICES, tasks + 1).astype(int).tolist()
     compare = ray.remote(repeated_hashes)
@@ -167,7 +167,7 @@ def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
 
 
 def _gpus(build: Build) -> int:
-    """GPUs of a task: one where lists are made, the cluster has GPUs and FAISS can use them."""
+    """GPUs of a task: 1 where lists are made, the cluster has GPUs and FAISS can use them."""
     return int(bool(build.lists) and gpu_centroids.built_for_gpu() and gpu_count() > 0)
 
 
@@ -187,7 +187,7 @@ def _task(build: Build, number: int, cuts: Sequence[Sequence[int]]) -> ShardTask
 
 
 def gather(refs: Sequence[Any], what: str, unit: str) -> list[Any]:
-    """Results of Ray tasks in order; an error of ours comes out as itself, without Ray's wrapping."""
+    """Results of Ray tasks in order; a `GeolocError` is raised as itself, without Ray's wrapper."""
     results: list[Any] = [None] * len(refs)
     for place, result in as_finished(refs, what, unit):
         results[place] = result
@@ -195,7 +195,7 @@ def gather(refs: Sequence[Any], what: str, unit: str) -> list[Any]:
 
 
 def as_finished(refs: Sequence[Any], what: str, unit: str) -> Iterator[tuple[int, Any]]:
-    """(place, result) of Ray tasks as they finish; errors as from `gather`. A result is not kept here."""
+    """(position, result) of Ray tasks as they finish, without keeping results; errors as from `gather`."""
     places = {ref: place for place, ref in enumerate(refs)}
     waiting = list(places)
 

@@ -29,7 +29,7 @@ from geoloc.index.format.manifest import (
     bounds_around,
     read_manifest,
 )
-from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.models.store import RECIPE_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
@@ -92,7 +92,7 @@ class IndexResult(BaseModel):
 
 
 class Source(BaseModel):
-    """What the inputs of a build turned out to be."""
+    """Facts of a build's inputs, read from their manifests."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -103,7 +103,7 @@ class Source(BaseModel):
     parts: list[part_table.Part]
     bits: int
     embedding_dim: int | None
-    any_heading: AnyHeading | None = None
+    any_heading: AnyHeadingCoder | None = None
     bytes_per_s: float
 
     @property
@@ -141,9 +141,9 @@ def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: boo
             f"{output!r} already holds files that are not an index; choose an empty output or pass --overwrite."
         )
     ensure_ray()
-    build, told = plan_build(config, source, output, fingerprint)
-    say(f"index: {told.text()}")
-    told.refuse_what_does_not_fit(output)
+    build, needs = plan_build(config, source, output, fingerprint)
+    say(f"index: {needs.text()}")
+    needs.check_fits(output)
     shards = build_shards(build)
     manifest = _manifest(source, fingerprint, parent, shards, _copy_model(source, output))
     snapshot_id = _commit(output, manifest, head)
@@ -159,9 +159,9 @@ def estimate_build(config: IndexConfig, inputs: IndexInputs, output: str) -> Est
     output = storage.absolute(output)
     source = inspect_inputs(config, inputs)
     ensure_ray()
-    _, told = plan_build(config, source, output, _fingerprint(config, source))
-    told.refuse_what_does_not_fit(output)
-    return told
+    _, needs = plan_build(config, source, output, _fingerprint(config, source))
+    needs.check_fits(output)
+    return needs
 
 
 def _commit(output: str, manifest: Manifest, head: Head) -> str:
@@ -226,8 +226,8 @@ def inspect_inputs(config: IndexConfig, inputs: IndexInputs) -> Source:
     )
 
 
-def any_heading_of(model_uri: str, bits: int, *, keep: bool) -> AnyHeading | None:
-    """The codes that no turn changes, as a model and a number of bits want them; None for 0 bits.
+def any_heading_of(model_uri: str, bits: int, *, keep: bool) -> AnyHeadingCoder | None:
+    """The coder of rotation invariant codes for a model and a number of bits; None for 0 bits.
 
     Raises `ConfigError` where embeddings are not kept, or do not turn with the photo.
     """
@@ -239,7 +239,7 @@ def any_heading_of(model_uri: str, bits: int, *, keep: bool) -> AnyHeading | Non
             "them, or leave the option out."
         )
     recipe = Recipe.load(storage.join(model_uri, RECIPE_NAME)).model
-    return AnyHeading(bits, recipe.columns if recipe.turns_by_rolling else 1)
+    return AnyHeadingCoder(bits, recipe.columns if recipe.turns_by_rolling else 1)
 
 
 def _model_files(model_uri: str) -> list[FileEntry]:
@@ -253,7 +253,7 @@ def _model_files(model_uri: str) -> list[FileEntry]:
 def _fingerprint(config: IndexConfig, source: Source) -> str:
     content = {
         "format": SHARD_FILES_VERSION,
-        # Left out where it is not asked for: indexes of before there was such an option keep their fingerprint.
+        # The option is left out at its default, so that older indexes keep their fingerprint.
         "config": config.model_dump(exclude=None if config.any_heading_bits else {"any_heading_bits"}),
         "codes": [part.sha256 for part in source.parts],
         "model": [[file.name, file.sha256] for file in source.model_files],
@@ -262,8 +262,8 @@ def _fingerprint(config: IndexConfig, source: Source) -> str:
 
 
 def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: str) -> tuple[Build, Estimate]:
-    """What is to be built and what it will take."""
-    told = estimate(
+    """The build, and an estimate of its time, memory and disk."""
+    needs = estimate(
         tiles=source.tiles,
         bits=source.bits,
         bytes_per_tile=tile_bytes(source.bits, source.embedding_dim, config.any_heading_bits),
@@ -281,11 +281,11 @@ def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: st
         embedding_dim=source.embedding_dim,
         partition=config.partition,
         shards=config.shards,
-        memory_per_task_bytes=told.memory_per_task_bytes,
+        memory_per_task_bytes=needs.memory_per_task_bytes,
         lists=config.lists,
         any_heading=source.any_heading,
     )
-    return build, told
+    return build, needs
 
 
 def machine(output: str) -> Machine:

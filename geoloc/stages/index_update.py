@@ -1,8 +1,8 @@
-"""Stages `index add`, `index remove` and `index compact`: a snapshot into the next one, sharing unchanged shards.
+"""Stages `index add`, `index remove` and `index compact`: each makes the next snapshot, which shares unchanged shards.
 
-Each builds what is new first and then, on whatever is current by then, marks what went and commits. A writer that
-commits in between is built upon, at most `retries` times; then it is a `CommitConflict`, and running the command
-again finds the finished shards.
+A stage first builds new shards. Then it marks removed tiles of the snapshot that is current by then, and commits. When
+another writer commits in between, the stage repeats this step on the new snapshot, at most `retries` times. After that
+it raises `CommitConflict`; running the command again finds the finished shards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from geoloc.index.maintenance.update import (
     successor,
     worth_compacting,
 )
-from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.localization.calibration import load_calibration, save_calibration
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.shard_job import Build, build_shards, gather, remove_runs
@@ -58,7 +58,7 @@ _NO_IDS = pa.array([], pa.large_string())
 
 
 class AddInputs(BaseModel):
-    """New tiles; those with ids that the index has replace what is there."""
+    """New tiles; they replace tiles of the same ids."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +66,7 @@ class AddInputs(BaseModel):
 
 
 class RemoveInputs(BaseModel):
-    """What to remove."""
+    """Tiles to remove."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -112,7 +112,7 @@ class CompactConfig(UpdateConfig):
 
 
 class UpdateResult(BaseModel):
-    """The snapshot that came of an update; `reused` when there was nothing to do."""
+    """The snapshot after an update; `reused` when there was nothing to do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -148,9 +148,9 @@ def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
     settings = settings.model_copy(update={"shards": -(-source.tiles // size)})
     fingerprint = _fingerprint("add", [part.sha256 for part in source.parts], base.model.model_id, size)
     ensure_ray()
-    build, told = plan_build(settings, source, index_uri, fingerprint)
-    say(f"index: adding {told.text()}")
-    told.refuse_what_does_not_fit(index_uri)
+    build, needs = plan_build(settings, source, index_uri, fingerprint)
+    say(f"index: adding {needs.text()}")
+    needs.check_fits(index_uri)
     made = build_shards(build)
     count = sum(entry.count for entry in made)
 
@@ -232,12 +232,12 @@ def _compaction(
     old: Sequence[ShardEntry],
     size: int,
     lists: int,
-    any_heading: AnyHeading | None,
+    any_heading: AnyHeadingCoder | None,
 ) -> Build:
-    """The build that makes new shards of old ones; says what it takes and refuses what does not fit."""
+    """The build that makes new shards of old ones; prints its estimate and refuses what does not fit."""
     tiles = sum(entry.live for entry in old)
     per_tile = tile_bytes(base.bits, base.embedding_dim, any_heading.bits if any_heading else 0)
-    told = estimate(
+    needs = estimate(
         tiles=tiles,
         bits=base.bits,
         bytes_per_tile=per_tile,
@@ -247,8 +247,8 @@ def _compaction(
         read_bytes_per_s=_COMPACT_BYTES_PER_S,
         machine=machine(index_uri),
     )
-    say(f"index: compacting {len(old)} of {len(base.shards)} shards: {told.text()}")
-    told.refuse_what_does_not_fit(index_uri)
+    say(f"index: compacting {len(old)} of {len(base.shards)} shards: {needs.text()}")
+    needs.check_fits(index_uri)
     contents = [
         [[file.sha256 for file in entry.files], entry.marks.file.sha256 if entry.marks else None]
         for entry in old
@@ -262,8 +262,8 @@ def _compaction(
         bits=base.bits,
         embedding_dim=base.embedding_dim,
         partition="space",
-        shards=told.shards,
-        memory_per_task_bytes=told.memory_per_task_bytes,
+        shards=needs.shards,
+        memory_per_task_bytes=needs.memory_per_task_bytes,
         lists=lists,
         any_heading=any_heading,
     )
@@ -298,18 +298,18 @@ def _fingerprint(operation: Operation, *content: object) -> str:
 def _without(
     index_uri: str, base: Manifest, ids: pa.LargeStringArray, newer: Sequence[ShardEntry]
 ) -> tuple[list[ShardEntry], int]:
-    """The shards of a snapshot without some tiles, and how many of those were there."""
+    """The shards of a snapshot without some tiles, and the number of tiles that were removed."""
     remote, shared = ray.remote(mark_shard), tuple(newer)
     tasks = [MarkTask(index_uri, entry, ids, shared) for entry in base.shards]
     marked = gather([remote.remote(task) for task in tasks], "index: marking", "shards")
-    kept = [one.entry for one in marked if one.entry is not None]
-    return kept, sum(one.removed for one in marked)
+    kept = [shard.entry for shard in marked if shard.entry is not None]
+    return kept, sum(shard.removed for shard in marked)
 
 
 def _commit_upon(
     index_uri: str, prepare: Callable[[str, Manifest], Manifest | None], retries: int
 ) -> UpdateResult:
-    """Commit what `prepare` makes of the current snapshot (None: nothing to do), again when another was faster."""
+    """Commit the manifest that `prepare` makes of the current snapshot; repeats it when another writer was faster."""
     attempt = 0
     while True:
         head = read_head(index_uri)

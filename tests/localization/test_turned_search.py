@@ -20,7 +20,7 @@ from geoloc.core.arrays import Float32Array
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import ANY_HEADING_NAME
 from geoloc.index.format.shard import file_entry
-from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder, write_any_heading
 from geoloc.localization.locator import TURNED_SHORTLIST, EncodedQueries, Locator
 from geoloc.localization.query_photos import Photo, canvas_columns, encode_photos, photo, turning_columns
 from geoloc.models.preprocessing import prepare_panorama
@@ -210,7 +210,7 @@ def test_an_index_with_codes_for_any_heading_answers_by_them(
     entries = []
     for entry in manifest.shards:
         directory = tmp_path / "index" / entry.directory
-        write_any_heading(directory, AnyHeading(512, 16), np.load(directory / "embeddings.npy"))
+        write_any_heading(directory, AnyHeadingCoder(512, 16), np.load(directory / "embeddings.npy"))
         files = [*entry.files, file_entry(directory / ANY_HEADING_NAME)]
         entries.append(entry.model_copy(update={"files": files, "any_heading_bits": 512}))
     commit(index, manifest.model_copy(update={"shards": entries}), read_head(index))
@@ -228,7 +228,7 @@ def test_an_index_with_codes_for_any_heading_answers_by_them(
     found = other.search(queries, k=5, rerank=1).matches
     stored = np.concatenate([shard.any_heading for shard in other.snapshot.shards])
     ids = [name for shard in other.snapshot.shards for name in shard.tile_ids.to_pylist()]
-    asked = AnyHeading(512, 16).codes(queries.embedding[:3, 0])
+    asked = AnyHeadingCoder(512, 16).codes(queries.embedding[:3, 0])
     for query, code in enumerate(asked):
         near = sorted(zip(np.bitwise_count(stored ^ code).sum(-1).tolist(), ids, strict=True))
         assert set(found.tile_ids[query]) == {name for _, name in near[:TURNED_SHORTLIST]}

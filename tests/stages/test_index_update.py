@@ -21,7 +21,7 @@ from geoloc.index.maintenance.garbage import collect_garbage
 from geoloc.index.maintenance.history import RollbackConfig, history, rollback
 from geoloc.index.maintenance.inspect import describe, verify
 from geoloc.index.search.region import box
-from geoloc.index.search.rotation_invariant_codes import AnyHeading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.calibration import Calibration, load_calibration, save_calibration
 from geoloc.stages import index_update
@@ -435,7 +435,7 @@ def test_codes_for_any_heading_go_along_with_their_tiles(tmp_path: Path) -> None
     life.remove(["t002", "t003"])
     snapshot = Snapshot.open(life.index)
     assert snapshot.any_heading_bits == 32
-    asked = AnyHeading(32, 4).codes(FLOATS)
+    asked = AnyHeadingCoder(32, 4).codes(FLOATS)
 
     def found(snapshot: Snapshot) -> list[list[str]]:
         matches = snapshot.search_scored(

@@ -55,7 +55,7 @@ class Estimate(BaseModel):
             f"{time_text(self.seconds)}"
         )
 
-    def refuse_what_does_not_fit(self, output: str) -> None:
+    def check_fits(self, output: str) -> None:
         """Raise `ConfigError` for memory, `StorageError` for disk that is not there."""
         memory = self.memory_of_a_machine_bytes
         if memory is not None and self.memory_per_task_bytes > memory:

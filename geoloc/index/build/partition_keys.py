@@ -1,8 +1,8 @@
-"""Numbers that stand for tiles while an index is built: hashes of ids, keys along the curve, their histogram.
+"""Hashes of tile ids, partition keys and their histogram: how a build divides tiles into shards.
 
-A partition key orders all tiles of a build and cuts anywhere: with coordinates it is the tile's cell followed by
-some bits of its id's hash (so that a crowded cell can be cut too), without it is the hash alone. Both depend on
-the tile and on nothing else.
+A partition key orders all tiles of a build. With coordinates it is the tile's cell followed by some bits of the hash
+of its id, so that a crowded cell can be divided too. Without coordinates it is the hash alone. A key depends on the
+tile only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HISTOGRAM_BUCKETS = 2**18
 
 
 def id_buffers(ids: pa.LargeStringArray) -> tuple[IntArray, npt.NDArray[np.uint8]]:
-    """Offsets int64[N + 1] and bytes of strings, where they lie."""
+    """Offsets int64[N + 1] and UTF-8 bytes uint8[...] of strings, without a copy."""
     _, offsets, data = ids.buffers()
     bounds = (
         np.frombuffer(offsets, np.int64, len(ids) + 1, ids.offset * 8) if offsets else np.zeros(1, np.int64)
@@ -76,7 +76,7 @@ def partition_keys(hashes: KeyArray, lat: FloatArray, lon: FloatArray, partition
 def find_ids(ids: pa.LargeStringArray, wanted: pa.LargeStringArray) -> IntArray:
     """The row of each wanted id among ids, both ascending strictly by their bytes: int64[M], -1 where it is not."""
     few = len(wanted) * max(1, len(ids)).bit_length() < len(ids) + len(wanted)
-    search = _find if few else _meet
+    search = _find if few else _merge
     rows: IntArray = search(*id_buffers(ids), *id_buffers(wanted))
     return rows
 
@@ -85,7 +85,7 @@ def find_ids(ids: pa.LargeStringArray, wanted: pa.LargeStringArray) -> IntArray:
 def _find(
     offsets: IntArray, data: npt.NDArray[np.uint8], wanted: IntArray, sought: npt.NDArray[np.uint8]
 ) -> IntArray:
-    """Binary search of each wanted string: only the pages on its way are touched."""
+    """Binary search of each wanted string: it touches few pages of a mapped file."""
     rows = np.full(len(wanted) - 1, -1, np.int64)
     for number in range(len(rows)):
         low, high = 0, len(offsets) - 1
@@ -105,10 +105,10 @@ def _find(
 
 
 @njit(cache=True, nogil=True)
-def _meet(
+def _merge(
     offsets: IntArray, data: npt.NDArray[np.uint8], wanted: IntArray, sought: npt.NDArray[np.uint8]
 ) -> IntArray:
-    """The same by walking along both."""
+    """The same by merging both sorted lists."""
     rows = np.full(len(wanted) - 1, -1, np.int64)
     row, number = 0, 0
     while row < len(offsets) - 1 and number < len(rows):
@@ -147,19 +147,19 @@ class Histogram:
 
     @classmethod
     def of(cls, keys: KeyArray, limit: int = HISTOGRAM_BUCKETS) -> Histogram:
-        """The histogram of some keys."""
+        """The histogram of keys uint64[N]."""
         buckets, counts = np.unique(keys, return_counts=True)
         return cls(0, buckets, counts.astype(np.int64))._fitting(limit)
 
     @classmethod
     def merged(cls, histograms: Iterable[Histogram], limit: int = HISTOGRAM_BUCKETS) -> Histogram:
-        """The histogram of all keys of several."""
+        """The sum of histograms."""
         total = cls(0, np.empty(0, np.uint64), np.empty(0, np.int64))
         for other in histograms:
             shift = max(total.shift, other.shift)
-            one, two = total._coarser(shift), other._coarser(shift)
-            keys = np.concatenate([one.buckets, two.buckets])
-            total = _summed(shift, keys, np.concatenate([one.counts, two.counts]))._fitting(limit)
+            pair = (total._coarser(shift), other._coarser(shift))
+            keys, counts = np.concatenate([each.buckets for each in pair]), [each.counts for each in pair]
+            total = _summed(shift, keys, np.concatenate(counts))._fitting(limit)
         return total
 
     def _coarser(self, shift: int) -> Histogram:

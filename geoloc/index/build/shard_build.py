@@ -26,7 +26,7 @@ from geoloc.index.format.local_cache import difference
 from geoloc.index.format.manifest import CODES_NAME, EMBEDDINGS_NAME, SNAPSHOTS, TILES_NAME, ShardEntry
 from geoloc.index.format.shard import entry_of, explained, write_shard
 from geoloc.index.format.upload_bundle import publish, working_directory
-from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder, write_any_heading
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -60,7 +60,7 @@ class ShardTask:
     bits: int
     embedding_dim: int | None
     lists: int = 0
-    any_heading: AnyHeading | None = None
+    any_heading: AnyHeadingCoder | None = None
 
     @property
     def directory(self) -> str:

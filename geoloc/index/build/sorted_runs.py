@@ -1,7 +1,7 @@
-"""Sorted runs: what a build reads is written once in the order of partition keys, then each shard reads its slices.
+"""Sorted runs: the first half of an external sort of the tiles of a build.
 
-This is the first half of an external sort: memory is bounded by a run, not by the table, and a shard reads its own
-rows alone, however the table was ordered. Runs are scratch files of one build, removed after its commit:
+The tiles are written once in the order of partition keys; then each shard reads its slices. A run bounds the memory,
+and a shard reads only its rows, however the table is ordered. Runs are scratch files, removed after the commit:
 
     <work>/run-00000/keys.npy        uint64[M], ascending
     <work>/run-00000/codes.npy       uint8[M, B], embeddings.npy float16[M, D] likewise
@@ -248,7 +248,7 @@ def _write(directory: Path, rows: Rows, keys: KeyArray, hashes: KeyArray) -> Non
 
 
 def read_rows(uri: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.generic]:
-    """Rows start to stop of a NumPy file anywhere; only their bytes are read."""
+    """Rows start to stop of a NumPy file [N, ...] at any URI; only their bytes are read."""
     fs, path = storage.filesystem(uri)
     with fs.open_input_file(path) as file:
         np.lib.format.read_magic(file)
@@ -279,7 +279,7 @@ def cut_run(work_uri: str, number: int, borders: Sequence[int]) -> list[int]:
 
 
 def repeated_hashes(work_uri: str, runs: Sequence[Run], first: int, last: int) -> KeyArray:
-    """Hashes that occur more than once among those whose top byte is in first..last (without last)."""
+    """Hashes uint64[M] that occur more than once among those whose top byte is in first..last (without last)."""
     pieces = [
         read_rows(
             storage.join(work_uri, run_name(run.number), HASHES_NAME),
@@ -293,22 +293,22 @@ def repeated_hashes(work_uri: str, runs: Sequence[Run], first: int, last: int) -
 
 
 def ids_with_hashes(work_uri: str, run: Run, hashes: KeyArray) -> list[str]:
-    """The ids of a run that have one of some hashes."""
+    """The ids of a run whose hash is one of uint64[M]."""
     ids = read_tiles(storage.join(work_uri, run_name(run.number), TILES_NAME), 0, run.rows)["tile_id"]
     found: list[str] = ids.filter(pa.array(np.isin(hash_ids(ids.combine_chunks()), hashes))).to_pylist()
     return found
 
 
 def check_repeats(ids: Sequence[str]) -> None:
-    """`ArtifactError` naming the first id that is there twice (ids that merely share a hash are fine)."""
+    """`ArtifactError` naming the first id that occurs twice; different ids may share a hash."""
     ordered = sorted(ids)
-    for one, other in itertools.pairwise(ordered):
-        if one == other:
-            raise repeated_id(one)
+    for before, after in itertools.pairwise(ordered):
+        if before == after:
+            raise repeated_id(before)
 
 
 def positions_of(order: IntArray) -> IntArray:
-    """The inverse of a permutation."""
+    """The inverse int64[N] of a permutation int64[N]."""
     positions = np.empty(len(order), np.int64)
     positions[order] = np.arange(len(order))
     return positions

@@ -69,7 +69,7 @@ class SpatialOrder:
     rows: npt.NDArray[np.uint32]
 
     def between(self, first: int, last: int) -> npt.NDArray[np.uint32]:
-        """Rows whose cell lies in first..last, both included."""
+        """Rows uint32[M] whose cell lies in first..last, both included."""
         start, stop = np.searchsorted(self.cells, (first, last + 1))
         return self.rows[start:stop]
 
@@ -77,11 +77,10 @@ class SpatialOrder:
 class Shard:
     """An open shard; its arrays lie in the files. Immutable and safe to use from many threads.
 
-    codes: uint8[N, bits // 8]; embeddings: float16[N, D] or None; any_heading:
-    uint8[N, B2] or None; tile_ids: N strings; lat, lon: float64[N]
-    degrees, NaN without coordinates; space: `SpatialOrder`, None without coordinates; live_rows: bool[N], False
-    for tiles that were removed, None when all are there. `first_row` is the row of its first tile in the
-    snapshot: removed tiles keep their rows. `directory` holds the files, `marks` the directory of live.npy.
+    codes: uint8[N, bits // 8]; embeddings: float16[N, D] or None; any_heading: uint8[N, B2] or None; tile_ids: N
+    strings; lat, lon: float64[N] degrees, NaN without coordinates; space: None without coordinates; live_rows: bool[N],
+    False for removed tiles, None when all are there. `first_row` is the row of the first tile in the snapshot; removed
+    tiles keep their rows. `directory` holds the files, `marks` is the directory of live.npy.
     """
 
     def __init__(
@@ -108,12 +107,12 @@ class Shard:
         return self.entry.count
 
     def tiles(self) -> tuple[pa.LargeStringArray, FloatArray, FloatArray]:
-        """(tile ids, lat, lon) of all rows, removed ones too; NaN without coordinates."""
+        """(tile ids, lat, lon float64[N]) of all rows, removed rows too; NaN without coordinates."""
         return self.tile_ids, self.lat, self.lon
 
 
 def _map(path: Path) -> pa.Buffer:
-    """The file's bytes, mapped; nothing stays open but the mapping."""
+    """The bytes of a file, mapped; the file does not stay open."""
     try:
         with pa.memory_map(str(path)) as file:
             return file.read_buffer()
@@ -124,7 +123,7 @@ def _map(path: Path) -> pa.Buffer:
 def mapped_array(
     path: Path, shape: tuple[int | None, int | None] | tuple[int], kind: type[Scalar]
 ) -> npt.NDArray[Scalar]:
-    """A NumPy file as a read-only array in its mapping; None in `shape` takes any size.
+    """A NumPy file as a read-only mapped array [N, ...] of this shape; None in `shape` takes any size.
 
     Raises `StorageError` when the file cannot be mapped, `CorruptArtifact` when it holds another shape or type.
     """
@@ -162,7 +161,7 @@ def _open_batch(path: Path, schema: pa.Schema, count: int) -> pa.RecordBatch:
 
 
 def open_tiles(path: Path, count: int) -> tuple[pa.LargeStringArray, FloatArray, FloatArray]:
-    """(tile ids, lat, lon) of a tiles.arrow file, mapped."""
+    """(tile ids, lat float64[N], lon float64[N]) of a tiles.arrow file, mapped."""
     ids, lat, lon = _open_batch(path, TILES_SCHEMA, count).columns
     return ids, np.asarray(lat), np.asarray(lon)
 
@@ -173,13 +172,13 @@ def _open_space(path: Path, entry: ShardEntry) -> SpatialOrder:
 
 
 def open_live(path: Path, entry: ShardEntry) -> BoolArray:
-    """Which rows of a shard are left: bool[N], mapped."""
+    """Which rows of a shard are not removed: bool[N], mapped."""
     return np.asarray(mapped_array(path, (entry.count,), np.bool_))
 
 
 @contextmanager
 def explained(directory: Path) -> Iterator[None]:
-    """Turn what goes wrong while files are written into one sentence with the directory."""
+    """Turn an error of writing files into one sentence that names the directory."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -213,7 +212,7 @@ def write_shard(directory: Path, tiles: pa.Table, codes: Codes, embeddings: Half
 
 
 def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
-    """Write a NumPy file; unlike `np.save` it says why the disk takes no more."""
+    """Write an array [...] as a NumPy file; unlike `np.save` the error says why the disk refused it."""
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -234,7 +233,7 @@ def degrees(column: pa.ChunkedArray) -> FloatArray:
 
 
 def check_ids(tile_ids: pa.ChunkedArray | pa.Array) -> None:
-    """`ArtifactError` unless the ids ascend strictly, naming the first that repeats."""
+    """`ArtifactError` unless the ids (strings [N]) ascend strictly; it names the first that repeats."""
     if len(tile_ids) < 2:
         return
     before, after = tile_ids.slice(0, len(tile_ids) - 1), tile_ids.slice(1)
@@ -281,14 +280,14 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def bounds_of(lat: FloatArray, lon: FloatArray) -> Bounds:
-    """The box around points in WGS84 degrees."""
+    """The box around points: lat, lon float64[N], WGS84 degrees."""
     return Bounds(
         south=float(lat.min()), west=float(lon.min()), north=float(lat.max()), east=float(lon.max())
     )
 
 
 def write_marks(index_uri: str, live: BoolArray) -> Marks:
-    """Store which rows of a shard are left, under a name that follows from the content: bool[N]."""
+    """Store deletion marks under a name that follows from the content: live bool[N], False for removed rows."""
     sink = pa.BufferOutputStream()
     np.lib.format.write_array(sink, np.ascontiguousarray(live, dtype=np.bool_), allow_pickle=False)
     data = sink.getvalue().to_pybytes()

@@ -14,7 +14,7 @@ from geoloc.index.maintenance.inspect import SnapshotSummary, summaries
 
 
 class History(BaseModel):
-    """All snapshots of an index: the current one and its ancestors, then those that nothing current rests on."""
+    """All snapshots of an index: the current snapshot and its ancestors, then the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,21 +22,22 @@ class History(BaseModel):
     snapshots: list[SnapshotSummary]
 
     def text(self) -> str:
-        """A line a snapshot, the current one marked."""
-        return "\n".join(_line(one) for one in self.snapshots)
+        """One line per snapshot; an asterisk marks the current one."""
+        return "\n".join(_line(snapshot) for snapshot in self.snapshots)
 
 
-def _line(one: SnapshotSummary) -> str:
-    mark = "*" if one.current else " "
-    if one.problem is not None:
-        return f"{mark} {one.snapshot_id}  {one.problem}"
-    change = one.change
+def _line(snapshot: SnapshotSummary) -> str:
+    mark = "*" if snapshot.current else " "
+    if snapshot.problem is not None:
+        return f"{mark} {snapshot.snapshot_id}  {snapshot.problem}"
+    change = snapshot.change
     counts = [("+", change.added), ("~", change.replaced), ("-", change.removed)] if change else []
-    told = " ".join(f"{sign}{count:,}" for sign, count in counts if count)
-    written = one.written_at.strftime("%Y-%m-%d %H:%M:%S") if one.written_at else "-"
+    changes = " ".join(f"{sign}{count:,}" for sign, count in counts if count)
+    written = snapshot.written_at.strftime("%Y-%m-%d %H:%M:%S") if snapshot.written_at else "-"
+    operation = change.operation if change else "-"
     return (
-        f"{mark} {one.snapshot_id}  {written}  {change.operation if change else '-':<7}  {one.tiles:>12,} tiles  "
-        f"{one.shards:>5} shards  {told}"
+        f"{mark} {snapshot.snapshot_id}  {written}  {operation:<7}  {snapshot.tiles:>12,} tiles  "
+        f"{snapshot.shards:>5} shards  {changes}"
     ).rstrip()
 
 
@@ -107,6 +108,6 @@ def _renew(index_uri: str, snapshot_id: str) -> None:
     try:
         read_manifest(index_uri, snapshot_id)
     except ArtifactError:
-        return  # the one that is left may be damaged: that is a reason to go back
+        return  # the snapshot that is left may be damaged, which is a reason to roll back
     uri = manifest_uri(index_uri, snapshot_id)
     storage.write_bytes(uri, storage.read_bytes(uri))

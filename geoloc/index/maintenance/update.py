@@ -1,7 +1,7 @@
-"""Snapshots out of snapshots: marking tiles as removed, choosing what to compact, the next manifest.
+"""How a snapshot follows from another: deletion marks, the choice of shards to compact, the next manifest.
 
-Shards never change. Removing tiles gives the next manifest marks beside the shards concerned; replacing is removing
-and adding; compaction writes the tiles of some shards anew and leaves the others.
+Shards never change. To remove tiles, the next manifest names deletion marks beside their shards. To replace tiles, an
+update removes and adds them. Compaction writes the tiles of some shards again and keeps the other shards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from geoloc.index.format.shard import open_live, open_tiles, write_marks
 
 @dataclass(frozen=True)
 class MarkTask:
-    """Removing tiles from one shard: those named by `ids` and those that the shards `newer` hold."""
+    """Removal of tiles from one shard: those named by `ids` and those that the shards `newer` hold."""
 
     index_uri: str
     entry: ShardEntry
@@ -40,15 +40,15 @@ class MarkTask:
 
 
 @dataclass(frozen=True)
-class Marked:
-    """A shard after a removal: its entry (None when nothing is left of it) and how many tiles went."""
+class MarkedShard:
+    """A shard after a removal: its entry (None when no tile is left) and the number of removed tiles."""
 
     entry: ShardEntry | None
     removed: int
 
 
 def shard_ids(index_uri: str, entry: ShardEntry) -> pa.LargeStringArray:
-    """All tile ids of a shard, removed ones too; of a remote index that file alone is copied here."""
+    """All tile ids (strings [N]) of a shard, removed tiles too; of a remote index only that file is copied."""
     file = entry.file(TILES_NAME)
     if file is None:
         raise ArtifactError(f"The shard {entry.directory!r} has no {TILES_NAME}; build the index again.")
@@ -56,8 +56,8 @@ def shard_ids(index_uri: str, entry: ShardEntry) -> pa.LargeStringArray:
     return open_tiles(directory / TILES_NAME, entry.count)[0]
 
 
-def mark_shard(task: MarkTask) -> Marked:
-    """Mark the rows of a shard whose tiles are removed; an untouched shard keeps its entry as it is."""
+def mark_shard(task: MarkTask) -> MarkedShard:
+    """Mark the rows of a shard whose tiles are removed; a shard without such rows keeps its entry."""
     entry, marks = task.entry, task.entry.marks
     ids = shard_ids(task.index_uri, entry)
     live = np.ones(entry.count, np.bool_)
@@ -72,14 +72,14 @@ def mark_shard(task: MarkTask) -> Marked:
         live[rows[rows >= 0]] = False
     left = int(live.sum())
     if left == before:
-        return Marked(entry, 0)
+        return MarkedShard(entry, 0)
     if not left:
-        return Marked(None, before)
-    return Marked(entry.model_copy(update={"marks": write_marks(task.index_uri, live)}), before - left)
+        return MarkedShard(None, before)
+    return MarkedShard(entry.model_copy(update={"marks": write_marks(task.index_uri, live)}), before - left)
 
 
 def sorted_ids(names: Sequence[str]) -> pa.LargeStringArray:
-    """Distinct ids in the order of a shard's rows."""
+    """Distinct ids (strings [M]) in the order of a shard's rows."""
     ids = pa.array(names, pa.large_string()).unique()
     return ids.take(pc.sort_indices(ids))
 

@@ -1,7 +1,7 @@
-"""Which cells of the space-filling curve a region can touch: a few ranges of cells, so a few pieces of a shard.
+"""Which cells of the space-filling curve a region can touch: a few ranges of cells, so a few slices of a shard.
 
-The region's box is laid out with cells of the finest level at which a limited number of them is enough; cells that
-the region itself does not meet are dropped, neighbours along the curve joined.
+The box of the region is covered with cells of the finest level that needs no more than a limited number. Cells that the
+region does not meet are dropped, and neighbours along the curve are joined.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_CELLS = 1024
 
 
 def cell_ranges(region: Region, level: int = geodesy.CELL_LEVEL) -> IntArray:
-    """Ranges int64[R, 2] of cells (first and last, both included), ascending and apart, that hold the region."""
+    """Ranges int64[R, 2] of cells (first and last included) that cover the region, ascending and disjoint."""
     pieces = [_of_box(part, region, level) for part in _parts(region.box())]
     ranges = np.concatenate(pieces)
     ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]

@@ -38,7 +38,7 @@ class InvertedLists:
         return len(self.centres)
 
     def near(self, queries: Codes, probes: int, kernel: Kernel) -> list[IntArray]:
-        """For each query the rows of the lists whose centres are nearest, ascending."""
+        """For each query uint8[Q, B] the rows int64[M] of the `probes` lists with the nearest centres, ascending."""
         _, chosen = kernel.nearest(self.centres, queries, min(probes, len(self)))
         return [
             np.sort(np.concatenate([self.rows[self.starts[one] : self.starts[one + 1]] for one in lists]))

@@ -1,4 +1,7 @@
-"""Queries of several codes each, a photo at some headings: a tile is as far as the nearest of them."""
+"""Searches with several codes per query (one per candidate heading).
+
+A tile's distance is the smallest over the codes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Score = Callable[[int, HalfArray], Float32Array]
 _DISTANCE_BITS = 16  # a code has at most 4,096 bits
 
 
-def once_each(rows: IntArray, distances: IntArray) -> tuple[IntArray, IntArray]:
+def without_repeats(rows: IntArray, distances: IntArray) -> tuple[IntArray, IntArray]:
     """(rows, distances) [Q, M] with each row once, at its smallest distance; -1 in the places of the others."""
     keys = np.where(rows < 0, topk.PADDING_KEY, (rows << _DISTANCE_BITS) | np.maximum(distances, 0))
     keys = np.sort(keys, axis=1)

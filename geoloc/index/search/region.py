@@ -1,7 +1,7 @@
 """Regions that restrict a search: a circle, a box or a polygon in WGS84 degrees.
 
-A search asks a region three times: which shards can it touch (by their bounding boxes), which cells of the
-space-filling curve (cover.py), and which of the tiles in these have their centre inside.
+A search uses a region three times: which shards it can touch (by their bounding boxes), which cells of the
+space-filling curve (cell_cover.py), and which tiles of these have their centre inside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.errors import QueryError
 from geoloc.index.format.manifest import Bounds
 
-Made = TypeVar("Made", bound=BaseModel)
+Shape = TypeVar("Shape", bound=BaseModel)
 
 # Bounds of the ellipsoid: a degree of latitude is nowhere shorter, a circle never wider than on this sphere.
 _SHORTEST_DEGREE_M = 110_574.0
@@ -60,7 +60,7 @@ class Box(BaseModel):
         return np.asarray(inside & ((lon >= self.west) | (lon <= self.east)))
 
     def box(self) -> Box:
-        """Itself."""
+        """The box itself."""
         return self
 
     def touches(self, bounds: Bounds) -> bool:
@@ -68,7 +68,7 @@ class Box(BaseModel):
         return bool(self.meets(bounds.south, bounds.west, bounds.north, bounds.east))
 
     def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
-        """Which of the boxes (arrays of equal shape, west <= east) share a point with this one."""
+        """Which boxes (float64[N] each, west <= east) share a point with this one: bool[N]."""
         across = (south <= self.north) & (north >= self.south)
         left, right = west <= self.east, east >= self.west
         return np.asarray(across & (left & right if self.west <= self.east else left | right))
@@ -115,7 +115,7 @@ class Circle(BaseModel):
         return self.box().touches(bounds)
 
     def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
-        """Which of the boxes can share a point with the circle."""
+        """Which boxes (float64[N] each, west <= east) can share a point with the circle: bool[N]."""
         return self.box().meets(south, west, north, east)
 
 
@@ -180,7 +180,7 @@ class Polygon(BaseModel):
         return bool(self.meets(bounds.south, bounds.west, bounds.north, bounds.east))
 
     def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
-        """Which of the boxes share a point with the polygon."""
+        """Which boxes (float64[N] each, west <= east) share a point with the polygon: bool[N]."""
         found = np.zeros(np.shape(south), np.bool_)
         for turn in self._turns():
             boxes = shapely.box(np.add(west, turn), south, np.add(east, turn), north)
@@ -188,7 +188,7 @@ class Polygon(BaseModel):
         return np.asarray(found)
 
     def _turns(self) -> list[float]:
-        """What to add to longitudes from -180 to 180 to meet those of the shape."""
+        """Offsets in degrees that bring longitudes from -180 to 180 to those of the shape."""
         west, _, east, _ = self._shape.bounds
         return [turn for turn in (-360.0, 0.0, 360.0) if turn - 180 <= east and turn + 180 >= west]
 
@@ -215,23 +215,23 @@ def _wrap(lon: float) -> float:
 
 
 def circle(lat: float, lon: float, radius_m: float) -> Circle:
-    """A circle from numbers a user gave; `QueryError` when they make none."""
+    """A circle from a user's numbers; `QueryError` when they are invalid."""
     return _explained(lambda: Circle(lat=lat, lon=lon, radius_m=radius_m))
 
 
 def box(south: float, west: float, north: float, east: float) -> Box:
-    """A box from numbers a user gave; `QueryError` when they make none."""
+    """A box from a user's numbers; `QueryError` when they are invalid."""
     return _explained(lambda: Box(south=south, west=west, north=north, east=east))
 
 
 def polygon(
     corners: Sequence[tuple[float, float]], holes: Sequence[Sequence[tuple[float, float]]] = ()
 ) -> Polygon:
-    """A polygon from corners (lat, lon) a user gave; `QueryError` when they make none."""
+    """A polygon from a user's corners (lat, lon); `QueryError` when they are invalid."""
     return _explained(lambda: Polygon(corners=tuple(corners), holes=tuple(tuple(hole) for hole in holes)))
 
 
-def _explained(make: Callable[[], Made]) -> Made:
+def _explained(make: Callable[[], Shape]) -> Shape:
     try:
         return make()
     except ValidationError as error:

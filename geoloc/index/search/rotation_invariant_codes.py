@@ -1,15 +1,15 @@
-"""Codes that do not change when a photo turns: one scan for photos of unknown heading; optional.
+"""Rotation invariant codes: one scan finds the tiles of photos of unknown heading; optional.
 
-The embedding is [channels, columns] and a turn rolls the columns, so of its spectrum X_c(f) a turn changes phases
-alone, those of one frequency alike. What it leaves are the products X_c(f) conj X_d(f) of all channels: the phases
-between the channels stay in them, which magnitudes lose. Two such products of photos x and y have the inner product
+The embedding is [channels, columns] and a turn of the photo rolls the columns. A turn multiplies the spectrum X_c(f) by
+a phase that is the same for all channels c. The products X_c(f) conj X_d(f) of channels are therefore invariant, and
+they keep the phases between channels, which magnitudes lose. For photos x and y these products have the inner product
 |<x(f), y(f)>|^2, and the sum of |<x(f), y(f)>| bounds the correlation at the best turn from above. A bit is the sign of
-a random projection of all products of the lower half of the frequencies; the projections are of rank one,
-Re(a.X(f) conj(b.X(f))) with random signs in a and b, so that they cost two products of matrices a frequency.
+a random projection of all products of the lower half of the frequencies. The projections are of rank one,
+Re(a.X(f) conj(b.X(f))) with random signs in a and b, so each frequency costs two matrix products.
 
     any-heading.npy   uint8[N, bits // 8], beside the codes of a shard and in their order
 
-A photo whose circle is not seen whole has other products; it is searched by its turned codes instead.
+A photo that shows only a part of the circle has other products; it is searched by its codes at all headings.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class AnyHeading:
-    """Codes of `bits` bits of embeddings with `columns` azimuth columns; `ConfigError` for what has no turns."""
+class AnyHeadingCoder:
+    """Codes of `bits` bits of embeddings with `columns` azimuth columns; `ConfigError` for fewer than 2 columns."""
 
     bits: int
     columns: int
@@ -84,6 +84,6 @@ def _signs(
     return drawn
 
 
-def write_any_heading(directory: Path, kind: AnyHeading, embeddings: HalfArray) -> None:
-    """Write the codes of a shard's embeddings beside its own files."""
-    save_array(directory / ANY_HEADING_NAME, kind.codes(embeddings))
+def write_any_heading(directory: Path, coder: AnyHeadingCoder, embeddings: HalfArray) -> None:
+    """Write the codes of a shard's embeddings float16[N, D] beside its files."""
+    save_array(directory / ANY_HEADING_NAME, coder.codes(embeddings))

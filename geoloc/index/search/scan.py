@@ -81,7 +81,7 @@ class Selection:
         return replace(self, rows=None, live=self.marks())
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[slice | IntArray]:
-        """What picks the positions from start to stop out of the shard's arrays, `size` rows at a time."""
+        """Slices or int64[M] of the shard's rows at the positions from start to stop, `size` rows at a time."""
         for first in range(start, stop, size):
             last = min(first + size, stop)
             yield slice(first, last) if self.rows is None else self.rows[first:last]
@@ -138,7 +138,7 @@ def _pool(threads: int, _pid: int) -> ThreadPoolExecutor:
 
 
 def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel, threads: int) -> Candidates:
-    """The k nearest codes of each selection for at most `QUERY_BLOCK` queries; scores are Hamming distances."""
+    """The k nearest codes of each selection to queries uint8[Q, B], Q <= `QUERY_BLOCK`, by Hamming distance."""
     selections = [selection.for_scan(len(queries)) for selection in selections]
     spans = _spans(selections, threads)
     if len(spans) == 1 or threads == 1:
@@ -167,7 +167,7 @@ def scan_lists(
     kernel: Kernel,
     threads: int,
 ) -> Candidates:
-    """As `scan`, of each shard only the lists of the `probes` centres nearest to a query."""
+    """As `scan` for queries uint8[Q, B], but only within the lists of the `probes` nearest centres of each shard."""
     edges = np.linspace(0, len(queries), min(threads, len(queries)) + 1).astype(int)
     parts = [queries[start:stop] for start, stop in itertools.pairwise(edges)]
     pool = _pool(threads, os.getpid())
@@ -244,7 +244,7 @@ def _scan_span(
 
 
 def float_scan(selections: Sequence[Selection], queries: Embeddings, k: int) -> Candidates:
-    """The k greatest dot products of each selection; scores are those of `topk.descending`."""
+    """The k greatest dot products of each selection with queries float32[Q, D]; scores as of `topk.descending`."""
     scores, rows = [], []
     for selection in (selection.chosen() for selection in selections):
         best = np.empty((len(queries), 0), np.int64)
@@ -334,7 +334,7 @@ def take_ids(shards: Sequence[Shard], rows: IntArray) -> pa.LargeStringArray:
 
 
 def take_positions(shards: Sequence[Shard], rows: IntArray) -> tuple[FloatArray, FloatArray]:
-    """(lat, lon) of rows of any shape; NaN without coordinates and for row -1."""
+    """(lat, lon) float64[...] in degrees of rows int64[...]; NaN without coordinates and for row -1."""
     lat, lon = np.full(rows.shape, np.nan), np.full(rows.shape, np.nan)
     for shard in shards:
         mine = (rows >= shard.first_row) & (rows < shard.first_row + len(shard))

@@ -27,7 +27,7 @@ from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
 
-Found = tuple[IntArray, IntArray, Embeddings]
+BlockResult = tuple[IntArray, IntArray, Embeddings]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
@@ -161,7 +161,7 @@ class Snapshot:
         candidates; never queries times tiles.
 
         `probes` makes it approximate, for an index that was built with lists: of each shard only so many lists
-        are scanned (search/inverted_lists.py). Shards without lists, as updates add them, are scanned whole.
+        are scanned (search/inverted_lists.py). Shards without lists, which updates add, are scanned whole.
 
         Raises `QueryError` for arrays of another shape, k < 0, a region or re-ranking that the index cannot serve.
         """
@@ -171,7 +171,7 @@ class Snapshot:
         if rerank:
             embeddings = self._checked_embeddings(embeddings, len(codes))
         selections = self._select(region)
-        parts: list[Found] = []
+        parts: list[BlockResult] = []
         for start in range(0, len(codes), scanning.QUERY_BLOCK):
             block = slice(start, start + scanning.QUERY_BLOCK)
             floats = embeddings[block] if rerank and embeddings is not None else None
@@ -188,9 +188,9 @@ class Snapshot:
         region: Region | None = None,
         any_heading: Codes | None = None,
     ) -> Matches:
-        """The k best tiles of each query by a score of the caller's own, of the nearest max(shortlist, k) by codes.
+        """The k best tiles of each query by the caller's score, out of the nearest max(shortlist, k) by codes.
 
-        codes: uint8[Q, R, bits // 8], R of each query: a tile is as far as the nearest of them. `score` gets the
+        codes: uint8[Q, R, bits // 8]; a tile's distance is the smallest over the R codes of a query. `score` gets the
         number of a query and stored embeddings float16[M, D], and gives float32[M]: they are the similarities of
         the answer, which has the order (-score, tile_id). With `any_heading` uint8[Q, any_heading_bits // 8] the
         shortlist is of the nearest by those codes instead. Exact and of bounded memory as `search`; raises as it does.
@@ -201,15 +201,15 @@ class Snapshot:
         if self.embedding_dim is None:
             raise _without_embeddings()
         selections, wanted = self._select(region), max(k, shortlist)
-        asked = codes
+        compared = codes
         if any_heading is not None:
-            asked = self._checked_any_heading(any_heading)[:, None]
+            compared = self._checked_any_heading(any_heading)[:, None]
             selections = [replace(chosen, codes=chosen.shard.any_heading) for chosen in selections]
-        step = max(1, scanning.QUERY_BLOCK // max(1, asked.shape[1]))
-        parts: list[Found] = []
+        step = max(1, scanning.QUERY_BLOCK // max(1, compared.shape[1]))
+        parts: list[BlockResult] = []
         for start in range(0, count, step):
             block = slice(start, start + step)
-            rows = self._nearest_of_several(selections, asked[block], wanted)
+            rows = self._nearest_to_any(selections, compared[block], wanted)
             similarity = multi_code.scores_of(self._shards, rows, score, start)
             order = self._best(rows, topk.descending(np.nan_to_num(similarity)), len(selections), k)
             rows = _take(rows, order, -1)
@@ -217,12 +217,14 @@ class Snapshot:
             parts.append((rows, distances, _take(similarity, order, np.nan)))
         return self._matches(parts, k)
 
-    def _nearest_of_several(self, selections: list[scanning.Selection], codes: Codes, k: int) -> IntArray:
+    def _nearest_to_any(self, selections: list[scanning.Selection], codes: Codes, k: int) -> IntArray:
         """Rows [Q, k] that are nearest to any of a query's codes uint8[Q, R, B]."""
         queries, each = codes.shape[:2]
         flat = np.ascontiguousarray(codes).reshape(queries * each, -1)
         found, distances, _ = self._search_block(selections, flat, k, None, 0, None)
-        rows, distances = multi_code.once_each(found.reshape(queries, -1), distances.reshape(queries, -1))
+        rows, distances = multi_code.without_repeats(
+            found.reshape(queries, -1), distances.reshape(queries, -1)
+        )
         return _take(rows, self._best(rows, distances, len(selections), k), -1)
 
     def _best(self, rows: IntArray, scores: npt.NDArray[np.integer], shards: int, k: int) -> IntArray:
@@ -243,7 +245,7 @@ class Snapshot:
         embeddings: Embeddings | None,
         rerank: int,
         probes: int | None,
-    ) -> Found:
+    ) -> BlockResult:
         """(rows, distances, similarities) of a block of queries, [Q, k] each."""
         wanted = max(k, rerank) if embeddings is not None and k else k
         candidates = self._scan(selections, codes, wanted, probes)
@@ -279,7 +281,7 @@ class Snapshot:
         self._check_counts(k, 0)
         embeddings = self._checked_embeddings(embeddings, None)
         selections = self._select(region)
-        parts: list[Found] = []
+        parts: list[BlockResult] = []
         for start in range(0, len(embeddings), scanning.QUERY_BLOCK):
             candidates = scanning.float_scan(selections, embeddings[start : start + scanning.QUERY_BLOCK], k)
             columns = scanning.best_columns(self._shards, candidates, k)
@@ -288,7 +290,7 @@ class Snapshot:
             parts.append((rows, np.full(rows.shape, -1, np.int64), similarity))
         return self._matches(parts, k)
 
-    def _matches(self, parts: list[Found], k: int) -> Matches:
+    def _matches(self, parts: list[BlockResult], k: int) -> Matches:
         empty = np.empty((0, k), np.int64)
         rows, bits, similarity = (
             np.concatenate(column)

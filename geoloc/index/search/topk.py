@@ -19,13 +19,13 @@ PADDING_SCORE = PADDING_KEY >> ROW_BITS
 
 
 def pack(scores: npt.NDArray[np.integer], rows: npt.NDArray[np.integer]) -> IntArray:
-    """Keys of scores (signed 32-bit range, smaller is better) and rows (0 to 2**32), broadcast; -1 pads."""
+    """Keys int64[...] of scores [...] (signed 32-bit, smaller is better) and rows [...] (below 2**32; -1 pads)."""
     keys = (scores.astype(np.int64) << ROW_BITS) | rows.astype(np.int64)
     return np.where(rows < 0, PADDING_KEY, keys)
 
 
 def unpack(keys: IntArray) -> tuple[IntArray, IntArray]:
-    """(scores, rows) of keys; rows are -1 and scores `PADDING_SCORE` for padding."""
+    """(scores, rows) int64[...] of keys int64[...]; padding has row -1 and score `PADDING_SCORE`."""
     return keys >> ROW_BITS, np.where(keys == PADDING_KEY, -1, keys & _ROW_MASK)
 
 
@@ -40,13 +40,13 @@ def smallest(keys: IntArray, k: int) -> IntArray:
 
 
 def descending(similarity: Float32Array) -> Int32Array:
-    """Integer scores of floats: the greater the float, the smaller the score; equal floats score equally."""
+    """Scores int32[...] of float32[...]: the greater the float, the smaller the score; equal floats score equally."""
     raw = (similarity + np.float32(0)).view(np.int32)  # adding zero makes -0.0 the same as 0.0
     return np.asarray(~(raw ^ ((raw >> 31) & np.int32(0x7FFFFFFF))), dtype=np.int32)
 
 
 def similarity_of(scores: IntArray) -> Float32Array:
-    """The floats behind the scores of `descending`; NaN for padding."""
+    """The floats float32[...] whose `descending` scores are int64[...]; NaN for padding."""
     inverse = ~scores
     raw = (inverse ^ np.where(inverse < 0, 0x7FFFFFFF, 0)).astype(np.int32)
     values = raw.view(np.float32).copy()

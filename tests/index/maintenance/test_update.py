@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from geoloc.index.format.local_cache import cache_directory
 from geoloc.index.format.manifest import read_manifest
-from geoloc.index.maintenance.update import Marked, MarkTask, mark_shard, shard_ids, sorted_ids
+from geoloc.index.maintenance.update import MarkedShard, MarkTask, mark_shard, shard_ids, sorted_ids
 from geoloc.index.search.snapshot import open_shard
 
 from ..building import build, random_tiles, shard_of
@@ -15,7 +15,7 @@ from ..building import build, random_tiles, shard_of
 NO_IDS = pa.array([], pa.large_string())
 
 
-def left_in(index_uri: str, marked: Marked, bits: int = 256) -> set[str]:
+def left_in(index_uri: str, marked: MarkedShard, bits: int = 256) -> set[str]:
     """Ids of the tiles that a shard still has."""
     assert marked.entry is not None
     shard = open_shard(index_uri, marked.entry, bits, cache_directory())
@@ -44,7 +44,7 @@ def test_tiles_that_newer_shards_replace_are_marked(index_uri: str) -> None:
 def test_marks_add_up_and_an_untouched_shard_keeps_its_entry(index_uri: str) -> None:
     tiles = random_tiles(12)
     (entry,) = read_manifest(index_uri, build(index_uri, tiles)).shards
-    assert mark_shard(MarkTask(index_uri, entry, sorted_ids(["nobody"]))) == Marked(entry, 0)
+    assert mark_shard(MarkTask(index_uri, entry, sorted_ids(["nobody"]))) == MarkedShard(entry, 0)
     once = mark_shard(MarkTask(index_uri, entry, sorted_ids(tiles.ids[:3])))
     assert once.entry is not None
     again = mark_shard(MarkTask(index_uri, once.entry, sorted_ids(tiles.ids[2:5])))
@@ -59,4 +59,4 @@ def test_a_shard_of_which_nothing_is_left_goes(index_uri: str) -> None:
     tiles = random_tiles(6)
     (entry,) = read_manifest(index_uri, build(index_uri, tiles)).shards
     newer = shard_of(index_uri, "snapshots/build-new/shard-00000", tiles)
-    assert mark_shard(MarkTask(index_uri, entry, NO_IDS, (newer,))) == Marked(None, 6)
+    assert mark_shard(MarkTask(index_uri, entry, NO_IDS, (newer,))) == MarkedShard(None, 6)

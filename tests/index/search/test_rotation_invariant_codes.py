@@ -21,14 +21,14 @@ from geoloc.index.format.manifest import ANY_HEADING_NAME
 from geoloc.index.format.shard import file_entry, save_array
 from geoloc.index.search import rotation_invariant_codes
 from geoloc.index.search.region import box
-from geoloc.index.search.rotation_invariant_codes import AnyHeading, write_any_heading
+from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder, write_any_heading
 from geoloc.index.search.snapshot import Snapshot
 
 from ..build.test_shard_build import tasks_for
 from ..building import Tiles, manifest_of, random_tiles
 
 COLUMNS = 8
-KIND = AnyHeading(64, COLUMNS)
+KIND = AnyHeadingCoder(64, COLUMNS)
 
 
 def rolled(embeddings: npt.NDArray[np.floating], turn: int) -> npt.NDArray[np.floating]:
@@ -68,7 +68,7 @@ def test_a_bit_is_the_sign_of_a_projection_of_products_between_channels() -> Non
 
 def test_the_turned_and_disturbed_are_nearer_than_others() -> None:
     rng = np.random.default_rng(5)
-    kind = AnyHeading(512, 32)
+    kind = AnyHeadingCoder(512, 32)
     tiles = rng.standard_normal((300, 16 * 32))
     seen = np.roll(tiles[:40].reshape(40, 16, 32), 11, axis=-1).reshape(40, -1)
     seen = seen + 0.7 * rng.standard_normal(seen.shape)
@@ -79,7 +79,7 @@ def test_the_turned_and_disturbed_are_nearer_than_others() -> None:
 @pytest.mark.parametrize(("bits", "columns"), [(12, 8), (0, 8), (64, 1)])
 def test_what_has_no_turns_or_bytes_is_refused(bits: int, columns: int) -> None:
     with pytest.raises(ConfigError, match="give a multiple of 8 and a model that keeps its columns"):
-        AnyHeading(bits, columns)
+        AnyHeadingCoder(bits, columns)
 
 
 def test_embeddings_of_another_model_are_refused() -> None:
@@ -94,7 +94,7 @@ def with_codes(index_uri: str, tiles: Tiles, *, shards: int = 3, coded: int = 3,
     entries = list(manifest.shards)
     for number in range(coded):
         directory = storage.local_path(storage.join(index_uri, entries[number].directory))
-        write_any_heading(directory, AnyHeading(bits, COLUMNS), np.load(directory / "embeddings.npy"))
+        write_any_heading(directory, AnyHeadingCoder(bits, COLUMNS), np.load(directory / "embeddings.npy"))
         files = [*entries[number].files, file_entry(directory / ANY_HEADING_NAME)]
         entries[number] = entries[number].model_copy(update={"files": files, "any_heading_bits": bits})
     commit(index_uri, manifest.model_copy(update={"shards": entries}), read_head(index_uri))
@@ -163,7 +163,7 @@ def test_a_part_of_the_shards_is_not_enough(tmp_path: Path, tiles: Tiles, snapsh
             lambda query, stored: stored[:, 0],
             k=1,
             shortlist=1,
-            any_heading=AnyHeading(128, COLUMNS).codes(floats),
+            any_heading=AnyHeadingCoder(128, COLUMNS).codes(floats),
         )
 
 
@@ -197,10 +197,10 @@ def test_a_file_that_is_not_of_its_shard_is_corrupt(tmp_path: Path, tiles: Tiles
 def test_a_shard_is_built_with_the_codes_of_its_embeddings(tmp_path: Path) -> None:
     index, some = str(tmp_path / "index"), random_tiles(40, bits=128, dim=8)
     tasks = tasks_for(str(tmp_path / "codes"), index, some, 2, shards=2)
-    for task in (replace(one, any_heading=AnyHeading(24, 4)) for one in tasks):
+    for task in (replace(one, any_heading=AnyHeadingCoder(24, 4)) for one in tasks):
         entry = build_shard(task)
         directory = storage.local_path(storage.join(index, entry.directory))
         assert entry.file(ANY_HEADING_NAME) is not None
         assert entry.any_heading_bits == 24
-        codes = AnyHeading(24, 4).codes(np.load(directory / "embeddings.npy"))
+        codes = AnyHeadingCoder(24, 4).codes(np.load(directory / "embeddings.npy"))
         np.testing.assert_array_equal(np.load(directory / ANY_HEADING_NAME), codes)

@@ -1,9 +1,9 @@
-"""Dot products of queries with chosen rows of stored embeddings, read where they lie.
+"""Dot products of queries with chosen rows of stored embeddings, without copying the rows.
 
-Re-ranking looks at some hundred rows per query, scattered over a mapped file: what it costs is the way to memory.
-The compiled loop asks for the rows of the next candidates while it works on one, and copies nothing. Every product
-is exact in float64 and the sum goes over the dimensions in one fixed order, so a row's value depends on neither
-its shard, its neighbours nor the machine; it is rounded to float32 once.
+Re-ranking reads some hundred rows per query, scattered over a mapped file, so memory latency sets the time. The
+compiled loop prefetches the rows of the next candidates. Every product is exact in float64 and the sum goes over the
+dimensions in a fixed order. A row's value depends on neither its shard, its neighbours nor the machine; it is rounded
+to float32 once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 
 from geoloc.core.arrays import Embeddings, HalfArray, IntArray
-from geoloc.index.search.kernels.llvm_ops import I64, LANES, ask_for, cgutils, declare
+from geoloc.index.search.kernels.llvm_ops import I64, LANES, cgutils, declare, prefetch
 
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _NO_SCALES = np.empty(0, np.float32)
@@ -86,17 +86,17 @@ def _sum_of_lanes(builder: Any, vectors: list[Any]) -> Any:
 dot_with: Any = declare(_dot_code)
 
 
-def _ask_for_line_code(typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address."""
+def _prefetch_line_code(typing: Any, address: Any) -> Any:
+    """Prefetch the cache line at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        ask_for(builder, arguments[0], 0)
+        prefetch(builder, arguments[0], 0)
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
 
 
-ask_for_line: Any = declare(_ask_for_line_code)
+prefetch_line: Any = declare(_prefetch_line_code)
 
 
 def _load_scale_code(typing: Any, address: Any) -> Any:
@@ -116,7 +116,7 @@ load_scale: Any = declare(_load_scale_code)
 def _fill(
     queries: Any, stored: int, each: int, scales: int, rows: Any, first: int, count: int, out: Any
 ) -> None:
-    """out[q, j] of all rows from `first` on that are stored here: row by row, the next ones asked for."""
+    """Set out[q, j] for the rows that are stored here, which begin at row `first`; prefetches the next rows."""
     width, total = queries.shape[1], rows.size
     size = queries.shape[1] * each
     flat, products = rows.ravel(), out.ravel()
@@ -125,7 +125,7 @@ def _fill(
         if ahead < total and first <= flat[ahead] < first + count:
             start = stored + (flat[ahead] - first) * size
             for line in range(start, start + size, _LINE_BYTES):
-                ask_for_line(line)
+                prefetch_line(line)
         row = flat[place] - first
         if 0 <= row < count and flat[place] >= 0:
             query = queries.ctypes.data + place // rows.shape[1] * width * 8
@@ -139,7 +139,7 @@ def _fill(
 
 @dataclass(frozen=True)
 class Int8Rows:
-    """Embeddings as int8 with a scale for each: values int8[N, D], scales float32[N]; half the bytes of float16."""
+    """Embeddings as int8 with a scale per row: values int8[N, D], scales float32[N]; half the bytes of float16."""
 
     values: npt.NDArray[np.int8]
     scales: Embeddings
@@ -150,7 +150,7 @@ class Int8Rows:
         return self.values.shape[0], self.values.shape[1]
 
     def __getitem__(self, rows: IntArray) -> Embeddings:
-        """Some of the embeddings as float32[M, D]."""
+        """The embeddings of rows int64[M] as float32[M, D]."""
         return np.asarray(self.values[rows] * self.scales[rows, None], dtype=np.float32)
 
 
@@ -158,7 +158,7 @@ Stored = HalfArray | Int8Rows
 
 
 def quantize(embeddings: npt.NDArray[np.floating]) -> Int8Rows:
-    """Embeddings float[N, D] rounded to 255 levels, whose outermost is each one's greatest coordinate."""
+    """Embeddings float[N, D] rounded to 255 levels; the outermost level is a row's greatest absolute coordinate."""
     wide = np.asarray(embeddings, dtype=np.float32)
     scales = np.abs(wide).max(axis=1, initial=0.0) / np.float32(127)
     safe = np.where(scales > 0, scales, np.float32(1))
@@ -179,19 +179,19 @@ class Products(Protocol):
 
 
 class CompiledProducts:
-    """The compiled loop, on the calling thread, which does not hold the interpreter's lock meanwhile."""
+    """The compiled loop on the calling thread; it releases the interpreter lock."""
 
     name = "compiled"
 
     def fill(self, queries: Embeddings, stored: Stored, rows: IntArray, first: int, out: Embeddings) -> None:
-        """See `Products.fill`."""
+        """See `Products.fill`: queries float32[Q, D], rows int64[Q, R], out float32[Q, R]."""
         scales = np.ascontiguousarray(stored.scales if isinstance(stored, Int8Rows) else _NO_SCALES)
         rows_of = stored.values if isinstance(stored, Int8Rows) else stored
         values: npt.NDArray[Any] = np.ascontiguousarray(rows_of)
-        wide, asked = np.ascontiguousarray(queries, np.float64), np.ascontiguousarray(rows, np.int64)
-        # Addresses: arrays in a mapped file are another type to the compiler than those in memory.
+        wide, wanted = np.ascontiguousarray(queries, np.float64), np.ascontiguousarray(rows, np.int64)
+        # Addresses: mapped arrays are another type to the compiler than arrays in memory.
         where = (values.ctypes.data, values.itemsize, scales.ctypes.data)
-        _fill(wide, *where, asked, first, len(values), out)
+        _fill(wide, *where, wanted, first, len(values), out)
 
 
 class NumpyProducts:
@@ -200,7 +200,7 @@ class NumpyProducts:
     name = "numpy"
 
     def fill(self, queries: Embeddings, stored: Stored, rows: IntArray, first: int, out: Embeddings) -> None:
-        """See `Products.fill`."""
+        """See `Products.fill`: queries float32[Q, D], rows int64[Q, R], out float32[Q, R]."""
         for query in range(len(rows)):
             mine = np.flatnonzero((rows[query] >= first) & (rows[query] < first + stored.shape[0]))
             picked = stored[rows[query, mine] - first].astype(np.float64)
@@ -209,19 +209,19 @@ class NumpyProducts:
 
 @lru_cache(maxsize=1)
 def default_products() -> Products:
-    """The fastest way whose results are right on this machine, ready for its first request."""
+    """The fastest implementation whose results are right on this machine, compiled before its first request."""
     return CompiledProducts() if _converts_halves() and _agrees(CompiledProducts()) else NumpyProducts()
 
 
 def _converts_halves() -> bool:
-    """Whether the processor itself turns float16 into float32; without, LLVM calls what is not there."""
+    """Whether the processor converts float16 to float32; without it, LLVM calls a function that does not exist."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     return bool(llvmlite.binding.get_host_cpu_features().get("f16c", False))
 
 
 def _agrees(products: Products) -> bool:
-    """Whether a way gives what NumPy gives, for all widths and for rows that are elsewhere."""
+    """Whether an implementation gives what NumPy gives, for all widths and for rows that other shards hold."""
     rng = np.random.default_rng(11)
     for dim in (3, 37, 512):
         stored = rng.normal(size=(40, dim)).astype(np.float16)

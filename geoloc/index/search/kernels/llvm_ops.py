@@ -1,8 +1,7 @@
-"""What the compiled scan does within vector registers, as LLVM's own operations on 8 words of 64 bits.
+"""Operations of the compiled scan on vector registers of 8 words of 64 bits, written as LLVM instructions.
 
-numba would leave such loops to LLVM's judgement, which prefers half registers and sums over lanes. These few
-functions say it outright; a machine with narrower registers, or without a vector count of bits, gets the same
-from LLVM in more instructions.
+Left to itself, LLVM vectorises these loops with half registers and sums over lanes. On a machine with narrower
+registers, or without a vector population count, LLVM emits more instructions with the same result.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils as typed_cgutils
 
-# Beyond what types can say: an intrinsic is declared with the compiler's context and called without.
+# Any: an intrinsic is declared with the compiler's context and called without it, which types cannot express.
 declare: Any = extending.intrinsic
 cgutils: Any = typed_cgutils
 
 LANES = 8  # 64-bit words of a 512-bit register; narrower machines split it
 GROUP = 64  # rows whose distances are compared with the limit at once
-# Widths whose rows fill registers without a rest: only these are read as they lie.
+# Widths whose rows fill registers without a remainder: only these are read without transposing.
 ROW_WORDS = (1, 2, 4, 8, 16)
-# How far ahead rows are asked for; half of it and double are as good, four times is worse.
+# How far ahead rows are prefetched; half and double are as good, four times is worse.
 _AHEAD_BYTES = 2048
 
 I64 = ir.IntType(64)
@@ -49,8 +48,8 @@ def _store(builder: Any, value: Any, address: Any, offset_bytes: int) -> None:
     builder.store(value, builder.inttoptr(place, _VECTOR.as_pointer()), align=1)
 
 
-def ask_for(builder: Any, address: Any, offset_bytes: int) -> None:
-    """Ask for the cache line there: a page boundary stops the hardware's own looking ahead."""
+def prefetch(builder: Any, address: Any, offset_bytes: int) -> None:
+    """Prefetch a cache line: the hardware's own prefetching stops at a page boundary."""
     line = ir.IntType(8).as_pointer()
     number = ir.IntType(32)
     function = cgutils.get_or_insert_function(
@@ -85,7 +84,7 @@ def _nearer(builder: Any, distances: list[Any], limit: Any) -> Any:
 
 
 def _keep(builder: Any, found: Any, distances: list[Any], out: Any) -> None:
-    """Write the distances of a group out when one of them is wanted."""
+    """Write the distances of a group out if any of its rows is nearer than the limit."""
     with builder.if_then(builder.icmp_unsigned("!=", found, ir.Constant(I64, 0)), likely=False):
         for number, vector in enumerate(distances):
             _store(builder, vector, out, number * LANES * 8)
@@ -97,7 +96,7 @@ def _nearer_of_columns_code(
     """Which of `GROUP` transposed rows are nearer to a query than a limit, as bits; addresses are integers.
 
     columns: uint64[words, GROUP]; query: uint64[words]; out: uint64[GROUP] gets the distances if any is nearer.
-    After `first` words the rows are left when none of them can be nearer any more.
+    The function stops after `first` words if no row can be nearer any more.
     """
     signature = types.uint64(*[types.intp] * 6)
 
@@ -135,7 +134,7 @@ nearer_of_columns: Any = declare(_nearer_of_columns_code)
 
 
 def _nearer_of_rows_code(typing: Any, words: Any, rows: Any, query: Any, limit: Any, out: Any) -> Any:
-    """As `nearer_of_columns` for `GROUP` rows as they lie; `words` is a literal of `ROW_WORDS`.
+    """As `nearer_of_columns` for `GROUP` rows that are not transposed; `words` is a literal of `ROW_WORDS`.
 
     rows: uint64[GROUP, words]; query: uint64[max(words, LANES)], a code shorter than that repeated.
     """
@@ -152,7 +151,7 @@ def _nearer_of_rows_code(typing: Any, words: Any, rows: Any, query: Any, limit: 
         for first in range(0, GROUP * width // LANES, min(width, LANES) * pieces):
             counts = []
             for number in range(first, first + min(width, LANES) * pieces):
-                ask_for(builder, rows, number * LANES * 8 + _AHEAD_BYTES)
+                prefetch(builder, rows, number * LANES * 8 + _AHEAD_BYTES)
             for number in range(first, first + min(width, LANES) * pieces, pieces):
                 words = [
                     _count(

@@ -1,23 +1,23 @@
-"""The compiled scan: XOR and population count on whole vector registers, made by numba at the user's machine.
+"""The compiled scan: XOR and population count on whole vector registers, compiled by numba on the user's machine.
 
-A block of codes that fits the first cache is transposed into columns of 64-bit words, `GROUP` rows side by side;
-then every query of the batch walks over it. Eight rows lie in a register, so a word of them costs one XOR, one
-count and one add, and no sum over lanes is ever taken. One or two queries do not repay the transposition: they
-read the rows as they lie, and the lanes of a row are added pairwise.
+A block of codes that fits the first-level cache is transposed into columns of 64-bit words, `GROUP` rows side by
+side. Every query of the batch is then compared with it. A register holds a word of eight rows, so these cost one XOR,
+one count and one add, without sums over lanes. For one or two queries the transposition does not pay: they read the
+rows directly, and the lanes of a row are added pairwise.
 
-Per query a histogram of the distances kept so far gives the k-th best at any moment. Whatever is as far or
-farther is dropped with one comparison a register; rows come in ascending order, so of equals the first stay.
+Per query a histogram of the distances kept so far gives the k-th smallest distance. Rows at that distance or farther
+are dropped with one comparison per register. Rows come in ascending order, so of equal distances the first rows stay.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.core.arrays import BoolArray, Codes, IntArray
+from geoloc.core.arrays import BoolArray, Codes, Int32Array, IntArray
 from geoloc.index.search.kernels.llvm_ops import (
     GROUP,
     LANES,
@@ -32,6 +32,21 @@ from geoloc.index.search.kernels.llvm_ops import (
 # Codes that are transposed at once: half of a first-level data cache of 32 KiB.
 _BLOCK_BYTES = 16_384
 _FEW_QUERIES = 2
+
+
+class _Candidates(NamedTuple):
+    """The rows kept so far of Q queries.
+
+    limit: int64[Q], only nearer rows are taken; within: int64[Q], candidates not farther than the limit; seen:
+    int32[Q, bits + 2], how many were taken at each distance; filled: int64[Q]; distances, rows: [Q, room].
+    """
+
+    limit: IntArray
+    within: IntArray
+    seen: Int32Array
+    filled: IntArray
+    distances: npt.NDArray[np.uint16]
+    rows: npt.NDArray[np.uint32]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -79,12 +94,12 @@ def _nearer_of_rows(words: int, rows: int, query: int, limit: int, out: int) -> 
 
 @numba.njit(cache=True, nogil=True)
 def _compact(query: int, k: int, best: Any) -> None:
-    """Keep the first k of a query's candidates by (distance, row), in the order of rows."""
-    limit, within, seen, filled, distances, rows = best
-    farthest = limit[query]
-    ties = k - (within[query] - seen[query, farthest])
+    """Keep the first k candidates of a query by (distance, row), in the order of rows."""
+    distances, rows = best.distances, best.rows
+    farthest = best.limit[query]
+    ties = k - (best.within[query] - best.seen[query, farthest])
     kept = 0
-    for place in range(filled[query]):
+    for place in range(best.filled[query]):
         distance = distances[query, place]
         if distance > farthest or (distance == farthest and ties <= 0):
             continue
@@ -93,12 +108,12 @@ def _compact(query: int, k: int, best: Any) -> None:
         distances[query, kept] = distance
         rows[query, kept] = rows[query, place]
         kept += 1
-    filled[query] = kept
+    best.filled[query] = kept
 
 
 @numba.njit(cache=True, nogil=True)
 def _offer(query: int, k: int, found: Any, first: int, last: int, out: Any, live: int, best: Any) -> None:
-    """Take in the rows of a group whose bit is set in `found`, unless they are not live or there are k nearer."""
+    """Add the rows of a group whose bit is set in `found` to the candidates, if they are live and near enough."""
     limit, within, seen, filled, distances, rows = best
     row = first
     while found:
@@ -122,9 +137,9 @@ def _offer(query: int, k: int, found: Any, first: int, last: int, out: Any, live
 
 @numba.njit(cache=True, nogil=True)
 def _enough_words(limit: int, words: int) -> int:
-    """After how many words a code unlike the query's is most likely farther than the limit.
+    """After how many words an unrelated code is most likely farther than the limit.
 
-    Half of the bits of unlike codes differ; half a word on top leaves little to chance.
+    Half of the bits of unrelated codes differ; half a word more makes it very likely.
     """
     return min(words, (2 * limit + 64) // 64 + 1)
 
@@ -145,17 +160,17 @@ def _scan_columns(
             _transpose(codes + row * width, width, min(GROUP, count - row), block[group])
         for query in range(queries.shape[0]):
             code = queries.ctypes.data + query * words * 8
-            enough = _enough_words(best[0][query], words)
+            enough = _enough_words(best.limit[query], words)
             for group in range(filled):
                 columns = block.ctypes.data + group * words * GROUP * 8
-                found = nearer_of_columns(enough, words, columns, code, best[0][query], out.ctypes.data)
+                found = nearer_of_columns(enough, words, columns, code, best.limit[query], out.ctypes.data)
                 if found:
                     _offer(query, k, found, first + group * GROUP, count, out, live, best)
 
 
 @numba.njit(cache=True, nogil=True)
 def _scan_rows(codes: int, count: int, width: int, queries: Any, k: int, live: int, best: Any) -> Any:
-    """Offer all whole groups of rows to all queries as they lie; returns where the rest begins."""
+    """Offer all whole groups of rows to all queries without transposing; returns the first row of the remainder."""
     words = width // 8
     repeated = np.empty((queries.shape[0], max(words, LANES)), np.uint64)
     for lane in range(repeated.shape[1]):
@@ -164,7 +179,7 @@ def _scan_rows(codes: int, count: int, width: int, queries: Any, k: int, live: i
     for first in range(0, count - GROUP + 1, GROUP):
         for query in range(queries.shape[0]):
             code = repeated[query].ctypes.data
-            found = _nearer_of_rows(words, codes + first * width, code, best[0][query], out.ctypes.data)
+            found = _nearer_of_rows(words, codes + first * width, code, best.limit[query], out.ctypes.data)
             if found:
                 _offer(query, k, found, first, count, out, live, best)
     return count // GROUP * GROUP
@@ -173,7 +188,7 @@ def _scan_rows(codes: int, count: int, width: int, queries: Any, k: int, live: i
 @numba.njit(cache=True, nogil=True)
 def _in_order(k: int, bits: int, best: Any, sorted_distances: Any, sorted_rows: Any) -> None:
     """Write each query's first k candidates by (distance, row)."""
-    _, _, _, filled, distances, rows = best
+    filled, distances, rows = best.filled, best.distances, best.rows
     for query in range(len(filled)):
         _compact(query, k, best)
         places = np.zeros(bits + 2, np.int64)
@@ -188,40 +203,36 @@ def _in_order(k: int, bits: int, best: Any, sorted_distances: Any, sorted_rows: 
 
 
 class PopcountKernel:
-    """The compiled scan on the calling thread, which does not hold the interpreter's lock meanwhile."""
+    """The compiled scan on the calling thread; it releases the interpreter lock."""
 
     name = "popcount"
 
     def nearest(
         self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
     ) -> tuple[IntArray, IntArray]:
-        """See `Kernel.nearest`."""
+        """See `Kernel.nearest`: codes uint8[M, B], queries uint8[Q, B], results int64[Q, k]."""
         count, width = codes.shape
         words = -(-width // 8)
         padded = np.zeros((len(queries), words * 8), np.uint8)
         padded[:, :width] = queries
-        asked = padded.view(np.uint64)
-        best = _nothing_yet(len(queries), width * 8, min(k + min(max(k, 64), 8192), count))
-        # Addresses: arrays in a mapped file are another type to the compiler than those in memory.
+        padded_queries = padded.view(np.uint64)
+        best = _no_candidates(len(queries), width * 8, min(k + min(max(k, 64), 8192), count))
+        # Addresses: mapped arrays are another type to the compiler than arrays in memory.
         codes = np.ascontiguousarray(codes)
         live = None if live is None else np.ascontiguousarray(live, dtype=np.bool_)
         marks, here = 0 if live is None else live.ctypes.data, (codes.ctypes.data, count, width)
         start = 0
         if len(queries) <= _FEW_QUERIES and width == 8 * words and words in ROW_WORDS:
-            start = _scan_rows(*here, asked, k, marks, best)
-        _scan_columns(*here, start, asked, k, marks, best)
+            start = _scan_rows(*here, padded_queries, k, marks, best)
+        _scan_columns(*here, start, padded_queries, k, marks, best)
         distances, rows = (np.full((len(queries), k), -1, np.int64) for _ in range(2))
         _in_order(k, width * 8, best, distances, rows)
         return distances, rows
 
 
-def _nothing_yet(queries: int, bits: int, room: int) -> tuple[npt.NDArray[Any], ...]:
-    """The candidates of all queries before the first row.
-
-    limit: int64[Q], only what is nearer is taken; within: int64[Q], candidates not farther than the limit;
-    seen: int32[Q, bits + 2], how many were taken at each distance; filled: int64[Q]; distances, rows: [Q, room].
-    """
-    return (
+def _no_candidates(queries: int, bits: int, room: int) -> _Candidates:
+    """The candidates before the first row, with room for so many of each query."""
+    return _Candidates(
         np.full(queries, bits + 1, np.int64),
         np.zeros(queries, np.int64),
         np.zeros((queries, bits + 2), np.int32),

@@ -1,9 +1,8 @@
-"""Scans: the exact nearest codes of a block of rows, single-threaded; search.py spreads blocks over threads.
+"""Exact scans of a block of codes on one thread; scan.py distributes blocks over threads.
 
-Every kernel gives the same answer, ordered by (distance, row). The compiled scan of popcount.py is the default,
-FAISS's the next, NumPy's the last. Each must first prove itself once in each process, on codes full of ties: the
-compiled one because it is made at the user's machine, FAISS because what our answers rest on (it walks rows in
-order, keeps the first of equals and evicts the last) is no documented promise.
+Every kernel gives the same answer, ordered by (distance, row). The compiled scan of popcount.py is the default, then
+FAISS, then NumPy. Each process first checks a kernel on codes full of ties: the compiled kernel because it is compiled
+on the user's machine, FAISS because its order of equal distances is not documented.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Kernel(Protocol):
 
 
 class FaissKernel:
-    """FAISS's heap scan over the raw codes, on the calling thread alone."""
+    """FAISS's heap scan over the raw codes, on the calling thread only."""
 
     name = "faiss"
 
@@ -50,7 +49,7 @@ class FaissKernel:
     def nearest(
         self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
     ) -> tuple[IntArray, IntArray]:
-        """See `Kernel.nearest`."""
+        """See `Kernel.nearest`: codes uint8[M, B], queries uint8[Q, B], results int64[Q, k]."""
         if live is not None:
             return _among_live(self, codes, queries, k, live)
         # FAISS would split the queries over OpenMP threads; we split the rows. The setting is this thread's own.
@@ -64,14 +63,14 @@ class FaissKernel:
 
 
 class NumpyKernel:
-    """NumPy's popcount, block by block: slower, needs nothing but its own arithmetic."""
+    """NumPy's population count, block by block: slow, but needs no compiler."""
 
     name = "numpy"
 
     def nearest(
         self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
     ) -> tuple[IntArray, IntArray]:
-        """See `Kernel.nearest`."""
+        """See `Kernel.nearest`: codes uint8[M, B], queries uint8[Q, B], results int64[Q, k]."""
         if live is not None:
             return _among_live(self, codes, queries, k, live)
         best = np.empty((len(queries), 0), np.int64)
@@ -90,7 +89,7 @@ def _distances(codes: Codes, query: Codes) -> npt.NDArray[np.uint16]:
 def _among_live(
     kernel: Kernel, codes: Codes, queries: Codes, k: int, live: BoolArray
 ) -> tuple[IntArray, IntArray]:
-    """The answer of a kernel that knows nothing of marks: it scans a copy of the live rows."""
+    """The answer of a kernel without deletion marks: it scans a copy of the live rows."""
     rows = np.flatnonzero(live)
     distances, found = (np.full((len(queries), k), -1, np.int64) for _ in range(2))
     wanted = min(k, len(rows))
@@ -102,14 +101,14 @@ def _among_live(
 
 @lru_cache(maxsize=1)
 def default_kernel() -> Kernel:
-    """The fastest kernel whose answers are right on this machine, ready for its first request."""
+    """The fastest kernel whose answers are right on this machine, compiled before its first request."""
     compiled = compiled_kernel()
     candidates = [FaissKernel()] if compiled is None else [compiled, FaissKernel()]
     return next((kernel for kernel in candidates if orders_ties_by_row(kernel)), NumpyKernel())
 
 
 def compiled_kernel() -> Kernel | None:
-    """The kernel of popcount.py; None where numba is missing or has no place to keep what it compiles."""
+    """The kernel of popcount.py; None where numba is missing or cannot write its cache."""
     try:
         from geoloc.index.search.kernels.popcount import PopcountKernel
     except (ImportError, RuntimeError):
@@ -118,7 +117,7 @@ def compiled_kernel() -> Kernel | None:
 
 
 def orders_ties_by_row(kernel: Kernel) -> bool:
-    """Whether a kernel keeps and orders equal distances by row, tried on codes full of ties."""
+    """Whether a kernel keeps and orders equal distances by row, checked on codes full of ties."""
     rng = np.random.default_rng(20230)
     for code_bytes in (8, 20, 32, 64):
         few = rng.integers(0, 256, (7, code_bytes), dtype=np.uint8)
