@@ -51,19 +51,6 @@ def make_pair_loss(recipe: LossRecipe) -> PairLoss:
     return loss
 
 
-def pair_logits(
-    queries: torch.Tensor,
-    references: torch.Tensor,
-    scale: torch.Tensor | float,
-    ignored: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Similarities float[N, N] of unit embeddings [N, D] times `scale`; where `ignored` bool[N, N] a huge negative.
-
-    The diagonal (the pairs themselves) is never ignored.
-    """
-    return masked(queries @ references.T * scale, ignored)
-
-
 def masked(logits: torch.Tensor, ignored: torch.Tensor | None) -> torch.Tensor:
     """float[N, N] with a huge negative where `ignored`, the diagonal apart."""
     if ignored is None:

@@ -24,37 +24,6 @@ Masked = Literal["log2", "removed"]
 Normaliser = Literal["pairs", "counted"]
 
 
-def soft_margin_triplet(
-    queries: torch.Tensor,
-    references: torch.Tensor,
-    *,
-    alpha: float = 10.0,
-    diagonal: Diagonal = "out",
-    normaliser: Normaliser = "pairs",
-    ignored: torch.Tensor | None = None,
-    masked: Masked = "removed",
-    hardest: float = 1.0,
-) -> torch.Tensor:
-    """Mean over both directions of log(1 + exp(alpha (d_own - d_other))), d = 2 - 2 cosine of unit embeddings [B, D].
-
-    Row i of `queries` belongs to row i of `references`. `diagonal` in adds B log 2 to each direction's sum, as
-    the published code that does not take the pairs themselves out. `ignored` bool[B, B] are other photos of the
-    same place: `masked` removed leaves them out, log2 lets each add the constant log 2 as published for
-    CVACT. The sum is divided by B (B - 1) (`pairs`) or by the entries that are neither on the diagonal nor
-    ignored (`counted`). `hardest` below 1 takes the mean of that share of the counted entries with the largest
-    loss instead, at least one a direction; constants then play no part.
-    """
-    return triplet_of_similarity(
-        queries @ references.T,
-        alpha=alpha,
-        diagonal=diagonal,
-        normaliser=normaliser,
-        ignored=ignored,
-        masked=masked,
-        hardest=hardest,
-    )
-
-
 def triplet_of_similarity(
     similarity: torch.Tensor,
     *,
@@ -65,7 +34,15 @@ def triplet_of_similarity(
     masked: Masked = "removed",
     hardest: float = 1.0,
 ) -> torch.Tensor:
-    """`soft_margin_triplet` of a matrix of cosines float[B, B], for similarities that are no plain product."""
+    """Mean over both directions of log(1 + exp(alpha (d_own - d_other))), d = 2 - 2 cosine, of cosines float[B, B].
+
+    Row i (a query) belongs to column i (a reference). `diagonal` in adds B log 2 to each direction's sum, as
+    the published code that does not take the pairs themselves out. `ignored` bool[B, B] are other photos of the
+    same place: `masked` removed leaves them out, log2 lets each add the constant log 2 as published for
+    CVACT. The sum is divided by B (B - 1) (`pairs`) or by the entries that are neither on the diagonal nor
+    ignored (`counted`). `hardest` below 1 takes the mean of that share of the counted entries with the largest
+    loss instead, at least one a direction; constants then play no part.
+    """
     count = len(similarity)
     own = similarity.diagonal()
     off_diagonal = ~torch.eye(count, dtype=torch.bool, device=similarity.device)

@@ -13,7 +13,7 @@ from geoloc.geometry.aerial import look_down
 from geoloc.geometry.polar import aerial_to_polar
 from geoloc.models.hashing import make_hash
 from geoloc.models.orientation_maps import OrientationMaps, Pose
-from geoloc.models.preprocessing import input_size, normalise
+from geoloc.models.preprocessing import normalise
 from geoloc.models.transformers import make_transformer
 from geoloc.recipe.model import Branches, PolarView
 from geoloc.recipe.recipe import ModelRecipe
@@ -86,7 +86,7 @@ class GeoLocalizer(nn.Module):
         return moved
 
     def to_polar(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
-        """Aerial pictures to polar images of the field, of the size of the recipe's view."""
+        """Aerial pictures float[B, 3, S, S] to polar images float[B, 3, H, W] of the field, of the view's size."""
         height, width = self.recipe.aerial_px
         view = self.recipe.view
         return aerial_to_polar(
@@ -122,7 +122,7 @@ class GeoLocalizer(nn.Module):
         views: Sequence[str],
         bearings: Sequence[Pose | None] | None = None,
     ) -> list[torch.Tensor]:
-        """`columns` of several batches, one per view; a shared backbone takes pictures of one size together.
+        """`columns` of batches float[B, 3, H, W], one per view; a shared backbone takes pictures of one size together.
 
         Together is faster, and its batch norm then learns one statistic for all views.
         """
@@ -170,10 +170,6 @@ class GeoLocalizer(nn.Module):
         """Name of the branch that a view goes through."""
         name: str = getattr(self.branches, view)
         return name
-
-    def expected_size(self, view: str) -> tuple[int, int]:
-        """Height and width of pictures of a view before the view transform."""
-        return input_size(self.recipe, view)
 
 
 def flatten(columns: torch.Tensor) -> torch.Tensor:

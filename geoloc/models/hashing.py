@@ -73,8 +73,3 @@ def make_hash(recipe: ModelRecipe) -> LinearHash | ColumnHash:
 def pack_codes(logits: Float32Array) -> npt.NDArray[np.uint8]:
     """Code logits float[..., bits] to codes uint8[..., bits // 8]; bit 0 is the highest bit of byte 0."""
     return np.packbits(logits > 0, axis=-1)
-
-
-def code_prefix(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """The first `bits` bits of codes uint8[..., B], as uint8[..., bits // 8]."""
-    return np.ascontiguousarray(codes[..., : bits // 8])

@@ -35,7 +35,7 @@ class Pose:
 
     @property
     def yaw_deg(self) -> torch.Tensor | None:
-        """Heading of the picture's middle in its own world: mirroring the world turns east into west."""
+        """Heading [B] of the picture's middle in its own world: mirroring the world turns east into west."""
         if self.heading_deg is None or self.mirrored is None:
             return self.heading_deg
         return torch.where(self.mirrored, -self.heading_deg, self.heading_deg)

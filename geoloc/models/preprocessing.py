@@ -52,7 +52,7 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
 def prepare_aerial(
     image: Pixels, recipe: ModelRecipe, extent_m: float | None, *, margin_m: float = 0.0
 ) -> Pixels:
-    """Cut the middle of an aerial picture down to the model's field and resize it to its pixels.
+    """Cut the middle of an aerial picture [H, W, 3] down to the model's field and resize it to its pixels.
 
     `extent_m` is the ground covered by the picture's shorter side (None: exactly the model's field), `margin_m`
     keeps that much more ground on every side, for training. Raises `ModelMismatch` when the picture shows less
@@ -76,7 +76,7 @@ def prepare_aerial(
 def prepare_panorama(
     image: Pixels, recipe: ModelRecipe, *, fov_deg: float = 360.0, heading_deg: float | None = None
 ) -> Pixels:
-    """Bring a panorama or a street photo onto the model's canvas, north in the middle when the heading is known.
+    """Bring a panorama or a street photo [H, W, 3] onto the model's canvas, north in the middle of a known heading.
 
     A full sphere (360 degrees, twice as wide as high) is cut to the recipe's elevations; any other picture is
     taken to span them already. A photo of less than 360 degrees fills its share of the columns, the rest stays

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geoloc.losses.contrastive import near_pairs, pair_logits, symmetric_info_nce
+from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
 
 
 def by_hand(logits: list[list[float]], smoothing: float, ignored: set[tuple[int, int]]) -> float:
@@ -33,7 +33,7 @@ def test_info_nce_is_the_formula(smoothing: float, ignored: set[tuple[int, int]]
     mask = torch.zeros(5, 5, dtype=torch.bool)
     for i, j in ignored:
         mask[i, j] = True
-    logits = pair_logits(q, r, 9.0, mask)
+    logits = masked(q @ r.T * 9.0, mask)
     got = symmetric_info_nce(logits, label_smoothing=smoothing, ignored=mask)
     assert got.item() == pytest.approx(by_hand((q @ r.T * 9).tolist(), smoothing, ignored), rel=1e-9)
 
@@ -41,7 +41,7 @@ def test_info_nce_is_the_formula(smoothing: float, ignored: set[tuple[int, int]]
 def test_the_pair_itself_is_never_ignored() -> None:
     eye = torch.eye(3)
     everything = torch.ones(3, 3, dtype=torch.bool)
-    loss = symmetric_info_nce(pair_logits(eye, eye, 5.0, everything), ignored=everything)
+    loss = symmetric_info_nce(masked(eye @ eye.T * 5.0, everything), ignored=everything)
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_gradients() -> None:
     mask[0, 1] = True
 
     def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return symmetric_info_nce(pair_logits(a, b, 2.0, mask), label_smoothing=0.1, ignored=mask)
+        return symmetric_info_nce(masked(a @ b.T * 2.0, mask), label_smoothing=0.1, ignored=mask)
 
     assert torch.autograd.gradcheck(loss, (q, r))
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geoloc.losses.triplet import guidance_loss, hardest_share, soft_margin_triplet
+from geoloc.losses.triplet import guidance_loss, hardest_share, triplet_of_similarity
 
 STN_SCHEDULE = ((1, 1.0), (21, 0.1), (41, 0.05), (61, 0.01))
 
@@ -13,6 +13,10 @@ STN_SCHEDULE = ((1, 1.0), (21, 0.1), (41, 0.05), (61, 0.01))
 def embedded(count: int, seed: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(count, 7, generator=g, dtype=torch.float64), dim=1)
+
+
+def soft_margin_triplet(queries: torch.Tensor, references: torch.Tensor, **options: object) -> torch.Tensor:
+    return triplet_of_similarity(queries @ references.T, **options)  # type: ignore[arg-type]
 
 
 def terms(queries: torch.Tensor, references: torch.Tensor, alpha: float, by_rows: bool) -> list[list[float]]:

@@ -6,8 +6,9 @@ import torch
 
 from geoloc.models.backbones.plain_cnn import PlainCnn, WrappedCnn
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.hashing import LinearHash, code_prefix, pack_codes
+from geoloc.models.hashing import LinearHash, pack_codes
 from geoloc.models.orientation_maps import Pose
+from geoloc.models.preprocessing import input_size
 from geoloc.recipe.recipe import HashHead, ModelRecipe, Recipe
 
 BACKBONES = [
@@ -91,7 +92,6 @@ def test_codes_pack_the_most_significant_bit_first() -> None:
     logits[0, [0, 15]] = 1.0
     packed = pack_codes(logits)
     assert packed.tolist() == [[0b10000000, 0b00000001]]
-    assert code_prefix(packed, 8).tolist() == [[0b10000000]]
 
 
 def test_bits_are_balanced_after_training_statistics() -> None:
@@ -110,7 +110,7 @@ def test_bits_are_balanced_after_training_statistics() -> None:
 def test_the_default_recipe_has_its_stated_size() -> None:
     recipe = Recipe.load("geoloc").model
     model = GeoLocalizer(recipe)
-    height, width = model.expected_size("drone")
+    height, width = input_size(model.recipe, "drone")
     assert height == width == recipe.tile_px
     with torch.inference_mode():
         polar = model.to_polar(torch.rand(1, 3, height, width))

@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geoloc.losses.contrastive import pair_logits, symmetric_info_nce
+from geoloc.losses.contrastive import symmetric_info_nce
 from geoloc.training.all_gather import gather_rows, is_distributed
 
 
@@ -22,7 +22,7 @@ class Towers(nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         left = gather_rows(nn.functional.normalize(self.left(a), dim=1))
         right = gather_rows(nn.functional.normalize(self.right(b), dim=1))
-        return symmetric_info_nce(pair_logits(left, right, self.scale))
+        return symmetric_info_nce(left @ right.T * self.scale)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
