@@ -39,7 +39,7 @@ def prefix_loss(
 
 
 def quantisation_loss(logits: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of tanh of logits float[N, bits] from -1 and +1: 0 where signs lose nothing, 1 at logits 0."""
+    """Mean squared distance of tanh of float[N, bits] from -1 and +1: 0 where signs lose nothing, 1 at logits 0."""
     return F.mse_loss(torch.tanh(logits).abs(), torch.ones_like(logits))
 
 
