@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 
+NOTE_NAME = "dataset.json"  # what an ingest output says of its data set
 VIEWS = ("panorama", "street", "drone")
 _STREET_FOV_DEG = 70.0  # of a phone's main camera, upright or across, about the middle
 RELATIONS = ("positive", "semi_positive")

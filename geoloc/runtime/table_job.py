@@ -1,8 +1,8 @@
-"""The one way a stage makes a table on Ray Data: a unit of work a part, only the missing ones, counts come back.
+"""Tables made on Ray Data: each unit of work makes one part, and only missing parts are made.
 
-The driver plans units (small, JSON-able descriptions); unit k makes part k and nothing else, so a part's bytes
-depend on the plan alone and never on which worker made it, how many there are, or how often the stage was
-killed. A task writes its own part; rows never travel through the driver or the object store.
+The driver plans units (small, JSON-able descriptions). Unit k makes part k and nothing else. The bytes of a part
+depend on the plan alone: not on the worker, the number of workers, or how often the stage was killed. A task
+writes its own part; rows never travel through the driver or the object store.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from geoloc.core.errors import GeolocError, InputError, TooManyBadRows
 from geoloc.core.part_table import Part, TableManifest
 from geoloc.core.progress import track
 from geoloc.runtime.ray_session import ensure_ray
-from geoloc.sources.quarantine import Refused, count_reasons, quarantine_table
+from geoloc.sources.quarantine import RefusedRow, count_reasons, quarantine_table
 
 _COUNTS_KEY = b"geoloc_counts"
 
 
 @dataclass(frozen=True)
-class Made:
-    """What one unit gave: the rows of its part, refused rows, and numbers worth adding up over all parts."""
+class PartResult:
+    """Result of one unit: the rows of its part, its refused rows, and counts to be summed over all parts."""
 
     rows: pa.Table
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRow] = ()
     counts: tuple[tuple[str, int], ...] = ()
 
 
-class Maker(Protocol):
-    """Makes the rows of one unit; a function, or a class that Ray builds once per actor."""
+class PartMaker(Protocol):
+    """Makes the rows of one unit: a function, or an object that Ray builds once per actor."""
 
-    def __call__(self, unit: Any) -> Made:
-        """The rows that this unit stands for."""
+    def __call__(self, unit: Any) -> PartResult:
+        """The rows of the unit."""
         ...
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where makers run: `actors` None means plain tasks, else that many actors of `cpus` and `gpus` each."""
+    """Where part makers run: in plain tasks (`actors` is None), or in that many actors of `cpus` and `gpus` each."""
 
     actors: int | None = None
     cpus: float = 1.0
@@ -74,9 +74,9 @@ def make_parts(
     workers: Workers | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> tuple[list[Part], Counter[str]]:
-    """Make the missing parts of a begun table; all parts and the counts summed over them.
+    """Make the missing parts of a table that `part_table.begin` opened; returns all parts and the summed counts.
 
-    `maker` is a function `unit -> Made`, or, with `workers.actors`, a class that is built with `arguments` in
+    `maker` is a function `unit -> PartResult`, or, with `workers.actors`, a class that is built with `arguments` in
     each actor and called with a unit. Counts of refused rows are named `quarantined/<reason>`. The first
     `GeolocError` of a task ends the stage with that error; the parts that were written stay.
     """
@@ -89,10 +89,10 @@ def make_parts(
         written.append(part)
         totals.update(counts)
     if missing:
-        made = _run(uri, units, sorted(missing), maker, workers or Workers(), arguments)
-        for result in track(made, total=len(missing), what=what, unit="parts"):
+        results = _run(uri, units, sorted(missing), maker, workers or Workers(), arguments)
+        for result in track(results, total=len(missing), what=what, unit="parts"):
             if result["failure"]:
-                raise _revived(result["failure"])
+                raise _decode_error(result["failure"])
             written.append(Part.model_validate_json(result["part"]))
             totals.update(json.loads(result["counts"]))
     return sorted(written, key=lambda part: part.name), totals
@@ -126,7 +126,7 @@ def _run(
 class _PartTask:
     """A plain callable that Ray ships with its maker."""
 
-    def __init__(self, uri: str, maker: Maker) -> None:
+    def __init__(self, uri: str, maker: PartMaker) -> None:
         self.uri = uri
         self.maker = maker
         self.__name__ = getattr(maker, "__name__", type(maker).__name__)
@@ -135,36 +135,38 @@ class _PartTask:
         try:
             part, counts = _write(self.uri, int(row["index"]), self.maker(json.loads(row["unit"])))
         except GeolocError as error:
-            return {"part": "", "counts": "", "failure": _told(error)}
+            return {"part": "", "counts": "", "failure": _encode_error(error)}
         return {"part": part.model_dump_json(), "counts": json.dumps(counts), "failure": ""}
 
 
 class _PartActor(_PartTask):
     """Builds its maker once; a maker that cannot be built fails its units with one sentence, not a stack trace."""
 
-    def __init__(self, uri: str, maker: Callable[..., Maker], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, uri: str, maker: Callable[..., PartMaker], arguments: tuple[Any, ...]) -> None:
         try:
-            built: Maker = maker(*arguments)
+            built: PartMaker = maker(*arguments)
         except GeolocError as error:
-            built = _Failing(error)
+            built = _FailingMaker(error)
         super().__init__(uri, built)
 
 
 @dataclass(frozen=True)
-class _Failing:
+class _FailingMaker:
+    """Raises the error of a maker that could not be built, for every unit."""
+
     error: GeolocError
 
-    def __call__(self, unit: Any) -> Made:
+    def __call__(self, unit: Any) -> PartResult:
         raise self.error
 
 
-def _write(uri: str, index: int, made: Made) -> tuple[Part, dict[str, int]]:
-    reasons = {f"quarantined/{reason}": count for reason, count in count_reasons(made.refused).items()}
-    counts = dict(made.counts) | reasons
-    rows = made.rows.replace_schema_metadata(
-        {**(made.rows.schema.metadata or {}), _COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()}
+def _write(uri: str, index: int, result: PartResult) -> tuple[Part, dict[str, int]]:
+    reasons = {f"quarantined/{reason}": count for reason, count in count_reasons(result.refused).items()}
+    counts = dict(result.counts) | reasons
+    rows = result.rows.replace_schema_metadata(
+        {**(result.rows.schema.metadata or {}), _COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()}
     )
-    refused = quarantine_table(made.refused) if made.refused else None
+    refused = quarantine_table(result.refused) if result.refused else None
     return part_table.write_part(uri, index, rows, refused), counts
 
 
@@ -174,12 +176,12 @@ def _existing(uri: str, index: int) -> tuple[Part, dict[str, int]]:
     return part, counts
 
 
-def _told(error: GeolocError) -> str:
+def _encode_error(error: GeolocError) -> str:
     return json.dumps([type(error).__name__, str(error), getattr(error, "reason", "")])
 
 
-def _revived(failure: str) -> GeolocError:
-    """The error of a task as it was raised there: its kind, sentence and reason."""
+def _decode_error(failure: str) -> GeolocError:
+    """The error of a task with its kind, sentence and reason."""
     kind_name, message, reason = json.loads(failure)
     kind: type[GeolocError] = getattr(errors, kind_name, GeolocError)
     return kind(message, reason=reason) if issubclass(kind, InputError) else kind(message)

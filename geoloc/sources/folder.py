@@ -21,7 +21,7 @@ from geoloc.core.errors import ArtifactError, InputError
 from geoloc.core.images import decode_image
 from geoloc.core.schemas import VIEWS, coordinate_problem
 from geoloc.sources.positions import Row, number, read_columns
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 
 POSITION_FILES = ("photos.csv", "photos.geojson")
 PHOTO_FOLDER = "photos"
@@ -68,7 +68,7 @@ def positions_uri(uri: str) -> str:
     raise ArtifactError(f"{uri!r} holds neither {' nor '.join(POSITION_FILES)}; add one or give its path.")
 
 
-def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Refused]]:
+def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[RefusedRow]]:
     """Accepted and refused rows of a file of positions, in its order; no picture is opened, folders are listed.
 
     Raises `InputError` when the file itself cannot be used (a missing column, no rows, not UTF-8).
@@ -80,7 +80,7 @@ def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Ref
     folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
     names = (photo_name, lat_name, lon_name)
     photos: dict[str, Photo] = {}
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     for line, row in enumerate(columns.rows, start=1):
         key = row.get("id") or row.get("query_id") or row.get(photo_name) or f"row {line}"
         try:
@@ -91,7 +91,7 @@ def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Ref
                 )
             photos[key] = photo
         except InputError as error:
-            refused.append(Refused(key, error.reason, str(error), uri))
+            refused.append(RefusedRow(key, error.reason, str(error), uri))
     return _found(list(photos.values()), folder), refused
 
 
@@ -144,14 +144,14 @@ def _photo(row: Row, key: str, names: tuple[str, str, str], folder: str, default
     )
 
 
-def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[Refused]]:
+def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[RefusedRow]]:
     """Read and check the pictures: rows of the queries table, and those refused, both in order.
 
     Memory: the files' bytes, and one decoded picture at a time. Photos on object stores are fetched by eight
     threads: there the time goes into waiting.
     """
     kept: list[tuple[Photo, bytes]] = []
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     for photo, data in zip(photos, _contents(photos), strict=True):
         try:
             if isinstance(data, InputError):
@@ -159,7 +159,7 @@ def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[Refused]]:
             check_shape(photo.view, photo.fov_deg, *decode_image(data).shape[:2])
             kept.append((photo, data))
         except InputError as error:
-            refused.append(Refused(photo.query_id, error.reason, str(error), photo.uri))
+            refused.append(RefusedRow(photo.query_id, error.reason, str(error), photo.uri))
     return _queries_table(kept), refused
 
 

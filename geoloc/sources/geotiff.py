@@ -24,7 +24,7 @@ from geoloc.sources import grid
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.mosaic import Canvas, render
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheets import Sheet
 
 Numbered = Sequence[Sheet] | Mapping[int, Sheet]
@@ -32,11 +32,11 @@ _DENSE = 0.1  # share of a block's picture that tiles must cover to be worth rea
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutTiles:
     """What cutting tiles gave: rows of the tiles table, refused tiles, and how many were left out as empty."""
 
     rows: pa.Table
-    refused: list[Refused]
+    refused: list[RefusedRow]
     mostly_nodata: int
 
 
@@ -136,7 +136,7 @@ def cut_blocks(
     max_nodata_share: float,
     jpeg_quality: int,
     named: bool,
-) -> Cut:
+) -> CutTiles:
     """Cut all tiles of some blocks; `sheets` are numbered as the blocks number them.
 
     A tile of which more than `max_nodata_share` is hole is left out and counted; where tiles were asked for by
@@ -144,7 +144,7 @@ def cut_blocks(
     `unreadable_imagery`.
     """
     rows: list[dict[str, object]] = []
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     empty = 0
     for block in blocks:
         for piece, canvas in _pictures(block, sheets, spec, refused):
@@ -160,14 +160,14 @@ def cut_blocks(
                     detail = (
                         f"{holes:.0%} of the tile is not covered by imagery (limit {max_nodata_share:.0%})"
                     )
-                    refused.append(Refused(tile.tile_id, "outside_imagery", detail, "imagery"))
+                    refused.append(RefusedRow(tile.tile_id, "outside_imagery", detail, "imagery"))
                 elif holes < 1.0:
                     empty += 1
-    return Cut(_tiles_table(rows), refused, empty)
+    return CutTiles(_tiles_table(rows), refused, empty)
 
 
 def _pictures(
-    block: Block, sheets: Numbered, spec: TileSpec, refused: list[Refused]
+    block: Block, sheets: Numbered, spec: TileSpec, refused: list[RefusedRow]
 ) -> Iterator[tuple[Block, Canvas | None]]:
     """The block's picture; when a sheet cannot be read, that of each tile by itself, to lose no more than needed."""
     chosen = [sheets[number] for number in block.sheets]
@@ -177,7 +177,7 @@ def _pictures(
         yield block, render(block.frame, window, spec.metres_per_pixel, chosen, squares)
     except InputError as error:
         if len(block.tiles) == 1:
-            refused.append(Refused(block.tiles[0].tile_id, error.reason, str(error), "imagery"))
+            refused.append(RefusedRow(block.tiles[0].tile_id, error.reason, str(error), "imagery"))
             return
         for tile in block.tiles:
             yield from _pictures(replace(block, tiles=(tile,)), sheets, spec, refused)

@@ -20,7 +20,7 @@ from geoloc.core import storage
 from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 from geoloc.core.schemas import coordinate_problem
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 
 _DELIMITERS = (",", ";", "\t")
 Row = Mapping[str, str]
@@ -133,7 +133,7 @@ class Centres:
     tile_ids: list[str]
     lat: FloatArray
     lon: FloatArray
-    refused: list[Refused]
+    refused: list[RefusedRow]
 
 
 def read_centres(uri: str) -> Centres:
@@ -143,7 +143,7 @@ def read_centres(uri: str) -> Centres:
         ("tile_id", "id"), ("lat", "latitude"), ("lon", "longitude")
     )
     good: dict[str, tuple[float, float]] = {}
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     for line, row in enumerate(columns.rows, start=1):
         tile_id = row.get(id_name, "")
         try:
@@ -156,7 +156,7 @@ def read_centres(uri: str) -> Centres:
         except InputError as error:
             problem = (error.reason, str(error))
         if problem:
-            refused.append(Refused(tile_id or f"row {line}", *problem, source=uri))
+            refused.append(RefusedRow(tile_id or f"row {line}", *problem, source=uri))
         else:
             assert lat is not None
             assert lon is not None

@@ -12,7 +12,7 @@ from geoloc.core import schemas
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedRow:
     """One refused row: its id, a short reason code, one sentence, and the file it came from."""
 
     key: str
@@ -21,8 +21,8 @@ class Refused:
     source: str
 
 
-def quarantine_table(refused: Sequence[Refused]) -> pa.Table:
-    """Refused rows as a table of the quarantine schema."""
+def quarantine_table(refused: Sequence[RefusedRow]) -> pa.Table:
+    """RefusedRow rows as a table of the quarantine schema."""
     return pa.table(
         {
             "key": [row.key for row in refused],
@@ -34,6 +34,6 @@ def quarantine_table(refused: Sequence[Refused]) -> pa.Table:
     )
 
 
-def count_reasons(refused: Sequence[Refused]) -> dict[str, int]:
+def count_reasons(refused: Sequence[RefusedRow]) -> dict[str, int]:
     """How many rows were refused for each reason."""
     return dict(sorted(Counter(row.reason for row in refused).items()))

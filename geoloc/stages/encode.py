@@ -30,8 +30,8 @@ from geoloc.models.encoder import Encoded, Encoder
 from geoloc.models.store import read_card
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray, gpu_count
-from geoloc.runtime.table_job import Made, Workers
-from geoloc.sources.quarantine import Refused
+from geoloc.runtime.table_job import PartResult, Workers
+from geoloc.sources.quarantine import RefusedRow
 
 _VERSION = 1
 _ACTORS_PER_GPU = 8
@@ -172,11 +172,11 @@ class TileEncoder:
         self._batch_size = batch_size
         self._embeddings = embeddings
 
-    def __call__(self, unit: dict[str, Any]) -> Made:
+    def __call__(self, unit: dict[str, Any]) -> PartResult:
         """The codes of one part of tiles."""
         part = Part.model_validate(unit["part"])
         table = part_table.read_part(unit["tiles"], part, _COLUMNS)
-        refused: list[Refused] = []
+        refused: list[RefusedRow] = []
         kept: list[int] = []
         embeddings: list[Float32Array] = []
         codes: list[npt.NDArray[np.uint8]] = []
@@ -191,14 +191,14 @@ class TileEncoder:
         embedding = np.concatenate(embeddings) if embeddings else np.zeros((0, self._encoder.embedding_dim))
         code = np.concatenate(codes) if codes else np.zeros((0, self._encoder.bits // 8), np.uint8)
         varied = int(len(embedding) > 1 and float(np.ptp(embedding, axis=0).max()) > 1e-4)
-        return Made(
+        return PartResult(
             self._table(table.take(pa.array(kept, pa.int64())), code, embedding),
             refused,
             (("varied", varied),),
         )
 
     def _decoded(
-        self, table: pa.Table, source: str, refused: list[Refused]
+        self, table: pa.Table, source: str, refused: list[RefusedRow]
     ) -> Iterator[tuple[list[int], list[npt.NDArray[np.uint8]], list[float | None]]]:
         """Batches of row numbers, pictures and the ground they show; rows that cannot be decoded are refused."""
         images, ids = table["image"], table["tile_id"]
@@ -214,7 +214,7 @@ class TileEncoder:
                 pictures.append(decode_image(images[row].as_py()))
                 rows.append(row)
             except InputError as error:
-                refused.append(Refused(ids[row].as_py(), error.reason, str(error), source))
+                refused.append(RefusedRow(ids[row].as_py(), error.reason, str(error), source))
             if len(rows) == self._batch_size:
                 yield rows, pictures, extents(rows, pictures)
                 rows, pictures = [], []

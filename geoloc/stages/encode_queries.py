@@ -18,8 +18,8 @@ from geoloc.models.encoder import Encoder
 from geoloc.models.store import read_card
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
-from geoloc.runtime.table_job import Made, Workers
-from geoloc.sources.quarantine import Refused
+from geoloc.runtime.table_job import PartResult, Workers
+from geoloc.sources.quarantine import RefusedRow
 
 _VERSION = 2
 UNIT_ROWS = 128
@@ -77,13 +77,13 @@ class QueryEncoder:
         self._headings = headings
         self._encoder = Encoder.open(model, threads=1)
 
-    def __call__(self, unit: dict[str, Any]) -> Made:
+    def __call__(self, unit: dict[str, Any]) -> PartResult:
         """The rows of one range."""
         table = part_table.read_part(unit["queries"], Part.model_validate(unit["part"]), _COLUMNS)
         table = table.slice(unit["start"], UNIT_ROWS)
         kept: list[int] = []
         photos: list[Photo] = []
-        refused: list[Refused] = []
+        refused: list[RefusedRow] = []
         for number, row in enumerate(table.to_pylist()):
             try:
                 image = decode_image(row["image"])
@@ -92,9 +92,9 @@ class QueryEncoder:
                 )
                 kept.append(number)
             except InputError as error:
-                refused.append(Refused(row["query_id"], error.reason, str(error), unit["queries"]))
+                refused.append(RefusedRow(row["query_id"], error.reason, str(error), unit["queries"]))
         rows = table.take(pa.array(kept, pa.int64())).drop_columns(["image", "fov_deg"])
-        return Made(self._encoded(rows, photos), refused)
+        return PartResult(self._encoded(rows, photos), refused)
 
     def _encoded(self, rows: pa.Table, photos: list[Photo]) -> pa.Table:
         names = ("candidates", "embedding", "code", "columns", "lit")

@@ -26,9 +26,10 @@ from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.images import image_format
 from geoloc.core.part_table import TableManifest
 from geoloc.core.progress import say
+from geoloc.core.schemas import NOTE_NAME
 from geoloc.runtime import table_job
-from geoloc.runtime.table_job import Made
-from geoloc.sources.datasets.webdataset import NOTE_NAME, QUERY_COLUMNS, TILE_COLUMNS
+from geoloc.runtime.table_job import PartResult
+from geoloc.sources.datasets.webdataset import QUERY_COLUMNS, TILE_COLUMNS
 
 _VERSION = 1
 _LIST = "shards"
@@ -152,7 +153,7 @@ def _units(
     return units
 
 
-def write_shards(unit: dict[str, Any]) -> Made:
+def write_shards(unit: dict[str, Any]) -> PartResult:
     """Write the shards of one unit; their names and checksums (runs in a Ray Data task)."""
     root = unit["tables"]
     wanted = unit.get("alone") or [
@@ -176,7 +177,7 @@ def write_shards(unit: dict[str, Any]) -> Made:
         shards.append((shard, len(chosen), len(data), storage.sha256_bytes(data)))
     columns = list(zip(*shards, strict=True)) or [()] * len(_SHARDS)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, _SHARDS, strict=True)]
-    return Made(pa.table(arrays, schema=_SHARDS))
+    return PartResult(pa.table(arrays, schema=_SHARDS))
 
 
 def _rows(root: str, kind: str, indices: Sequence[int], key: str, wanted: set[str] | None) -> dict[str, Row]:

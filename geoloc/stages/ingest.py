@@ -23,16 +23,22 @@ from geoloc.core import part_table, storage
 from geoloc.core.arrays import FloatArray
 from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
 from geoloc.runtime import table_job
-from geoloc.runtime.table_job import Made
+from geoloc.runtime.table_job import PartResult
 from geoloc.sources import folder, geotiff
 from geoloc.sources.folder import Photo
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.positions import read_centres
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheets import Sheet, find_sheets
 from geoloc.stages.ingest_dataset import ingest_dataset
-from geoloc.stages.ingest_settings import IngestConfig, IngestInputs
-from geoloc.stages.ingest_tables import IngestResult, TableCounts, counted, publish
+from geoloc.stages.ingest_settings import (
+    IngestConfig,
+    IngestInputs,
+    IngestResult,
+    TableCounts,
+    publish_table,
+    report_counts,
+)
 
 __all__ = ["IngestConfig", "IngestInputs", "IngestResult", "TableCounts", "make_queries", "make_tiles", "run"]
 
@@ -51,25 +57,27 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
     """
     start = time.monotonic()
     output = storage.absolute(output)
-    made: list[bool] = []
+    fresh: list[bool] = []
     tiles = queries = pairs = None
     tile_m = config.tile_m
     if inputs.dataset:
         result = ingest_dataset(config, inputs, output, overwrite=overwrite)
         if not inputs.photos or not result.tiles:
             return result
-        made.append(not result.reused)
+        fresh.append(not result.reused)
         tiles = result.tiles
         tile_m = float(part_table.read_manifest(tiles.uri).details["tile_m"])
     if inputs.imagery:
-        tiles = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, made)
+        tiles = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, fresh)
     if inputs.photos:
-        queries = _queries(config, inputs.photos, storage.join(output, "queries"), overwrite, made)
+        queries = _queries(config, inputs.photos, storage.join(output, "queries"), overwrite, fresh)
     if tiles and queries:
-        pairs = _pairs(config, tile_m, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, made)
+        pairs = _pairs(
+            config, tile_m, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, fresh
+        )
     return IngestResult(
         output=output,
-        reused=not any(made),
+        reused=not any(fresh),
         seconds=round(time.monotonic() - start, 3),
         tiles=tiles,
         queries=queries,
@@ -78,7 +86,7 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
 
 
 def _tiles(
-    config: IngestConfig, inputs: IngestInputs, uri: str, overwrite: bool, made: list[bool]
+    config: IngestConfig, inputs: IngestInputs, uri: str, overwrite: bool, fresh: list[bool]
 ) -> TableCounts:
     sheets = find_sheets([storage.absolute(one) for one in inputs.imagery or []], config.scale)
     spec = config.spec()
@@ -99,7 +107,7 @@ def _tiles(
         ]
     )
     if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return counted("tiles", uri, done, made, reused=True)
+        return report_counts("tiles", uri, done, fresh, reused=True)
     units = _tile_units(config, inputs.centres, sheets, spec, settings)
     written, totals = table_job.make_parts(uri, units, make_tiles, what="cutting tiles")
     details = {
@@ -109,8 +117,8 @@ def _tiles(
         "mostly_nodata": totals["mostly_nodata"],
         "sheets": len(sheets),
     }
-    manifest = publish("tiles", uri, fingerprint, written, totals, details, config.max_bad_share)
-    return counted("tiles", uri, manifest, made, reused=False)
+    manifest = publish_table("tiles", uri, fingerprint, written, totals, details, config.max_bad_share)
+    return report_counts("tiles", uri, manifest, fresh, reused=False)
 
 
 def _tile_units(
@@ -121,7 +129,7 @@ def _tile_units(
     settings: dict[str, float],
 ) -> list[dict[str, Any]]:
     """What tasks need to know, part by part: tiles to cut, the sheets that they may show, rows already refused."""
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     if centres_uri:
         centres = read_centres(centres_uri)
         refused = centres.refused
@@ -143,7 +151,7 @@ def _tile_units(
     ]
 
 
-def make_tiles(unit: dict[str, Any]) -> Made:
+def make_tiles(unit: dict[str, Any]) -> PartResult:
     """Cut the tiles of one part (runs in a Ray Data task)."""
     sheets = {
         int(number): Sheet(**{**sheet, "to_world": tuple(sheet["to_world"]), "bands": tuple(sheet["bands"])})
@@ -161,12 +169,12 @@ def make_tiles(unit: dict[str, Any]) -> Made:
     cut = geotiff.cut_blocks(
         planned, sheets, TileSpec(**unit["spec"]), named=unit["named"], **unit["settings"]
     )
-    refused = [*(Refused(**row) for row in unit["refused"]), *cut.refused]
-    return Made(cut.rows, refused, (("mostly_nodata", cut.mostly_nodata),))
+    refused = [*(RefusedRow(**row) for row in unit["refused"]), *cut.refused]
+    return PartResult(cut.rows, refused, (("mostly_nodata", cut.mostly_nodata),))
 
 
 def _queries(
-    config: IngestConfig, photos_uri: str, uri: str, overwrite: bool, made: list[bool]
+    config: IngestConfig, photos_uri: str, uri: str, overwrite: bool, fresh: list[bool]
 ) -> TableCounts:
     positions = folder.positions_uri(storage.absolute(photos_uri))
     photos, refused = folder.read_photos(positions, config.views())
@@ -181,7 +189,7 @@ def _queries(
         ]
     )
     if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return counted("queries", uri, done, made, reused=True)
+        return report_counts("queries", uri, done, fresh, reused=True)
     bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
     groups = table_job.split(
         photos,
@@ -196,14 +204,14 @@ def _queries(
         for index, group in enumerate(groups or [[]])
     ]
     written, totals = table_job.make_parts(uri, units, make_queries, what="checking photos")
-    manifest = publish("queries", uri, fingerprint, written, totals, {}, config.max_bad_share)
-    return counted("queries", uri, manifest, made, reused=False)
+    manifest = publish_table("queries", uri, fingerprint, written, totals, {}, config.max_bad_share)
+    return report_counts("queries", uri, manifest, fresh, reused=False)
 
 
-def make_queries(unit: dict[str, Any]) -> Made:
+def make_queries(unit: dict[str, Any]) -> PartResult:
     """Read and check the photos of one part (runs in a Ray Data task)."""
     rows, bad = folder.load_photos([Photo(**photo) for photo in unit["photos"]])
-    return Made(rows, [*(Refused(**row) for row in unit["refused"]), *bad])
+    return PartResult(rows, [*(RefusedRow(**row) for row in unit["refused"]), *bad])
 
 
 def _pairs(
@@ -213,14 +221,14 @@ def _pairs(
     queries_uri: str,
     uri: str,
     overwrite: bool,
-    made: list[bool],
+    fresh: list[bool],
 ) -> TableCounts:
     tiles, queries = part_table.read_manifest(tiles_uri), part_table.read_manifest(queries_uri)
     fingerprint = fingerprint_of(
         ["pairs", _VERSION, config.positive_radius_m, tile_m, [*tiles.checksums, *queries.checksums]]
     )
     if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return counted("pairs", uri, done, made, reused=True)
+        return report_counts("pairs", uri, done, fresh, reused=True)
     # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
     from geoloc.sources.pairing import Pairer
 
@@ -238,8 +246,8 @@ def _pairs(
             part_table.write_part(uri, index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
         )
     details = {"positive_radius_m": config.positive_radius_m}
-    manifest = publish("pairs", uri, fingerprint, written, Counter(), details, 1.0)
-    return counted("pairs", uri, manifest, made, reused=False)
+    manifest = publish_table("pairs", uri, fingerprint, written, Counter(), details, 1.0)
+    return report_counts("pairs", uri, manifest, fresh, reused=False)
 
 
 def _degrees(table: pa.Table) -> tuple[FloatArray, FloatArray]:

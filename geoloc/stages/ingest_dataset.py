@@ -20,15 +20,21 @@ import pyarrow as pa
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.progress import say
+from geoloc.core.schemas import NOTE_NAME
 from geoloc.runtime import table_job
-from geoloc.runtime.table_job import Made
+from geoloc.runtime.table_job import PartResult
 from geoloc.sources.datasets import loading, registry
 from geoloc.sources.datasets.rows import Pair, Plan, Query, Tile
-from geoloc.sources.quarantine import Refused
-from geoloc.stages.ingest_settings import IngestConfig, IngestInputs
-from geoloc.stages.ingest_tables import IngestResult, TableCounts, counted, publish
+from geoloc.sources.quarantine import RefusedRow
+from geoloc.stages.ingest_settings import (
+    IngestConfig,
+    IngestInputs,
+    IngestResult,
+    TableCounts,
+    publish_table,
+    report_counts,
+)
 
-NOTE_NAME = "dataset.json"
 _VERSION = 1  # of what the stage makes of the same files
 _PART_BYTES = 64 * 2**20
 _CLOUD_BYTES = 2**20  # points of one tile, about
@@ -61,7 +67,7 @@ def ingest_dataset(
     _write_note(plan, [table for table in (tiles, queries, pairs) if table], storage.join(output, NOTE_NAME))
     return IngestResult(
         output=output,
-        reused=not any(work.made),
+        reused=not any(work.fresh),
         seconds=round(time.monotonic() - start, 3),
         tiles=tiles,
         queries=queries,
@@ -71,7 +77,7 @@ def ingest_dataset(
 
 @dataclass
 class _Work:
-    """One run over a plan: what every table of it depends on, and whether anything was made."""
+    """One run over a plan: what every table of it depends on, and whether this run made each table."""
 
     config: IngestConfig
     plan: Plan
@@ -79,10 +85,10 @@ class _Work:
     overwrite: bool
     source: list[object]
     root: str
-    made: list[bool] = field(default_factory=list)
+    fresh: list[bool] = field(default_factory=list)
 
     def pictures(
-        self, kind: str, rows: Sequence[Tile] | Sequence[Query], refused: Sequence[Refused]
+        self, kind: str, rows: Sequence[Tile] | Sequence[Query], refused: Sequence[RefusedRow]
     ) -> TableCounts:
         """Make the table of tiles or of queries."""
         config, uri = self.config, storage.join(self.output, kind)
@@ -95,7 +101,7 @@ class _Work:
         settings = [kind, config.rows_per_part, size_px, config.jpeg_quality]
         fingerprint = fingerprint_of([*self.source, settings, storage.sha256_bytes(text.encode())])
         if done := part_table.begin(uri, fingerprint, overwrite=self.overwrite):
-            return counted(kind, uri, done, self.made, reused=True)
+            return report_counts(kind, uri, done, self.fresh, reused=True)
         storage.delete(storage.join(self.output, NOTE_NAME))  # what it says of the old tables is over
         limit = config.rows_per_part
         groups = table_job.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
@@ -108,7 +114,7 @@ class _Work:
             }
             for index, group in enumerate(groups)
         ]
-        maker: Callable[[Any], Made] = make_tiles if kind == "tiles" else make_queries
+        maker: Callable[[Any], PartResult] = make_tiles if kind == "tiles" else make_queries
         written, totals = table_job.make_parts(uri, units, maker, what=f"reading {kind} of {self.plan.name}")
         details: dict[str, Any] = {"dataset": self.plan.name, "split": self.plan.split}
         sides = [
@@ -118,8 +124,8 @@ class _Work:
         ]
         if sides:
             details["tile_m"] = statistics.median(sides)
-        manifest = publish(kind, uri, fingerprint, written, totals, details, config.max_bad_share)
-        return counted(kind, uri, manifest, self.made, reused=False)
+        manifest = publish_table(kind, uri, fingerprint, written, totals, details, config.max_bad_share)
+        return report_counts(kind, uri, manifest, self.fresh, reused=False)
 
     def pairs(self, tiles_uri: str, queries_uri: str) -> TableCounts:
         """Make the table of pairs: the plan's, without those that lost their tile or their query."""
@@ -129,7 +135,7 @@ class _Work:
         stored = [checksum for manifest in manifests for checksum in manifest.checksums]
         fingerprint = fingerprint_of(["pairs", _VERSION, text, stored])
         if done := part_table.begin(uri, fingerprint, overwrite=self.overwrite):
-            return counted("pairs", uri, done, self.made, reused=True)
+            return report_counts("pairs", uri, done, self.fresh, reused=True)
         tile_ids = set(part_table.read(tiles_uri, columns=["tile_id"])["tile_id"].to_pylist())
         query_ids = set(part_table.read(queries_uri, columns=["query_id"])["query_id"].to_pylist())
         kept = [pair for pair in plan.pairs if pair.tile_id in tile_ids and pair.query_id in query_ids]
@@ -139,19 +145,21 @@ class _Work:
             for index, start in enumerate(starts)
         ]
         details = {"dataset": plan.name, "split": plan.split, "left_out": len(plan.pairs) - len(kept)}
-        manifest = publish("pairs", uri, fingerprint, written, Counter(), details, 1.0)
-        return counted("pairs", uri, manifest, self.made, reused=False)
+        manifest = publish_table("pairs", uri, fingerprint, written, Counter(), details, 1.0)
+        return report_counts("pairs", uri, manifest, self.fresh, reused=False)
 
 
 def _without_duplicates(
     rows: Sequence[Tile] | Sequence[Query], name: str
-) -> tuple[list[Tile | Query], list[Refused]]:
+) -> tuple[list[Tile | Query], list[RefusedRow]]:
     kept: dict[str, Tile | Query] = {}
     twice = []
     for row in rows:
         key = row.tile_id if isinstance(row, Tile) else row.query_id
         if key in kept:
-            twice.append(Refused(key, "duplicate_id", f"{name} lists {key!r} twice; the first is kept", name))
+            twice.append(
+                RefusedRow(key, "duplicate_id", f"{name} lists {key!r} twice; the first is kept", name)
+            )
         kept.setdefault(key, row)
     return list(kept.values()), twice
 
@@ -161,18 +169,18 @@ def _weight(row: dict[str, Any], bytes_per_row: float) -> int:
     return max(1, round(size / bytes_per_row))
 
 
-def make_tiles(unit: dict[str, Any]) -> Made:
+def make_tiles(unit: dict[str, Any]) -> PartResult:
     """Read and check the tiles of one part (runs in a Ray Data task)."""
     rows = [Tile.of(row) for row in unit["rows"]]
     table, bad = loading.load_tiles(rows, tile_px=unit["px"], jpeg_quality=unit["quality"])
-    return Made(table, [*(Refused(**row) for row in unit["refused"]), *bad])
+    return PartResult(table, [*(RefusedRow(**row) for row in unit["refused"]), *bad])
 
 
-def make_queries(unit: dict[str, Any]) -> Made:
+def make_queries(unit: dict[str, Any]) -> PartResult:
     """Read and check the photos of one part (runs in a Ray Data task)."""
     rows = [Query.of(row) for row in unit["rows"]]
     table, bad = loading.load_queries(rows, max_px=unit["px"], jpeg_quality=unit["quality"])
-    return Made(table, [*(Refused(**row) for row in unit["refused"]), *bad])
+    return PartResult(table, [*(RefusedRow(**row) for row in unit["refused"]), *bad])
 
 
 def _pairs_table(pairs: Sequence[Pair]) -> pa.Table:
@@ -181,9 +189,9 @@ def _pairs_table(pairs: Sequence[Pair]) -> pa.Table:
     return pa.table(arrays, schema=schemas.PAIRS)
 
 
-def _write_note(plan: Plan, made: Sequence[TableCounts], uri: str) -> None:
-    kinds = [table.uri.rpartition("/")[2] for table in made]
-    manifests = [part_table.read_manifest(table.uri) for table in made]
+def _write_note(plan: Plan, tables: Sequence[TableCounts], uri: str) -> None:
+    kinds = [table.uri.rpartition("/")[2] for table in tables]
+    manifests = [part_table.read_manifest(table.uri) for table in tables]
     findings = list(plan.findings)
     for kind, manifest in zip(kinds, manifests, strict=True):
         for reason, count in manifest.quarantined.items():

@@ -1,13 +1,19 @@
-"""What ingest is told: how imagery is cut and photos are taken, and where they or a data set are."""
+"""Settings, inputs and results of ingest, and the publication of its tables."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from geoloc.core.errors import ConfigError
+from geoloc.core import part_table
+from geoloc.core.errors import ConfigError, InputError
+from geoloc.core.part_table import TableManifest
+from geoloc.core.progress import say
 from geoloc.core.schemas import usual_fov_deg
+from geoloc.runtime import table_job
 from geoloc.sources.folder import ViewDefaults
 from geoloc.sources.grid import TileSpec
 
@@ -138,3 +144,68 @@ class IngestInputs(BaseModel):
         if self.centres and not self.imagery:
             raise ConfigError("centres say where to cut tiles, but there is no imagery to cut; give imagery.")
         return self
+
+
+class TableCounts(BaseModel):
+    """Rows of one table, what was refused by reason, and what was left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uri: str
+    rows: int
+    quarantined: dict[str, int]
+    mostly_nodata: int = 0
+
+
+class IngestResult(BaseModel):
+    """Result of ingest: a table for each kind of input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    reused: bool
+    seconds: float
+    tiles: TableCounts | None
+    queries: TableCounts | None
+    pairs: TableCounts | None
+
+
+def publish_table(
+    kind: str,
+    uri: str,
+    mark: str,
+    written: Sequence[part_table.Part],
+    totals: Counter[str],
+    details: dict[str, Any],
+    max_bad_share: float,
+) -> TableManifest:
+    """Publish a table.
+
+    Raises `TooManyBadRows` when more than `max_bad_share` of its rows were refused, `InputError` for no tile.
+    """
+    refused = table_job.quarantined(totals)
+    rows = sum(part.rows for part in written)
+    table_job.check_bad_share(kind, uri, rows, refused, max_bad_share)
+    if not rows and kind == "tiles" and "max_nodata_share" in details:
+        raise InputError(
+            f"The imagery gives no tile: {totals['mostly_nodata']:,} places have more than "
+            f"{details['max_nodata_share']:.0%} holes; use a smaller tile_m or a larger max_nodata_share.",
+            reason="no_tiles",
+        )
+    return part_table.publish(
+        uri, kind=kind, fingerprint=mark, parts=written, quarantined=refused, details=details
+    )
+
+
+def report_counts(
+    kind: str, uri: str, manifest: TableManifest, fresh: list[bool], *, reused: bool
+) -> TableCounts:
+    """Print and return the counts of a published table; appends to `fresh` whether this run made it."""
+    fresh.append(not reused)
+    say(table_job.summary(kind, manifest) + (" (reused)" if reused else ""))
+    return TableCounts(
+        uri=uri,
+        rows=manifest.rows,
+        quarantined=manifest.quarantined,
+        mostly_nodata=int(manifest.details.get("mostly_nodata", 0)),
+    )

@@ -22,8 +22,8 @@ from geoloc.localization.localizer import MIN_CONFIDENCE, Localizer, region_arou
 from geoloc.localization.query_photos import HEADINGS, Photo, photo
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
-from geoloc.runtime.table_job import Made, Workers
-from geoloc.sources.quarantine import Refused
+from geoloc.runtime.table_job import PartResult, Workers
+from geoloc.sources.quarantine import RefusedRow
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 
 _VERSION = 2
@@ -190,19 +190,19 @@ class PhotoLocalizer:
         self._config = LocalizeConfig.model_validate(config)
         self._localizer = Localizer.open(index, snapshot_id, threads=1, headings=self._config.headings)
 
-    def __call__(self, unit: list[dict[str, Any]]) -> Made:
+    def __call__(self, unit: list[dict[str, Any]]) -> PartResult:
         """The fixes of one group."""
         config = self._config
         ids: list[str] = []
         photos: list[Photo] = []
-        refused: list[Refused] = []
+        refused: list[RefusedRow] = []
         for entry in (PhotoEntry.model_validate(one) for one in unit):
             try:
                 photos.append(self._photo(entry))
                 ids.append(entry.query_id)
             except (InputError, ArtifactError) as error:
                 reason = error.reason if isinstance(error, InputError) else "missing_file"
-                refused.append(Refused(entry.query_id, reason, str(error), entry.uri))
+                refused.append(RefusedRow(entry.query_id, reason, str(error), entry.uri))
         fixes = self._localizer.localize_batch(
             photos,
             near=config.near,
@@ -217,7 +217,7 @@ class PhotoLocalizer:
         for fix in fixes:
             name = f"outcome/{fix.reason or 'located'}"
             outcomes[name] = outcomes.get(name, 0) + 1
-        return Made(schemas.with_geometry(table), refused, tuple(outcomes.items()))
+        return PartResult(schemas.with_geometry(table), refused, tuple(outcomes.items()))
 
     def _photo(self, entry: PhotoEntry) -> Photo:
         config = self._config

@@ -24,14 +24,14 @@ from tests.sources.sheet_files import painted, sheet_around, smooth, write_sheet
 SPEC = TileSpec(tile_m=32.0, tile_px=64, stride_m=16.0)
 
 
-def pixels(cut: geotiff.Cut) -> dict[str, np.ndarray]:
+def pixels(cut: geotiff.CutTiles) -> dict[str, np.ndarray]:
     return {
         row["tile_id"]: np.asarray(Image.open(io.BytesIO(row["image"]))).astype(float)
         for row in cut.rows.to_pylist()
     }
 
 
-def cut_all(paths: list[str], spec: TileSpec = SPEC, *, max_nodata_share: float = 0.5) -> geotiff.Cut:
+def cut_all(paths: list[str], spec: TileSpec = SPEC, *, max_nodata_share: float = 0.5) -> geotiff.CutTiles:
     sheets = find_sheets(paths)
     blocks = geotiff.plan_grid(sheets, spec)
     return geotiff.cut_blocks(

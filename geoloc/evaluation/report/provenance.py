@@ -14,8 +14,8 @@ import yaml
 import geoloc
 from geoloc.core import part_table, storage
 from geoloc.core.errors import CorruptArtifact
+from geoloc.core.schemas import NOTE_NAME
 
-NOTE_NAME = "dataset.json"
 _PACKAGES = ("numpy", "torch", "faiss-cpu", "pyarrow", "ray", "numba")
 
 

@@ -151,38 +151,40 @@ def plan(request: Request) -> Plan:
     uri = files.first_there(f"{_MAT} of CVACT", mats, LAYOUT)
     bases = [files.below(request.root, inner) for inner in (folder, f"CVACT/{folder}", "")]
     rows = read_annotation(uri, split)
-    made = Plan("cvact", split, _PROTOCOLS[split], annotations=[uri])
-    made.published = {"tiles": _PUBLISHED[split], "queries": _PUBLISHED[split]}
-    made.counts = {"tiles": len(rows.ids), "queries": len(rows.ids)}
+    result = Plan("cvact", split, _PROTOCOLS[split], annotations=[uri])
+    result.published = {"tiles": _PUBLISHED[split], "queries": _PUBLISHED[split]}
+    result.counts = {"tiles": len(rows.ids), "queries": len(rows.ids)}
     tiles = Pictures(*(files.below(base, "satview_polish") for base in bases))
     photos = Pictures(*(files.below(base, "streetview") for base in bases))
     for what, found in (("satellite tile", tiles), ("panorama", photos)):
         if not len(found):
             raise files.missing(f"every {what} of CVACT's {split} split", found.folders, LAYOUT)
     for key, lat, lon in zip(rows.ids, rows.lat.tolist(), rows.lon.tolist(), strict=True):
-        _add_row(made, key, lat, lon, tiles, photos)
-    absent = len(made.refused_tiles), len(made.refused_queries)
+        _add_row(result, key, lat, lon, tiles, photos)
+    absent = len(result.refused_tiles), len(result.refused_queries)
     if any(absent):
-        made.findings.append(
+        result.findings.append(
             f"cvact {split}: {absent[0]:,} tiles and {absent[1]:,} panoramas that ACT_data.mat lists are not there."
         )
-    made.compare_counts()
-    return made
+    result.compare_counts()
+    return result
 
 
-def _add_row(made: Plan, key: str, lat: float, lon: float, tiles: Pictures, photos: Pictures) -> None:
+def _add_row(result: Plan, key: str, lat: float, lon: float, tiles: Pictures, photos: Pictures) -> None:
     tile_name, photo_name = f"{key}_satView_polish.jpg", f"{key}_grdView.jpg"
     tile, photo = tiles.find(tile_name), photos.find(photo_name)
     if tile is None:
-        made.refused_tiles.append(tiles.absent(key, tile_name))
+        result.refused_tiles.append(tiles.absent(key, tile_name))
     else:
-        made.tiles.append(Tile(key, tile, map_metres_per_pixel(lat, _ZOOM), "cvact", _TILE_PX, lat, lon, key))
+        result.tiles.append(
+            Tile(key, tile, map_metres_per_pixel(lat, _ZOOM), "cvact", _TILE_PX, lat, lon, key)
+        )
     if photo is None:
-        made.refused_queries.append(photos.absent(key, photo_name))
+        result.refused_queries.append(photos.absent(key, photo_name))
     else:
-        made.queries.append(Query(key, photo, "panorama", 360.0, 0.0, lat, lon, key))
+        result.queries.append(Query(key, photo, "panorama", 360.0, 0.0, lat, lon, key))
     # The tile is cut around the panorama: they share their position.
-    made.pairs.append(Pair(key, key, east_m=0.0, north_m=0.0))
+    result.pairs.append(Pair(key, key, east_m=0.0, north_m=0.0))
 
 
 DATASET = register(DataSet("cvact", tuple(_PUBLISHED), LAYOUT, plan))

@@ -48,15 +48,15 @@ def plan(request: Request) -> Plan:
     wanted = [files.below(root, "splits", f"{request.split}-19zl.csv") for root in roots]
     uri = files.first_there(f"the {request.split} split of CVUSA", wanted, LAYOUT)
     root = uri.rsplit("/", 2)[0]
-    made = Plan("cvusa", request.split, "cvusa" if request.split == "val" else None, annotations=[uri])
-    made.published = {"tiles": _PUBLISHED[request.split], "queries": _PUBLISHED[request.split]}
-    places = _places(root, made)
+    result = Plan("cvusa", request.split, "cvusa" if request.split == "val" else None, annotations=[uri])
+    result.published = {"tiles": _PUBLISHED[request.split], "queries": _PUBLISHED[request.split]}
+    places = _places(root, result)
     rows = [_row(uri, line, places) for line in files.read_lines(uri)]
-    made.counts = {"tiles": len(rows), "queries": len(rows)}
-    _add_pictures(made, rows, root)
-    made.pairs = _pairs(rows)
-    made.compare_counts()
-    return made
+    result.counts = {"tiles": len(rows), "queries": len(rows)}
+    _add_pictures(result, rows, root)
+    result.pairs = _pairs(rows)
+    result.compare_counts()
+    return result
 
 
 def _row(uri: str, line: Line, places: list[tuple[float, float, float, float]]) -> _Row:
@@ -83,16 +83,16 @@ def _listing(root: str, names: Sequence[str], what: str) -> dict[str, Pictures]:
     return found
 
 
-def _places(root: str, made: Plan) -> list[tuple[float, float, float, float]]:
+def _places(root: str, result: Plan) -> list[tuple[float, float, float, float]]:
     """(aerial lat, lon, panorama lat, lon) by line of all.csv; empty where the file is not there."""
     uri = files.below(root, "split_locations", "all.csv")
     if not storage.exists(uri):
-        made.findings.append(
-            f"cvusa {made.split}: {uri!r} is not there, so rows have no coordinates and tiles a nominal resolution; "
+        result.findings.append(
+            f"cvusa {result.split}: {uri!r} is not there, so rows have no coordinates and tiles a nominal resolution; "
             "retrieval works, locating does not."
         )
         return []
-    made.annotations.append(uri)
+    result.annotations.append(uri)
     wanted = "sat_lat,sat_lon,ground_lat,ground_lon and maybe more"
     places = []
     for line in files.read_lines(uri):
@@ -104,22 +104,22 @@ def _places(root: str, made: Plan) -> list[tuple[float, float, float, float]]:
     return places
 
 
-def _add_pictures(made: Plan, rows: Sequence[_Row], root: str) -> None:
+def _add_pictures(result: Plan, rows: Sequence[_Row], root: str) -> None:
     tiles = _listing(root, [row.aerial for row in rows], "aerial tile")
     photos = _listing(root, [row.panorama for row in rows], "panorama")
     for row in rows:
         lat, lon, photo_lat, photo_lon = row.place or (None,) * 4
         folder, _, name = row.aerial.rpartition("/")
         if (tile := tiles[folder].find(name)) is None:
-            made.refused_tiles.append(tiles[folder].absent(row.tile_id, name))
+            result.refused_tiles.append(tiles[folder].absent(row.tile_id, name))
         else:
             scale = map_metres_per_pixel(_USUAL_LAT if lat is None else lat, _ZOOM)
-            made.tiles.append(Tile(row.tile_id, tile, scale, "cvusa", _TILE_PX, lat, lon, row.tile_id))
+            result.tiles.append(Tile(row.tile_id, tile, scale, "cvusa", _TILE_PX, lat, lon, row.tile_id))
         folder, _, name = row.panorama.rpartition("/")
         if (photo := photos[folder].find(name)) is None:
-            made.refused_queries.append(photos[folder].absent(row.query_id, name))
+            result.refused_queries.append(photos[folder].absent(row.query_id, name))
         else:
-            made.queries.append(
+            result.queries.append(
                 Query(row.query_id, photo, "panorama", 360.0, 0.0, photo_lat, photo_lon, row.tile_id)
             )
 

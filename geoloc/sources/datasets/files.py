@@ -10,7 +10,7 @@ from typing import NamedTuple
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact, InputError
 from geoloc.sources.datasets.rows import Picture
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -140,8 +140,8 @@ class Pictures:
         """The picture of that name, or of that name with another ending."""
         return self._by_name.get(name) or self._by_stem.get(stem(name))
 
-    def absent(self, key: str, name: str) -> Refused:
+    def absent(self, key: str, name: str) -> RefusedRow:
         """The quarantine row of a picture that the annotation names and no folder holds."""
-        return Refused(
+        return RefusedRow(
             key, "missing_file", f"the picture {name!r} is not in {self.folders[0]!r}", self.folders[0]
         )

@@ -23,14 +23,14 @@ from geoloc.sources.datasets.cloud import tile_points
 from geoloc.sources.datasets.rows import Picture, Query, Tile
 from geoloc.sources.folder import check_shape
 from geoloc.sources.jpeg import encode_jpeg
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 
 Row = TypeVar("Row", Tile, Query)
 
 
 def load_tiles(
     rows: Sequence[Tile], *, tile_px: int | None = None, jpeg_quality: int = 92
-) -> tuple[pa.Table, list[Refused]]:
+) -> tuple[pa.Table, list[RefusedRow]]:
     """Rows of the tiles table and refused rows, both in order.
 
     Bytes are stored unchanged, or with `tile_px` resized to that many pixels a side (square pictures only).
@@ -64,7 +64,7 @@ def load_tiles(
 
 def load_queries(
     rows: Sequence[Query], *, max_px: int | None = None, jpeg_quality: int = 92
-) -> tuple[pa.Table, list[Refused]]:
+) -> tuple[pa.Table, list[RefusedRow]]:
     """Rows of the queries table and refused rows, both in order.
 
     Bytes are stored unchanged, or where the longer side passes `max_px` scaled down to it.
@@ -95,16 +95,16 @@ def _load(
     rows: Sequence[Row],
     load: Callable[[Row, bytes], dict[str, object]],
     key: Callable[[Row], str],
-) -> tuple[list[dict[str, object]], list[Refused]]:
+) -> tuple[list[dict[str, object]], list[RefusedRow]]:
     kept: list[dict[str, object]] = []
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     for row, data in zip(rows, _contents([row.picture for row in rows]), strict=True):
         try:
             if isinstance(data, InputError):
                 raise data
             kept.append(load(row, data))
         except InputError as error:
-            refused.append(Refused(key(row), error.reason, str(error), row.picture.uri))
+            refused.append(RefusedRow(key(row), error.reason, str(error), row.picture.uri))
     return kept, refused
 
 

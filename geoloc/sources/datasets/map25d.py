@@ -83,16 +83,16 @@ def read_area(root: str, area: str) -> Area:
     lines, tiles = files.read_lines(uri), files.read_lines(set_uri)
     _same_length(set_uri, tiles, uri, lines, _ROW_SET)
     places = [_place(uri, line, set_uri, tile) for line, tile in zip(lines, tiles, strict=True)]
-    made = Area(area, places, [uri, set_uri], [])
+    result = Area(area, places, [uri, set_uri], [])
     xy_uri = f"{folder}/{area}_xy.csv"
     if storage.exists(xy_uri):
-        _add_metres(made, xy_uri)
+        _add_metres(result, xy_uri)
     if storage.exists(f"{folder}/{area}.pickle"):
-        made.findings.append(
+        result.findings.append(
             f"map25d {area}: {area}.pickle is there and was not read, because a pickle can run code; positions come "
             "from the csv files."
         )
-    return made
+    return result
 
 
 def _same_length(uri: str, lines: list[Line], other: str, others: list[Line], wanted: str) -> None:
@@ -158,10 +158,10 @@ def plan(request: Request) -> Plan:
     """Rows of an area; `ArtifactError` or `InputError` when the data set is not as it should be."""
     area = read_area(request.root, request.split)
     protocol = None if request.split in _TRAINING else "map25d-single-image"
-    made = Plan("map25d", request.split, protocol, annotations=area.annotations, findings=area.findings)
-    made.published = {"tiles": AREAS[request.split], "queries": AREAS[request.split]}
-    made.counts = {"tiles": len({(p.city, p.tile) for p in area.places}), "queries": len(area.places)}
-    clouds = _Clouds(request.root, area, made)
+    result = Plan("map25d", request.split, protocol, annotations=area.annotations, findings=area.findings)
+    result.published = {"tiles": AREAS[request.split], "queries": AREAS[request.split]}
+    result.counts = {"tiles": len({(p.city, p.tile) for p in area.places}), "queries": len(area.places)}
+    clouds = _Clouds(request.root, area, result)
     pictures = {city: _city_pictures(request.root, city) for city in sorted({p.city for p in area.places})}
     known: set[str] = set()
     for place in area.places:
@@ -169,16 +169,16 @@ def plan(request: Request) -> Plan:
         tiles, photos = pictures[place.city]
         if tile_id not in known:
             known.add(tile_id)
-            _add_tile(made, tile_id, place, tiles, clouds.place(place))
+            _add_tile(result, tile_id, place, tiles, clouds.place(place))
         if (photo := photos.find(f"{place.panoid}.jpg")) is None:
-            made.refused_queries.append(photos.absent(place.panoid, f"{place.panoid}.jpg"))
+            result.refused_queries.append(photos.absent(place.panoid, f"{place.panoid}.jpg"))
         else:
-            made.queries.append(
+            result.queries.append(
                 Query(place.panoid, photo, "panorama", 360.0, place.heading_deg, place.lat, place.lon)
             )
-        made.pairs.append(Pair(place.panoid, tile_id, east_m=0.0, north_m=0.0))
-    made.compare_counts()
-    return made
+        result.pairs.append(Pair(place.panoid, tile_id, east_m=0.0, north_m=0.0))
+    result.compare_counts()
+    return result
 
 
 def _city_pictures(root: str, city: str) -> tuple[Pictures, Pictures]:
@@ -190,13 +190,13 @@ def _city_pictures(root: str, city: str) -> tuple[Pictures, Pictures]:
     return tiles, photos
 
 
-def _add_tile(made: Plan, tile_id: str, place: Place, tiles: Pictures, cloud: CloudPlace | None) -> None:
+def _add_tile(result: Plan, tile_id: str, place: Place, tiles: Pictures, cloud: CloudPlace | None) -> None:
     name = f"{place.tile:05d}.png"
     picture = tiles.find(name)
     if picture is None:
-        made.refused_tiles.append(tiles.absent(tile_id, name))
+        result.refused_tiles.append(tiles.absent(tile_id, name))
         return
-    made.tiles.append(
+    result.tiles.append(
         Tile(
             tile_id,
             picture,
@@ -214,7 +214,7 @@ def _add_tile(made: Plan, tile_id: str, place: Place, tiles: Pictures, cloud: Cl
 class _Clouds:
     """Where the points of an area's tiles are, as far as they are there; findings say what is missing."""
 
-    def __init__(self, root: str, area: Area, made: Plan) -> None:
+    def __init__(self, root: str, area: Area, result: Plan) -> None:
         self._root, self._area = root, area
         self._clouds = {city: self._cloud(city) for city in sorted({p.city for p in area.places})}
         names = dict.fromkeys((area.name, *area.name.split("_")))
@@ -226,13 +226,13 @@ class _Clouds:
         }
         without = [city for city, found in self._clouds.items() if not found]
         if without:
-            made.findings.append(
+            result.findings.append(
                 f"map25d {area.name}: {', '.join(without)} has no cloud ({without[0]}U.npy with {without[0]}U.csv in "
                 f"{files.below(root, without[0])!r}), so its tiles have no points."
             )
         absent = sum(f"{p.panoid}.npy" not in self._indices for p in area.places if self._clouds[p.city])
         if absent:
-            made.findings.append(
+            result.findings.append(
                 f"map25d {area.name}: {absent:,} panoramas have no index array in {folders[0]!r}; their points are "
                 "those within 114 m to each side."
             )

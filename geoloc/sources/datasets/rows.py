@@ -17,7 +17,7 @@ from geoloc.core import schemas, storage
 from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import ConfigError
 from geoloc.core.geodesy import distance_m, heading_deg
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Plan:
     tiles: list[Tile] = field(default_factory=list)
     queries: list[Query] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-    refused_tiles: list[Refused] = field(default_factory=list)
-    refused_queries: list[Refused] = field(default_factory=list)
+    refused_tiles: list[RefusedRow] = field(default_factory=list)
+    refused_queries: list[RefusedRow] = field(default_factory=list)
     annotations: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     published: dict[str, int] = field(default_factory=dict)

@@ -88,11 +88,11 @@ def plan(request: Request) -> Plan:
     split = SPLITS[request.split]
     roots = [files.below(request.root, inner) for inner in _ROOTS]
     protocol = None if split.protocol is None else f"university1652-{split.protocol or request.split}"
-    made = Plan("university1652", request.split, protocol)
+    result = Plan("university1652", request.split, protocol)
     if split.published:
-        made.published = dict(zip(("tiles", "queries"), split.published, strict=True))
+        result.published = dict(zip(("tiles", "queries"), split.published, strict=True))
     for folder in split.tiles:
-        made.tiles += [
+        result.tiles += [
             Tile(
                 key,
                 picture,
@@ -104,15 +104,15 @@ def plan(request: Request) -> Plan:
             for key, picture, place, name in _pictures(roots, folder)
         ]
     for folder in split.queries:
-        made.queries += [
+        result.queries += [
             Query(key, picture, folder.view, NOMINAL_FOV_DEG[folder.view], place_id=place)
             for key, picture, place, _ in _pictures(roots, folder)
         ]
-    made.counts = {"tiles": len(made.tiles), "queries": len(made.queries)}
-    made.pairs = _pairs(made)
-    made.compare_counts()
-    made.findings += _findings(made)
-    return made
+    result.counts = {"tiles": len(result.tiles), "queries": len(result.queries)}
+    result.pairs = _pairs(result)
+    result.compare_counts()
+    result.findings += _findings(result)
+    return result
 
 
 def _pictures(roots: Sequence[str], folder: _Folder) -> list[tuple[str, Picture, str | None, str]]:
@@ -150,32 +150,32 @@ def _label(uri: str, inner: str) -> str:
     return label if label == JUNK else f"{int(label):04d}"
 
 
-def _pairs(made: Plan) -> list[Pair]:
+def _pairs(result: Plan) -> list[Pair]:
     """Every query with every tile of its building; junk and hidden labels pair with nothing."""
     of_place: dict[str, list[str]] = {}
-    for tile in made.tiles:
+    for tile in result.tiles:
         if tile.place_id not in (None, JUNK):
             of_place.setdefault(str(tile.place_id), []).append(tile.tile_id)
     return [
         Pair(query.query_id, tile_id)
-        for query in made.queries
+        for query in result.queries
         for tile_id in of_place.get(query.place_id or "", [])
     ]
 
 
-def _findings(made: Plan) -> list[str]:
-    name = f"university1652 {made.split}"
+def _findings(result: Plan) -> list[str]:
+    name = f"university1652 {result.split}"
     found = [f"{name}: no scale is published; metres_per_pixel and fov_deg are nominal."]
-    hidden = sum(tile.place_id is None for tile in made.tiles)
-    if made.split == "challenge-160k":
+    hidden = sum(tile.place_id is None for tile in result.tiles)
+    if result.split == "challenge-160k":
         return [*found, f"{name}: labels are hidden; recall is counted by the authors' server, not here."]
     if hidden:
         found.append(
             f"{name}: {hidden:,} distractors have no label; a masked copy of a labelled building among them would "
             "count as wrong."
         )
-    places = {query.place_id for query in made.queries} - {JUNK}
-    lost = places - {tile.place_id for tile in made.tiles}
+    places = {query.place_id for query in result.queries} - {JUNK}
+    lost = places - {tile.place_id for tile in result.tiles}
     # The drone gallery holds buildings that no satellite query asks for: they are its distractors.
     if lost:
         found.append(f"{name}: {len(lost):,} of {len(places):,} buildings of the queries have no tile.")

@@ -195,20 +195,20 @@ def plan(request: Request) -> Plan:
     area, _, part = request.split.rpartition("-")
     every = CITIES if area == "same-area" else CROSS_AREA[part]
     cities = _chosen(request.cities, every)
-    made = Plan("vigor", request.split, f"vigor-{area}" if part == "test" else None)
+    result = Plan("vigor", request.split, f"vigor-{area}" if part == "test" else None)
     if cities == every:
-        made.published["queries"] = _PUBLISHED_QUERIES[request.split]
+        result.published["queries"] = _PUBLISHED_QUERIES[request.split]
     else:
-        made.findings.append(
+        result.findings.append(
             f"vigor {request.split}: only {', '.join(cities)} of {', '.join(every)} were asked for."
         )
-    made.published["tiles"] = sum(_PUBLISHED_SATELLITES[city] for city in cities)
+    result.published["tiles"] = sum(_PUBLISHED_SATELLITES[city] for city in cities)
     for city in cities:
         labels = read_labels(request.root, city, request.split, request.labels)
-        made.annotations += labels.annotations
-        _add_city(made, request.root, labels)
-    made.compare_counts()
-    return made
+        result.annotations += labels.annotations
+        _add_city(result, request.root, labels)
+    result.compare_counts()
+    return result
 
 
 def _chosen(asked: Sequence[str] | None, every: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ def _chosen(asked: Sequence[str] | None, every: tuple[str, ...]) -> tuple[str, .
     return tuple(city for city in every if not asked or city in asked)
 
 
-def _add_city(made: Plan, root: str, labels: Labels) -> None:
+def _add_city(result: Plan, root: str, labels: Labels) -> None:
     city, known = labels.city, labels.satellites
     tiles = Pictures(files.below(root, city, "satellite"), files.below(root, "satellite", city))
     photos = Pictures(files.below(root, city, "panorama"), files.below(root, "ground", city))
@@ -227,26 +227,26 @@ def _add_city(made: Plan, root: str, labels: Labels) -> None:
     for name, (lat, lon) in known.items():
         picture = tiles.find(name)
         if picture is None:
-            made.refused_tiles.append(tiles.absent(name, f"{name}.png"))
+            result.refused_tiles.append(tiles.absent(name, f"{name}.png"))
             continue
         scale = ground_resolution(lat)
-        made.tiles.append(Tile(name, picture, scale, f"vigor/{city}", TILE_PX, lat, lon))
+        result.tiles.append(Tile(name, picture, scale, f"vigor/{city}", TILE_PX, lat, lon))
     unlisted = 0
     for label in labels.labels:
         picture = photos.find(label.panorama)
         if picture is None:
-            made.refused_queries.append(photos.absent(label.panorama, label.panorama))
+            result.refused_queries.append(photos.absent(label.panorama, label.panorama))
             continue
-        made.queries.append(Query(label.panorama, picture, "panorama", 360.0, 0.0, label.lat, label.lon))
+        result.queries.append(Query(label.panorama, picture, "panorama", 360.0, 0.0, label.lat, label.lon))
         for place, (tile, d_row, d_col) in enumerate(label.tiles):
             if tile not in known:
                 unlisted += 1
                 continue
             east, north = offset_m(d_row, d_col, known[tile][0], corrected=labels.corrected)
-            made.pairs.append(Pair(label.panorama, tile, schemas.RELATIONS[min(place, 1)], east, north))
+            result.pairs.append(Pair(label.panorama, tile, schemas.RELATIONS[min(place, 1)], east, north))
     for what, count in (("tiles", len(known)), ("queries", len(labels.labels))):
-        made.counts[what] = made.counts.get(what, 0) + count
-    made.findings += _findings(labels, unlisted)
+        result.counts[what] = result.counts.get(what, 0) + count
+    result.findings += _findings(labels, unlisted)
 
 
 def _findings(labels: Labels, unlisted: int) -> list[str]:

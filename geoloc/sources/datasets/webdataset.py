@@ -20,11 +20,11 @@ from typing import Any
 
 from geoloc.core import schemas, storage
 from geoloc.core.errors import InputError
+from geoloc.core.schemas import NOTE_NAME
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Pair, Picture, Plan, Query, Request, Tile
 
-NOTE_NAME = "dataset.json"
 TILE_COLUMNS = ("tile_id", "lat", "lon", "place_id", "metres_per_pixel", "source")
 QUERY_COLUMNS = tuple(name for name in schemas.QUERIES.names if name != "image")
 LAYOUT = (
@@ -107,37 +107,37 @@ def shards(request: Request) -> list[str]:
 def plan(request: Request) -> Plan:
     """Rows of a split's shards; `ArtifactError` or `InputError` when they are not as they should be."""
     uris = shards(request)
-    made = Plan("webdataset", request.split, None)
+    result = Plan("webdataset", request.split, None)
     note_uri = files.below(request.root, request.split, NOTE_NAME)
     if storage.exists(note_uri):
-        _take_note(made, note_uri)
+        _take_note(result, note_uri)
     tiles: dict[str, Tile] = {}
     with ThreadPoolExecutor(max_workers=1 if storage.is_local(request.root) else 8) as pool:
         for samples in pool.map(read_shard, uris):
             for sample in samples:
-                _add_sample(made, tiles, sample)
-    made.tiles = list(tiles.values())
-    made.counts = {"tiles": len(made.tiles), "queries": len(made.queries), "shards": len(uris)}
-    made.compare_counts()
-    return made
+                _add_sample(result, tiles, sample)
+    result.tiles = list(tiles.values())
+    result.counts = {"tiles": len(result.tiles), "queries": len(result.queries), "shards": len(uris)}
+    result.compare_counts()
+    return result
 
 
-def _take_note(made: Plan, uri: str) -> None:
+def _take_note(result: Plan, uri: str) -> None:
     """What the exporter wrote down of the data set that the shards came from."""
     try:
         note = json.loads(storage.read_text(uri))
-        made.name, made.protocol = str(note["name"]), note["protocol"]
-        made.split = str(note["split"])
-        made.published = {str(what): int(count) for what, count in note["published_counts"].items()}
+        result.name, result.protocol = str(note["name"]), note["protocol"]
+        result.split = str(note["split"])
+        result.published = {str(what): int(count) for what, count in note["published_counts"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{uri!r} is not the note of an export ({type(error).__name__}: {error}); export again or delete it.",
             reason="bad_annotation",
         ) from error
-    made.annotations.append(uri)
+    result.annotations.append(uri)
 
 
-def _add_sample(made: Plan, tiles: dict[str, Tile], sample: Sample) -> None:
+def _add_sample(result: Plan, tiles: dict[str, Tile], sample: Sample) -> None:
     content = sample.content
     if content is None or not isinstance(content, dict):
         raise _broken(sample, "it has no .json" if content is None else "its JSON is not an object")
@@ -157,8 +157,8 @@ def _add_sample(made: Plan, tiles: dict[str, Tile], sample: Sample) -> None:
         query = _row(sample, Query, {"picture": sample.pictures["ground"], **values})
         if query.view not in schemas.VIEWS:
             raise _broken(sample, f"view is {query.view!r}, not one of {', '.join(schemas.VIEWS)}")
-        made.queries.append(query)
-    made.pairs += _pairs(sample, content.get("pairs", []))
+        result.queries.append(query)
+    result.pairs += _pairs(sample, content.get("pairs", []))
 
 
 def _values(sample: Sample, kind: str, values: Any, columns: tuple[str, ...]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from geoloc.core.geodesy import map_metres_per_pixel, map_tile_bounds
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.registry import register
 from geoloc.sources.datasets.rows import DataSet, Picture, Plan, Request, Tile
-from geoloc.sources.quarantine import Refused
+from geoloc.sources.quarantine import RefusedRow
 
 LAYOUT = "<root>/<zoom>/<x>/<y>.png (or .jpg, .webp), web mercator, y counted from the north; the split is the zoom"
 _PATH = re.compile(r"(\d+)/(\d+)/(\d+)\.(?:png|jpe?g|webp)", re.IGNORECASE)
@@ -28,7 +28,7 @@ def plan(request: Request) -> Plan:
     """Rows of a zoom level; `ConfigError` when several are there and none was named."""
     zoom = _zoom(request)
     folder = files.below(request.root, str(zoom))
-    made = Plan("xyz", str(zoom), None)
+    result = Plan("xyz", str(zoom), None)
     others = 0
     for file in storage.list_files(folder):
         inner = file.uri.removeprefix(storage.join(request.root, ""))
@@ -36,15 +36,15 @@ def plan(request: Request) -> Plan:
         if match is None:
             others += 1
             continue
-        _add_tile(made, Picture(file.uri, file.size_bytes), zoom, int(match[2]), int(match[3]))
-    if not made.tiles and not made.refused_tiles:
+        _add_tile(result, Picture(file.uri, file.size_bytes), zoom, int(match[2]), int(match[3]))
+    if not result.tiles and not result.refused_tiles:
         raise files.missing(f"every tile of zoom {zoom}", [folder], LAYOUT)
-    made.counts = {"tiles": len(made.tiles) + len(made.refused_tiles)}
+    result.counts = {"tiles": len(result.tiles) + len(result.refused_tiles)}
     if others:
-        made.findings.append(
+        result.findings.append(
             f"xyz {zoom}: {others:,} files in {folder!r} are not named <x>/<y>.png; left out."
         )
-    return made
+    return result
 
 
 def _zoom(request: Request) -> int:
@@ -70,11 +70,11 @@ def _folders(root: str) -> list[str]:
     return [info.base_name for info in infos if info.type == FileType.Directory]
 
 
-def _add_tile(made: Plan, picture: Picture, zoom: int, x: int, y: int) -> None:
+def _add_tile(result: Plan, picture: Picture, zoom: int, x: int, y: int) -> None:
     tile_id = f"{zoom}/{x}/{y}"
     if x >= 2**zoom or y >= 2**zoom:
-        made.refused_tiles.append(
-            Refused(
+        result.refused_tiles.append(
+            RefusedRow(
                 tile_id,
                 "bad_name",
                 f"zoom {zoom} has {2**zoom:,} columns and rows, counted from 0",
@@ -84,7 +84,7 @@ def _add_tile(made: Plan, picture: Picture, zoom: int, x: int, y: int) -> None:
         return
     # The middle of a tile is a corner of the tiles one level further down.
     _, lon, lat, _ = map_tile_bounds(2 * x + 1, 2 * y + 1, zoom + 1)
-    made.tiles.append(
+    result.tiles.append(
         Tile(tile_id, picture, map_metres_per_pixel(lat, zoom, _MAP_PX), "xyz", _MAP_PX, lat, lon)
     )
 

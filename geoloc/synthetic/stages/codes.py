@@ -17,7 +17,7 @@ from geoloc.core import part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.geodesy import cells
 from geoloc.runtime import table_job
-from geoloc.runtime.table_job import Made
+from geoloc.runtime.table_job import PartResult
 from geoloc.synthetic.world.codes import BLOCK, CodeModel, block_places, code_block, fit_codes
 from geoloc.synthetic.world.georeference import to_latlon
 
@@ -98,7 +98,7 @@ class CodesMaker:
     model: CodeModel
     model_id: str
 
-    def __call__(self, unit: dict[str, Any]) -> Made:
+    def __call__(self, unit: dict[str, Any]) -> PartResult:
         """Codes first .. last."""
         first, last = unit["first"], unit["last"]
         wanted = range(first // BLOCK, -(-last // BLOCK))
@@ -113,4 +113,4 @@ class CodesMaker:
             "code": pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(codes), [None, pa.py_buffer(codes)]),
             "model_id": pa.repeat(self.model_id, len(codes)),
         })  # fmt: skip
-        return Made(schemas.conform(rows, schemas.codes_schema(size, None)))
+        return PartResult(schemas.conform(rows, schemas.codes_schema(size, None)))

@@ -18,7 +18,7 @@ from geoloc.core import part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.geodesy import cells
 from geoloc.runtime import table_job
-from geoloc.runtime.table_job import Made
+from geoloc.runtime.table_job import PartResult
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.synthetic.stages.city import RENDERER_VERSION
 from geoloc.synthetic.world.distractors import MOST_TILES, TILES_PER_SQUARE, TileShape, distractor_tiles
@@ -90,7 +90,7 @@ def _city(seed: int, style: str) -> City:
     return City(seed, style_named(style), chunks=_CHUNKS)
 
 
-def make_tiles(unit: dict[str, Any]) -> Made:
+def make_tiles(unit: dict[str, Any]) -> PartResult:
     """The tiles of one square (runs in a Ray Data task)."""
     city = _city(unit["seed"], unit["style"])
     shape = TileShape(unit["tile_m"], unit["tile_px"])
@@ -102,4 +102,4 @@ def make_tiles(unit: dict[str, Any]) -> Made:
         "cell": cells(made.lat, made.lon),
         "source": [f"city {unit['style']} {unit['seed']}, distractors"] * len(made.lat),
     })  # fmt: skip
-    return Made(schemas.with_geometry(schemas.conform(rows, schemas.TILES)))
+    return PartResult(schemas.with_geometry(schemas.conform(rows, schemas.TILES)))
