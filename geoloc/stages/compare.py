@@ -18,9 +18,9 @@ from geoloc.core.progress import say
 from geoloc.recipe.recipe import Recipe
 from geoloc.stages.train import TrainConfig, TrainInputs
 from geoloc.stages.train import run as train
-from geoloc.training.comparison.examples import show_examples
-from geoloc.training.comparison.measurements import Measured, Measuring, Model, TestTable
-from geoloc.training.comparison.model_facts import Described, describe, read_curve
+from geoloc.training.comparison.examples import draw_examples
+from geoloc.training.comparison.measurements import Measurement, MeasurementStore, Model, TestTable
+from geoloc.training.comparison.model_facts import ModelFacts, read_curve, read_model_facts
 from geoloc.training.comparison.report import render
 from geoloc.training.comparison.tables import to_markdown
 from geoloc.training.heading_and_fov import CONDITIONS
@@ -79,8 +79,8 @@ class CompareResult(BaseModel):
     table: str
     markdown: str
     page: str
-    rows: tuple[Measured, ...]
-    models: tuple[Described, ...]
+    rows: tuple[Measurement, ...]
+    models: tuple[ModelFacts, ...]
 
     def text(self) -> str:
         """The tables as text."""
@@ -101,20 +101,20 @@ def run(
     named = _named(list(config.recipes), [recipe.name for recipe in recipes], "recipe")
     wanted = [(name, seed) for name in named for seed in config.seeds]
     conditions = sum(len(table.conditions) for table in tables)
-    measuring = Measuring(output, config.photos, conditions * len(wanted))
-    rows: list[Measured] = []
+    measuring = MeasurementStore(output, config.photos, conditions * len(wanted))
+    rows: list[Measurement] = []
     models: list[Model] = []
-    described: list[Described] = []
+    described: list[ModelFacts] = []
     for number, (name, seed) in enumerate(wanted, start=1):
         say(f"compare: model {number} of {len(wanted)}, {name}, seed {seed}")
         seeded, uri = _train(config, inputs, named[name], name, seed, output, overwrite=overwrite)
         models.append(Model(name, seed, uri))
-        described.append(describe(uri, seeded, name, seed, config.num_workers))
+        described.append(read_model_facts(uri, seeded, name, seed, config.num_workers))
         for table in tables:
-            rows += measuring.run(models[-1], table)
+            rows += measuring.measure(models[-1], table)
     say("compare: drawing the page")
     curves = {(model.recipe, model.seed): read_curve(model.uri) for model in models}
-    html = render(rows, described, curves, show_examples(models, described, tables[0], measuring))
+    html = render(rows, described, curves, draw_examples(models, described, tables[0], measuring))
     return _write(output, rows, described, html)
 
 
@@ -171,11 +171,15 @@ def _train(
     return seeded.with_overrides(steps=config.steps, batch_size=config.batch_size), place
 
 
-def _write(output: str, rows: Sequence[Measured], models: Sequence[Described], html: str) -> CompareResult:
+def _write(
+    output: str, rows: Sequence[Measurement], models: Sequence[ModelFacts], html: str
+) -> CompareResult:
     """The table with every measurement and the facts of its model, then the tables and the page for people."""
     table, markdown, page = (storage.join(output, name) for name in (TABLE_NAME, MARKDOWN_NAME, PAGE_NAME))
-    facts: Mapping[tuple[str, int], Described] = {(each.recipe, each.seed): each for each in models}
-    content = [facts[row.recipe, row.seed].model_dump() | row.model_dump() for row in rows]
+    facts: Mapping[tuple[str, int], ModelFacts] = {(each.recipe, each.seed): each for each in models}
+    content = [
+        facts[row.recipe, row.seed].model_dump() | {"test": row.test} | row.model_dump() for row in rows
+    ]
     storage.write_bytes(table, (json.dumps(content, indent=1) + "\n").encode())
     storage.write_bytes(markdown, to_markdown(rows, models).encode())
     storage.write_bytes(page, html.encode())

@@ -1,7 +1,7 @@
-"""Recall under the conditions that views are compared in: heading known or not, whole circle or part of it.
+"""Recall of photos with known or unknown heading and with a whole or a limited field of view.
 
-Unknown north and limited view follow the published protocol (DSM, CVPR 2020): every panorama is turned by a
-random number of columns and keeps its first int(fov / 360 * W) ones, tiles stay north up, the seed is fixed.
+Unknown headings and limited views follow the protocol of DSM (CVPR 2020). Every panorama is turned by a random
+number of columns and keeps its first int(fov / 360 * W) columns. Tiles stay north up, and the seed is fixed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray, Pixels
 from geoloc.evaluation.ranking.ranks import score_ranks
@@ -20,13 +21,13 @@ from geoloc.models.encoder import Encoder
 from geoloc.training.pair_store import PairStore
 
 PROTOCOL_SEED = 2019
-_CANDIDATES = 32  # headings tried for models that do not turn with their picture
-_ROWS = 32  # photos whose scores at all turns are held at once
+_CANDIDATES = 32  # headings per photo where rolling the embedding does not turn the photo
+_ROWS = 32  # photos scored at once, to bound the memory
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How photos are shown: their field of view, and whether their heading is known."""
+    """The field of view of the photos in degrees, and whether their heading is known."""
 
     name: str
     fov_deg: float = 360.0
@@ -42,16 +43,16 @@ CONDITIONS = (
     Condition("180 known", 180.0, heading_known=True),
     Condition("90 known", 90.0, heading_known=True),
 )
-PROTOCOL = ("aligned", "360", "180", "90", "70")  # whose mean is reported
+PROTOCOL = ("aligned", "360", "180", "90", "70")  # the report gives their mean
 
 
-@dataclass(frozen=True)
-class ConditionResult:
-    """Recall in percent at 1, 5 and 10, and where the heading was unknown the errors of its estimate.
+class ConditionResult(BaseModel):
+    """Recall in percent at 1, 5 and 10, and the error of the estimated heading where the heading was unknown.
 
-    heading_error_deg: the median over photos whose own tile came first; NaN without such photos or with a known
-    heading. within_10_deg: percent of those photos.
+    The heading's figures count only photos whose own tile came first; None without such photos.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     condition: str
     photos: int
@@ -59,16 +60,16 @@ class ConditionResult:
     recall_1: float
     recall_5: float
     recall_10: float
-    heading_error_deg: float
-    within_10_deg: float
+    heading_error_deg: float | None = Field(description="median, degrees")
+    within_10_deg: float | None = Field(description="percent of these photos")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Photos as they are shown: canvases uint8[N, H, W, 3], which of their columns show something bool[N, W].
+class ProtocolPhotos:
+    """Photos of the protocol: canvases uint8[N, H, W, 3], and bool[N, W] which of their columns show the photo.
 
-    heading_deg: float64[N], heading of the canvas' middle in degrees clockwise from north; 0 where it is known,
-    because the canvas is turned to north then.
+    heading_deg: float64[N], the heading of the canvas' middle in degrees clockwise from north. A known heading is
+    0, because the canvas is turned to north.
     """
 
     canvases: Pixels
@@ -76,11 +77,13 @@ class Shown:
     heading_deg: FloatArray
 
 
-def show(panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.random.Generator) -> Shown:
+def protocol_photos(
+    panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.random.Generator
+) -> ProtocolPhotos:
     """Panoramas uint8[N, H, W, 3] with north in the middle, turned and cut by the protocol.
 
-    The kept columns lie in the middle of a black canvas, as `prepare_panorama` puts a photo; where the heading is
-    known the canvas is turned so that north is in its middle.
+    The kept columns lie in the middle of a black canvas, as `prepare_panorama` places a photo. With a known
+    heading the canvas is then turned so that north is in its middle.
     """
     count, _, width, _ = panoramas.shape
     turns: IntArray = rng.integers(0, width, size=(count,))
@@ -96,38 +99,27 @@ def show(panoramas: Pixels, fov_deg: float, *, heading_known: bool, rng: np.rand
         if heading_known:
             back = (turn - left) % width
             canvases[row], shown[row] = np.roll(canvases[row], back, axis=1), np.roll(shown[row], back)
-    return Shown(canvases, shown, np.zeros(count) if heading_known else heading * (360.0 / width))
+    return ProtocolPhotos(canvases, shown, np.zeros(count) if heading_known else heading * (360.0 / width))
 
 
-def measure(
-    encoder: Encoder,
-    store: PairStore,
-    conditions: Sequence[Condition] = CONDITIONS,
-    *,
-    seed: int = PROTOCOL_SEED,
-) -> list[ConditionResult]:
-    """Float recall of a store's photos among its tiles under each condition, the own tile counting as right.
-
-    A tile exactly as similar as the right one counts as half before it. Where the embedding has azimuth columns
-    only those are compared that a photo shows something in.
-    """
-    return list(measure_each(encoder, store, conditions, seed=seed))
-
-
-def measure_each(
+def measure_conditions(
     encoder: Encoder,
     store: PairStore,
     conditions: Sequence[Condition] = CONDITIONS,
     *,
     seed: int = PROTOCOL_SEED,
 ) -> Iterator[ConditionResult]:
-    """The results of `measure` one by one, so that each can be kept before the next is made."""
+    """Recall of a store's photos among its tiles by float embeddings, one condition after the other.
+
+    A tile that is exactly as similar as the right one counts as half before it. Where the embedding has azimuth
+    columns, only the columns that a photo shows are compared.
+    """
     extent_m = store.tiles.shape[1] * encoder.recipe.model.metres_per_pixel
     tiles = encoder.encode(
         encoder.prepare(list(store.tiles), "aerial", extent_m=extent_m), "aerial"
     ).embedding
     for condition in conditions:
-        shown = show(
+        shown = protocol_photos(
             store.panoramas,
             condition.fov_deg,
             heading_known=condition.heading_known,
@@ -138,7 +130,7 @@ def measure_each(
 
 
 def _search(
-    encoder: Encoder, photos: Shown, condition: Condition, tiles: Float32Array, own: IntArray
+    encoder: Encoder, photos: ProtocolPhotos, condition: Condition, tiles: Float32Array, own: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """Rank of the own tile from 1, and the heading estimated against it in degrees; float64[N] each."""
     count = len(photos.canvases)
@@ -187,8 +179,8 @@ def _result(
         recall_1=_percent(ranks < 2),
         recall_5=_percent(ranks < 6),
         recall_10=_percent(ranks < 11),
-        heading_error_deg=float("nan") if known else round(float(np.median(error)), 2),
-        within_10_deg=float("nan") if known else _percent(error <= 10),
+        heading_error_deg=None if known else round(float(np.median(error)), 2),
+        within_10_deg=None if known else _percent(error <= 10),
     )
 
 

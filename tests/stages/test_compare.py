@@ -39,7 +39,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | None]
         save_model(GeoLocalizer(recipe.model), recipe, output, metrics=LOG)
 
     monkeypatch.setattr(compare, "train", train)
-    monkeypatch.setattr(compare, "show_examples", lambda *args: [])  # see comparison/test_examples.py
+    monkeypatch.setattr(compare, "draw_examples", lambda *args: [])  # see comparison/test_examples.py
     return asked
 
 
@@ -66,7 +66,7 @@ def test_every_recipe_and_seed_is_trained_and_measured_once(
         run(config.model_copy(update={"recipes": (recipe,)}), inputs, output)
     assert trained == [("tiny", 0, 5), ("tiny", 7, 5), ("other", 0, 5), ("other", 7, 5)]
     with monkeypatch.context() as patched:
-        patched.setattr(measurements, "measure_each", lambda *args: pytest.fail("measured again"))
+        patched.setattr(measurements, "measure_conditions", lambda *args: pytest.fail("measured again"))
         result = run(config, inputs, output)
     assert len(trained) == 4
     assert [(row.recipe, row.seed, row.test) for row in result.rows if row.condition == "aligned"] == [

@@ -1,6 +1,6 @@
 """What the aerial branch of a model sees of a tile, where on the tile that lies, and how photos score as they turn.
 
-Convention: places are those of `views.warp`, (x, y) in -1..1 from the outer left (top) edge of the aerial input to
+Convention: places are those of `geometry.warp`, (x, y) in -1..1 from the outer left (top) edge of the aerial input to
 its right (bottom) edge, north up. Headings are degrees clockwise from north.
 """
 
@@ -21,7 +21,7 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
 from geoloc.models.transformers import SplineTransformer
 from geoloc.recipe.model import PolarView, SquareView
-from geoloc.training.heading_and_fov import PROTOCOL_SEED, Shown, show
+from geoloc.training.heading_and_fov import PROTOCOL_SEED, ProtocolPhotos, protocol_photos
 from geoloc.training.pair_store import PairStore
 
 OTHER_TILES = 100  # that photos' circles are drawn against, at the least
@@ -29,7 +29,7 @@ _CANDIDATES = 32  # headings tried where a model does not turn with its picture
 
 
 @dataclass(frozen=True)
-class Sight:
+class AerialView:
     """What a model's aerial branch sees of some tiles.
 
     pictures: uint8[N, h, w, 3]; places: float64[N, h, w, 2], where on the tile each pixel is taken from;
@@ -42,7 +42,7 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Circles:
+class HeadingScores:
     """Scores of photos of unknown north against heading.
 
     shown: the photos, and where their middle really looks. own: float64[N, R] cosine with the own tile where the
@@ -50,7 +50,7 @@ class Circles:
     heading_deg: float64[N], the best heading against the own tile.
     """
 
-    shown: Shown
+    shown: ProtocolPhotos
     own: FloatArray
     other: FloatArray
     heading_deg: FloatArray
@@ -62,7 +62,7 @@ class Circles:
 
 
 @torch.inference_mode()
-def look(model: GeoLocalizer, tiles: Pixels) -> Sight:
+def aerial_view(model: GeoLocalizer, tiles: Pixels) -> AerialView:
     """What `model` (in evaluation mode) sees of tiles uint8[N, S, S, 3] at its metres per pixel, unmoved."""
     images = to_unit(torch.from_numpy(np.ascontiguousarray(tiles)))
     seen = model.convert_view(images)
@@ -72,10 +72,10 @@ def look(model: GeoLocalizer, tiles: Pixels) -> Sight:
     if isinstance(model.transformer, SplineTransformer):
         controls = model.transformer.places(square)
     pictures = (seen.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return Sight(pictures, sampled_places(model, square).double().numpy(), controls.double().numpy())
+    return AerialView(pictures, sampling_grid(model, square).double().numpy(), controls.double().numpy())
 
 
-def sampled_places(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
+def sampling_grid(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
     """Where on squares float[N, 3, S, S] the aerial branch takes its pixels from, [N, h, w, 2]."""
     view, (height, width) = model.recipe.view, model.recipe.aerial_px
     if isinstance(view, SquareView):
@@ -93,13 +93,15 @@ def sampled_places(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
     return places
 
 
-def turn_photos(encoder: Encoder, store: PairStore, rows: IntArray) -> Circles:
+def score_headings(encoder: Encoder, store: PairStore, rows: IntArray) -> HeadingScores:
     """Photos of a store turned at random, scored at every heading against their own and `OTHER_TILES` of its tiles.
 
     For models whose embedding keeps azimuth columns; at 32 headings where it does not turn by rolling.
     """
     recipe = encoder.recipe.model
-    shown = show(store.panoramas[rows], 360.0, heading_known=False, rng=np.random.default_rng(PROTOCOL_SEED))
+    shown = protocol_photos(
+        store.panoramas[rows], 360.0, heading_known=False, rng=np.random.default_rng(PROTOCOL_SEED)
+    )
     extent_m = store.tiles.shape[1] * recipe.metres_per_pixel
     evenly = np.linspace(0, len(store.tiles) - 1, min(OTHER_TILES, len(store.tiles))).astype(np.int64)
     gallery = np.union1d(evenly, store.tile_of[rows])
@@ -117,4 +119,4 @@ def turn_photos(encoder: Encoder, store: PairStore, rows: IntArray) -> Circles:
     peaks[np.arange(len(rows)), right] = -np.inf
     other = scores[np.arange(len(rows)), peaks.argmax(1)].astype(np.float64)
     heading = refine_peak(own)[1] * (360.0 / scores.shape[-1])
-    return Circles(shown, own, other, heading)
+    return HeadingScores(shown, own, other, heading)

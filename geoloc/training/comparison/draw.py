@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
 from geoloc.core.arrays import FloatArray, Pixels
-from geoloc.training.comparison.aerial_views import Circles, Sight
+from geoloc.training.comparison.aerial_views import AerialView, HeadingScores
 
 _LINES = (5, 9)  # rows and columns of a sampling grid that are drawn
 _MARGIN = 0.15  # of the tile's side, shown around it: learned warps leave the tile
@@ -33,26 +33,26 @@ _LOWEST = -0.4  # cosine in the middle of a compass
 
 
 @dataclass(frozen=True)
-class Named:
+class TitledView:
     """A sight with its title; `azimuth`: whether its columns are directions, south at both ends."""
 
     title: str
-    sight: Sight
+    sight: AerialView
     azimuth: bool
 
 
-def draw_sights(panorama: Pixels, tile: Pixels, sights: Sequence[Named], place: int) -> bytes:
+def draw_place(panorama: Pixels, tile: Pixels, views: Sequence[TitledView], place: int) -> bytes:
     """One place as JPEG: its panorama and tile, then what every view transform makes of the tile.
 
-    `place` is the row of the sights. Left of each sight its sampling grid on the tile: yellow where its top edge
+    `place` is the row of the views. Left of each sight its sampling grid on the tile: yellow where its top edge
     comes from, red its bottom edge, cyan its middle column, white others, dots a spline's control points.
     """
-    count = 1 + len(sights)
+    count = 1 + len(views)
     figure = Figure(figsize=(_LEFT_IN + 4 * _ROW_IN, count * _STEP_IN), dpi=100)
     left, right = _axes(figure, 0, count)
     _tile(left, tile)
     _strip(right, panorama, "panorama, and the tile with north up", azimuth=True)
-    for row, named in enumerate(sights, start=1):
+    for row, named in enumerate(views, start=1):
         left, right = _axes(figure, row, count)
         _tile(left, tile)
         _grid(left, named.sight.places[place], named.sight.controls[place], len(tile))
@@ -105,7 +105,7 @@ def _strip(axes: Axes, picture: Pixels, title: str, *, azimuth: bool) -> None:
         axes.tick_params(length=2, pad=1)
 
 
-def draw_circles(circles: Mapping[str, Circles]) -> bytes:
+def draw_heading_scores(circles: Mapping[str, HeadingScores]) -> bytes:
     """Photos of unknown north as PNG: a column each, its scores against heading by every recipe below it.
 
     Blue is the own tile, grey the best other one, the green line the true heading, the red one the estimate.
@@ -129,7 +129,7 @@ def draw_circles(circles: Mapping[str, Circles]) -> bytes:
     return _bytes(figure, "png")
 
 
-def _compass(axes: PolarAxes, circle: Circles, photo: int) -> None:
+def _compass(axes: PolarAxes, circle: HeadingScores, photo: int) -> None:
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
     for scores, colour, width in ((circle.other[photo], _OTHER, 1.0), (circle.own[photo], _OWN, 1.6)):

@@ -20,7 +20,7 @@ BRIDGES = tuple(view.title for view in VIEWS)
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One line of a model's log: step, loss of its batch, percent of the batch whose own tile came first."""
 
     step: int
@@ -28,7 +28,7 @@ class Point:
     first: float
 
 
-class Described(BaseModel):
+class ModelFacts(BaseModel):
     """One trained model: how its recipe bridges the views, its size, and what a step of its training took."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -48,17 +48,17 @@ class Described(BaseModel):
     )
 
 
-def describe(uri: str, recipe: Recipe, name: str, seed: int, workers: int) -> Described:
+def read_model_facts(uri: str, recipe: Recipe, name: str, seed: int, workers: int) -> ModelFacts:
     """A finished model directory in words and figures; `recipe` is the one it was trained with."""
     card, training = read_card(uri), recipe.training
     last = (read_log(uri) or [{}])[-1]
     seconds, done = last.get("cpu_seconds", last.get("seconds")), last.get("step")
-    return Described(
+    return ModelFacts(
         recipe=name,
         seed=seed,
         model_id=card.model_id,
         bridge=recipe.model.view.title,
-        what=in_words(recipe),
+        what=recipe_summary(recipe),
         parameters=count_parameters(recipe),
         embedding_dim=card.embedding_dim,
         steps=int(done or training.steps),
@@ -81,16 +81,16 @@ def read_log(uri: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in storage.read_text(place).splitlines() if line]
 
 
-def read_curve(uri: str) -> list[Point]:
+def read_curve(uri: str) -> list[CurvePoint]:
     """How the loss went, by step."""
     return [
-        Point(int(line["step"]), line["loss"], 100 * line["batch_accuracy"])
+        CurvePoint(int(line["step"]), line["loss"], 100 * line["batch_accuracy"])
         for line in read_log(uri)
         if {"step", "loss", "batch_accuracy"} <= line.keys()
     ]
 
 
-def in_words(recipe: Recipe) -> str:
+def recipe_summary(recipe: Recipe) -> str:
     """What tells a recipe from others, such as `polar image, 32 columns of 16, maps at the input`."""
     return ", ".join(
         [
@@ -134,6 +134,6 @@ def _augmentation(augmentation: AugmentationRecipe) -> Iterator[str]:
         yield "trained on views of {:g} to {:g} degrees".format(*augmentation.fov_deg) + whole
 
 
-def in_order(models: Sequence[Described]) -> list[Described]:
+def sorted_by_bridge(models: Sequence[ModelFacts]) -> list[ModelFacts]:
     """Models by how they bridge the views, else as they came."""
     return sorted(models, key=lambda model: BRIDGES.index(model.bridge))

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from geoloc.training.comparison.measurements import Measured
-from geoloc.training.comparison.model_facts import BRIDGES, Described, Point, in_order
+from geoloc.training.comparison.measurements import Measurement
+from geoloc.training.comparison.model_facts import BRIDGES, CurvePoint, ModelFacts, sorted_by_bridge
 from geoloc.training.comparison.tables import protocol_means, wilson
 from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL
 
@@ -20,7 +20,7 @@ _MEAN = "mean of five"
 _ROW_IN = 0.27  # inches for each recipe
 
 
-def recall_dots(rows: Sequence[Measured], models: Sequence[Described]) -> bytes:
+def recall_dots(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> bytes:
     """R@1 of one test: a panel for each condition, a line for each recipe, a dot for each seed.
 
     Bars are means over seeds, whiskers each dot's 95 % interval for the number of photos.
@@ -60,7 +60,9 @@ def _dots(axes: Axes, place: int, values: Sequence[float], photos: int | None, c
     axes.plot(values, [place] * len(values), "o", color=colour, markersize=3.5)
 
 
-def loss_curves(curves: Mapping[tuple[str, int], Sequence[Point]], models: Sequence[Described]) -> bytes:
+def loss_curves(
+    curves: Mapping[tuple[str, int], Sequence[CurvePoint]], models: Sequence[ModelFacts]
+) -> bytes:
     """Loss of a batch over steps and how often its own tile came first, a panel for each way of bridging."""
     bridges = [name for name in BRIDGES if any(model.bridge == name for model in models)]
     figure = Figure(figsize=(3.6 * len(bridges), 6.6), dpi=100, layout="constrained")
@@ -85,8 +87,8 @@ def loss_curves(curves: Mapping[tuple[str, int], Sequence[Point]], models: Seque
     return _png(figure)
 
 
-def _recipes(models: Sequence[Described]) -> list[Described]:
-    return list({model.recipe: model for model in in_order(models)}.values())
+def _recipes(models: Sequence[ModelFacts]) -> list[ModelFacts]:
+    return list({model.recipe: model for model in sorted_by_bridge(models)}.values())
 
 
 def _png(figure: Figure) -> bytes:

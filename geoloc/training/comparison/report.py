@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from geoloc.evaluation.report.html import page
-from geoloc.training.comparison.measurements import Measured
-from geoloc.training.comparison.model_facts import Described, Point
+from geoloc.training.comparison.measurements import Measurement
+from geoloc.training.comparison.model_facts import CurvePoint, ModelFacts
 from geoloc.training.comparison.plots import COLOURS, loss_curves, recall_dots
 from geoloc.training.comparison.tables import Table, make_tables, notes
 
@@ -22,7 +22,7 @@ img.wide { max-width: 100%; display: block; margin: .5rem 0 }
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportImage:
     """A picture of the page: under which heading (once for several in a row), with which words."""
 
     heading: str
@@ -31,10 +31,10 @@ class Shown:
 
 
 def render(
-    rows: Sequence[Measured],
-    models: Sequence[Described],
-    curves: Mapping[tuple[str, int], Sequence[Point]],
-    pictures: Iterable[Shown],
+    rows: Sequence[Measurement],
+    models: Sequence[ModelFacts],
+    curves: Mapping[tuple[str, int], Sequence[CurvePoint]],
+    pictures: Iterable[ReportImage],
 ) -> str:
     """The page as HTML; `curves` are the logs of (recipe, seed)."""
     *tests, recipes = make_tables(rows, models)
@@ -54,7 +54,7 @@ def render(
     return page("geoloc compare", sections)
 
 
-def _summary(rows: Sequence[Measured], models: Sequence[Described]) -> str:
+def _summary(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> str:
     budgets = " or ".join(sorted({f"{model.steps:,} steps of {model.batch_size} pairs" for model in models}))
     recipes = len({model.recipe for model in models})
     return (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geoloc.training.comparison.measurements import Measured
-from geoloc.training.comparison.model_facts import Described, in_order
+from geoloc.training.comparison.measurements import Measurement
+from geoloc.training.comparison.model_facts import ModelFacts, sorted_by_bridge
 from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL
 
 _Z_95 = 1.959964  # of the normal distribution, both sides together 5 %
@@ -34,7 +34,7 @@ class Table:
     lines: tuple[Line, ...]
 
 
-def make_tables(rows: Sequence[Measured], models: Sequence[Described]) -> list[Table]:
+def make_tables(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> list[Table]:
     """A table of R@1 for every test, then one of the recipes themselves."""
     tests = dict.fromkeys(row.test for row in rows)
     return [_test_table(test, [row for row in rows if row.test == test], models) for test in tests] + [
@@ -42,7 +42,7 @@ def make_tables(rows: Sequence[Measured], models: Sequence[Described]) -> list[T
     ]
 
 
-def to_markdown(rows: Sequence[Measured], models: Sequence[Described]) -> str:
+def to_markdown(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> str:
     """All tables and how to read them, as Markdown."""
     lines: list[str] = []
     for table in make_tables(rows, models):
@@ -55,12 +55,12 @@ def _joined(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _test_table(test: str, rows: Sequence[Measured], models: Sequence[Described]) -> Table:
+def _test_table(test: str, rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> Table:
     names = [
         condition.name for condition in CONDITIONS if any(row.condition == condition.name for row in rows)
     ]
     whole = set(PROTOCOL) <= set(names)
-    further: dict[str, Callable[[Sequence[Measured]], str]] = {}
+    further: dict[str, Callable[[Sequence[Measurement]], str]] = {}
     if whole:
         further = {
             "mean of five": lambda own: spread(protocol_means(own)),
@@ -87,7 +87,7 @@ def _test_table(test: str, rows: Sequence[Measured], models: Sequence[Described]
     return Table(title, ("R@1, %", "what", *names, *further), tuple(lines))
 
 
-def _model_table(models: Sequence[Described]) -> Table:
+def _model_table(models: Sequence[ModelFacts]) -> Table:
     lines = []
     for recipe in _recipes(models):
         own = [model for model in models if model.recipe == recipe.recipe]
@@ -117,18 +117,18 @@ def _model_table(models: Sequence[Described]) -> Table:
     return Table("Recipes and their training", head, tuple(lines))
 
 
-def _recipes(models: Sequence[Described]) -> list[Described]:
+def _recipes(models: Sequence[ModelFacts]) -> list[ModelFacts]:
     """Every recipe once, in the order of the tables."""
-    return in_order(list({model.recipe: model for model in reversed(models)}.values())[::-1])
+    return sorted_by_bridge(list({model.recipe: model for model in reversed(models)}.values())[::-1])
 
 
-def protocol_means(rows: Sequence[Measured]) -> list[float]:
+def protocol_means(rows: Sequence[Measurement]) -> list[float]:
     """For each seed of a recipe the mean R@1 of the protocol's five conditions, where all are there."""
     found = [[row.recall_1 for row in own if row.condition in PROTOCOL] for own in _by_seed(rows)]
     return [float(np.mean(recalls)) for recalls in found if len(recalls) == len(PROTOCOL)]
 
 
-def shares_of_aligned(rows: Sequence[Measured]) -> list[float]:
+def shares_of_aligned(rows: Sequence[Measurement]) -> list[float]:
     """For each seed of a recipe R@1 of unknown north in percent of that of known north, where that is not next to 0."""
     shares = []
     for own in _by_seed(rows):
@@ -138,11 +138,11 @@ def shares_of_aligned(rows: Sequence[Measured]) -> list[float]:
     return shares
 
 
-def _by_seed(rows: Sequence[Measured]) -> list[list[Measured]]:
+def _by_seed(rows: Sequence[Measurement]) -> list[list[Measurement]]:
     return [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
 
 
-def _of_360(rows: Sequence[Measured], name: str) -> list[float]:
+def _of_360(rows: Sequence[Measurement], name: str) -> list[float]:
     values = [getattr(row, name) for row in rows if row.condition == "360"]
     return [value for value in values if value is not None]
 
@@ -163,7 +163,7 @@ def wilson(percent: float, count: int) -> tuple[float, float]:
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
-def notes(rows: Sequence[Measured]) -> list[str]:
+def notes(rows: Sequence[Measurement]) -> list[str]:
     """How to read the figures, one sentence or more a line."""
     found = [
         "R@1 is the percentage of photos whose own tile comes first. 360, 180, 90 and 70: the photo shows so many "

@@ -11,9 +11,9 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
 from geoloc.recipe.model import AffineView, ComposedView, PolarView, SplineView, SquareView
 from geoloc.recipe.recipe import ModelRecipe, Recipe
-from geoloc.training.comparison.aerial_views import Circles, look, turn_photos
-from geoloc.training.comparison.measurements import Measuring, TestTable
-from geoloc.training.heading_and_fov import Shown
+from geoloc.training.comparison.aerial_views import HeadingScores, aerial_view, score_headings
+from geoloc.training.comparison.measurements import MeasurementStore, TestTable
+from geoloc.training.heading_and_fov import ProtocolPhotos
 
 SIDE = 64
 VIEWS = [
@@ -44,7 +44,7 @@ def test_places_are_where_the_pixels_come_from(view: PolarView) -> None:
     tile = np.zeros((1, SIDE, SIDE, 3), dtype=np.uint8)
     tile[..., 0], tile[..., 1] = ramp.round(), ramp.round()[:, None]
     model = model_of(view)
-    sight = look(model, tile)
+    sight = aerial_view(model, tile)
     height, width = model.recipe.aerial_px
     assert sight.pictures.shape == (1, height, width, 3)
     assert sight.places.shape == (1, height, width, 2)
@@ -65,9 +65,9 @@ def test_a_photo_that_is_a_polar_image_points_to_its_heading(
     model.heads["aerial"].load_state_dict(model.heads["panorama"].state_dict())
     save_model(model, tiny, str(tmp_path / "m"))
     encoder = Encoder.open(str(tmp_path / "m"))
-    store = Measuring(str(tmp_path), None, 1).store(TestTable("t", ingested, ()), tiny)
+    store = MeasurementStore(str(tmp_path), None, 1).pairs(TestTable("t", ingested, ()), tiny)
     rows = np.array([3, 40, 77])
-    circles = turn_photos(encoder, store, rows)
+    circles = score_headings(encoder, store, rows)
     assert circles.own.shape == circles.other.shape == (3, 16)
     assert set(np.abs(circles.shown.heading_deg % (360 / 64))) == {0.0}
     error = np.abs((circles.heading_deg - circles.shown.heading_deg + 180) % 360 - 180)
@@ -84,6 +84,6 @@ def test_a_photo_that_is_a_polar_image_points_to_its_heading(
 
 
 def test_a_photo_is_found_when_its_own_tile_scores_most() -> None:
-    shown = Shown(np.zeros((2, 1, 1, 3), np.uint8), np.ones((2, 1), bool), np.zeros(2))
+    shown = ProtocolPhotos(np.zeros((2, 1, 1, 3), np.uint8), np.ones((2, 1), bool), np.zeros(2))
     own, other = np.array([[0.1, 0.9], [0.2, 0.3]]), np.array([[0.8, 0.2], [0.0, 0.4]])
-    assert Circles(shown, own, other, np.zeros(2)).found.tolist() == [True, False]
+    assert HeadingScores(shown, own, other, np.zeros(2)).found.tolist() == [True, False]

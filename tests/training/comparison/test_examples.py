@@ -11,9 +11,9 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.comparison import examples
-from geoloc.training.comparison.examples import show_examples
-from geoloc.training.comparison.measurements import Measuring, Model, TestTable
-from geoloc.training.comparison.model_facts import describe
+from geoloc.training.comparison.examples import draw_examples
+from geoloc.training.comparison.measurements import MeasurementStore, Model, TestTable
+from geoloc.training.comparison.model_facts import read_model_facts
 
 
 def test_places_are_shown_for_every_transform_and_circles_where_azimuth_is_kept(
@@ -25,7 +25,7 @@ def test_places_are_shown_for_every_transform_and_circles_where_azimuth_is_kept(
         "tps": "{tile_px: 64, view: {kind: tps, height_px: 16, width_px: 64}, aggregation: {kind: gap}}",
         "small": "{tile_px: 32, aggregation: {kind: gap}}",
     }
-    models, described = [], []
+    models, facts = [], []
     for name, text in changes.items():
         (tmp_path / f"{name}.yaml").write_text(f"base: {tiny_path}\nname: {name}\nmodel: {text}\n")
         recipe = Recipe.load(str(tmp_path / f"{name}.yaml"))
@@ -33,17 +33,17 @@ def test_places_are_shown_for_every_transform_and_circles_where_azimuth_is_kept(
         uri = str(tmp_path / "models" / name)
         save_model(GeoLocalizer(recipe.model), recipe, uri)
         models.append(Model(name, 3, uri))
-        described.append(describe(uri, recipe, name, 3, 1))
+        facts.append(read_model_facts(uri, recipe, name, 3, 1))
     titles: list[list[str]] = []
-    really = examples.draw_sights
+    really = examples.draw_place
 
-    def noted(panorama, tile, sights, place):  # type: ignore[no-untyped-def]
-        titles.append([named.title for named in sights])
-        return really(panorama, tile, sights, place)
+    def noted(panorama, tile, views, place):  # type: ignore[no-untyped-def]
+        titles.append([named.title for named in views])
+        return really(panorama, tile, views, place)
 
-    monkeypatch.setattr(examples, "draw_sights", noted)
-    measuring = Measuring(str(tmp_path), None, 1)
-    shown = list(show_examples(models, described, TestTable("t", ingested, ()), measuring))
+    monkeypatch.setattr(examples, "draw_place", noted)
+    measuring = MeasurementStore(str(tmp_path), None, 1)
+    shown = list(draw_examples(models, facts, TestTable("t", ingested, ()), measuring))
     seen, circles = "What the aerial branch sees", "Scores against heading"
     assert [each.heading for each in shown] == [seen, seen, seen, circles, seen, seen, seen]
     assert titles[0] == [

@@ -12,7 +12,7 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.comparison import measurements
-from geoloc.training.comparison.measurements import Measuring, Model, TestTable
+from geoloc.training.comparison.measurements import MeasurementStore, Model, TestTable
 from geoloc.training.heading_and_fov import CONDITIONS
 
 ALIGNED = CONDITIONS[:1]
@@ -37,14 +37,14 @@ def table(ingest: Callable[..., None], tmp_path: Path) -> TestTable:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the conditions that were measured, in order."""
     names: list[str] = []
-    really = measurements.measure_each
+    really = measurements.measure_conditions
 
     def counted(encoder, store, conditions):  # type: ignore[no-untyped-def]
         for result in really(encoder, store, conditions):
             names.append(result.condition)
             yield result
 
-    monkeypatch.setattr(measurements, "measure_each", counted)
+    monkeypatch.setattr(measurements, "measure_conditions", counted)
     return names
 
 
@@ -52,20 +52,20 @@ def test_what_is_kept_is_what_was_measured(
     model: Model, table: TestTable, asked: list[str], tmp_path: Path
 ) -> None:
     names = [condition.name for condition in CONDITIONS]
-    rows = Measuring(str(tmp_path), None, 7).run(model, table)
+    rows = MeasurementStore(str(tmp_path), None, 7).measure(model, table)
     assert asked == [row.condition for row in rows] == names
-    again = Measuring(str(tmp_path), None, 7)
-    assert again.run(model, table) == rows
+    again = MeasurementStore(str(tmp_path), None, 7)
+    assert again.measure(model, table) == rows
     assert (asked, again.done) == (names, 7)
 
 
 def test_a_measuring_that_was_killed_goes_on(
     model: Model, table: TestTable, asked: list[str], tmp_path: Path
 ) -> None:
-    whole = Measuring(str(tmp_path), None, 7).run(model, table)
+    whole = MeasurementStore(str(tmp_path), None, 7).measure(model, table)
     (tmp_path / "measured" / "tiny-seed3" / "t-180-known.json").unlink()
     del asked[:]
-    assert Measuring(str(tmp_path), None, 7).run(model, table) == whole
+    assert MeasurementStore(str(tmp_path), None, 7).measure(model, table) == whole
     assert asked == ["180 known"]
 
 
@@ -81,12 +81,12 @@ def test_other_weights_photos_and_versions_are_measured_anew(
 
     def run(photos: int | None = None) -> int:
         del asked[:]
-        Measuring(str(tmp_path), photos, 1).run(model, table)
+        MeasurementStore(str(tmp_path), photos, 1).measure(model, table)
         return len(asked)
 
     assert [run(), run()] == [1, 0]
     assert [run(5), run(5), run(6), run()] == [1, 0, 1, 1]
-    monkeypatch.setattr(measurements, "MEASURING_VERSION", -1)
+    monkeypatch.setattr(measurements, "MEASUREMENT_VERSION", -1)
     assert [run(), run()] == [1, 0]
     torch.manual_seed(1)
     save_model(GeoLocalizer(tiny.model), tiny, model.uri)
@@ -94,23 +94,23 @@ def test_other_weights_photos_and_versions_are_measured_anew(
 
 
 def test_some_photos_are_taken_evenly_among_all_tiles(model: Model, table: TestTable, tiny: Recipe) -> None:
-    whole = Measuring("unused", None, 1).store(table, tiny)
-    some = Measuring("unused", 4, 1).store(table, tiny)
+    whole = MeasurementStore("unused", None, 1).pairs(table, tiny)
+    some = MeasurementStore("unused", 4, 1).pairs(table, tiny)
     rows = [0, 4, 7, 11]
     np.testing.assert_array_equal(some.panoramas, whole.panoramas[rows])
     np.testing.assert_array_equal(some.tile_of, whole.tile_of[rows])
     np.testing.assert_array_equal(some.tiles, whole.tiles)
     assert list(some.index.query_id) == list(whole.index.query_id[rows])
-    assert len(Measuring("unused", 50, 1).store(table, tiny)) == 12
+    assert len(MeasurementStore("unused", 50, 1).pairs(table, tiny)) == 12
 
 
 def test_recipes_that_take_pictures_alike_share_them(table: TestTable, tiny: Recipe) -> None:
-    measuring = Measuring("unused", None, 1)
-    first = measuring.store(table, tiny)
+    measuring = MeasurementStore("unused", None, 1)
+    first = measuring.pairs(table, tiny)
     other = Recipe.model_validate(tiny.model_dump() | {"name": "other", "seed": 9})
-    assert measuring.store(table, other) is first
+    assert measuring.pairs(table, other) is first
     model = tiny.model.model_copy(update={"tile_px": 16})
-    assert measuring.store(table, tiny.model_copy(update={"model": model})) is not first
+    assert measuring.pairs(table, tiny.model_copy(update={"model": model})) is not first
 
 
 def test_a_file_that_is_no_measurement_is_refused(model: Model, table: TestTable, tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_a_file_that_is_no_measurement_is_refused(model: Model, table: TestTable
     place.parent.mkdir(parents=True)
     place.write_text("{}")
     with pytest.raises(CorruptArtifact, match="is not a measurement; delete it"):
-        Measuring(str(tmp_path), None, 1).run(model, table)
+        MeasurementStore(str(tmp_path), None, 1).measure(model, table)

@@ -12,11 +12,11 @@ from geoloc.recipe.model import AffineView
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.comparison.model_facts import (
     BRIDGES,
-    Point,
+    CurvePoint,
     count_parameters,
-    describe,
-    in_words,
     read_curve,
+    read_model_facts,
+    recipe_summary,
 )
 
 STUDIES = Path(__file__).resolve().parents[3] / "studies" / "views"
@@ -54,12 +54,12 @@ def test_a_recipe_in_words(changes: str) -> None:
     base = {"name": "x", "model": {"shared_weights": False}}
     own = yaml.safe_load(changes) or {}
     model = base["model"] | own.get("model", {})  # type: ignore[operator]
-    assert in_words(Recipe.model_validate(base | own | {"model": model})) == WORDS[changes]
+    assert recipe_summary(Recipe.model_validate(base | own | {"model": model})) == WORDS[changes]
 
 
 def test_no_two_recipes_of_the_study_read_alike() -> None:
     leaves = [path for path in sorted(STUDIES.glob("*.yaml")) if path.stem not in ("base", "north")]
-    words = [in_words(Recipe.load(str(path))) for path in leaves]
+    words = [recipe_summary(Recipe.load(str(path))) for path in leaves]
     assert len(words) > 20
     assert len(set(words)) == len(words)
     assert {line.split(",")[0].split(" from")[0] for line in words} == set(BRIDGES)
@@ -85,14 +85,14 @@ def test_what_a_model_cost(tiny: Recipe, tmp_path: Path) -> None:
         {"step": 40, "loss": 1.5, "batch_accuracy": 0.75, "pairs_per_s": 32.0, "seconds": 20.0},
     ]
     save_model(GeoLocalizer(tiny.model), tiny, uri, metrics=log)
-    assert read_curve(uri) == [Point(10, 4.5, 50.0), Point(40, 1.5, 75.0)]
-    found = describe(uri, tiny, "tiny", 3, 2)
+    assert read_curve(uri) == [CurvePoint(10, 4.5, 50.0), CurvePoint(40, 1.5, 75.0)]
+    found = read_model_facts(uri, tiny, "tiny", 3, 2)
     assert (found.step_core_s, found.pairs_per_s, found.steps, found.batch_size) == (1.0, 32.0, 40, 16)
     assert (found.bridge, found.embedding_dim) == ("polar image", 64)
     save_model(GeoLocalizer(tiny.model), tiny, uri, metrics=[log[0], log[1] | {"cpu_seconds": 12.0}])
-    assert describe(uri, tiny, "tiny", 3, 2).step_core_s == 0.6
+    assert read_model_facts(uri, tiny, "tiny", 3, 2).step_core_s == 0.6
     storage.delete(storage.join(uri, "metrics.jsonl"))
-    without = describe(uri, tiny, "tiny", 3, 2)
+    without = read_model_facts(uri, tiny, "tiny", 3, 2)
     assert (without.step_core_s, without.pairs_per_s) == (None, None)
 
 

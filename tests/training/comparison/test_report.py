@@ -6,9 +6,9 @@ import re
 
 from PIL import Image
 
-from geoloc.training.comparison.measurements import Measured
-from geoloc.training.comparison.model_facts import BRIDGES, Described, Point
-from geoloc.training.comparison.report import Shown, render
+from geoloc.training.comparison.measurements import Measurement
+from geoloc.training.comparison.model_facts import BRIDGES, CurvePoint, ModelFacts
+from geoloc.training.comparison.report import ReportImage, render
 from geoloc.training.heading_and_fov import CONDITIONS
 
 NAMES = ("a<b", "c", "d", "e", "f")
@@ -16,7 +16,7 @@ NAMES = ("a<b", "c", "d", "e", "f")
 
 def page() -> str:
     rows = [
-        Measured(
+        Measurement(
             recipe=name,
             seed=seed,
             test=test,
@@ -35,7 +35,7 @@ def page() -> str:
         for condition in conditions
     ]
     models = [
-        Described(
+        ModelFacts(
             recipe=name,
             seed=seed,
             model_id="x",
@@ -51,12 +51,12 @@ def page() -> str:
         for name, bridge in zip(NAMES, BRIDGES, strict=True)
         for seed in (0, 1)
     ]
-    curves = {("c", 0): [Point(1, 3.0, 10.0), Point(5, 2.0, 50.0)]}
+    curves = {("c", 0): [CurvePoint(1, 3.0, 10.0), CurvePoint(5, 2.0, 50.0)]}
     png = io.BytesIO()
     Image.new("RGB", (4, 4)).save(png, "PNG")
     jpeg = io.BytesIO()
     Image.new("RGB", (4, 4)).save(jpeg, "JPEG")
-    pictures = [Shown("Seen", f"place {n}", data.getvalue()) for n, data in enumerate((png, jpeg))]
+    pictures = [ReportImage("Seen", f"place {n}", data.getvalue()) for n, data in enumerate((png, jpeg))]
     return render(rows, models, curves, pictures)
 
 

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoloc.training.comparison.measurements import Measured
-from geoloc.training.comparison.model_facts import Described
+from geoloc.training.comparison.measurements import Measurement
+from geoloc.training.comparison.model_facts import ModelFacts
 from geoloc.training.comparison.tables import make_tables, shares_of_aligned, spread, to_markdown, wilson
 from geoloc.training.heading_and_fov import CONDITIONS
 
 
-def measured(recipe: str, seed: int, condition: str, recall: float, error: float | None = None) -> Measured:
-    return Measured(
+def measured(
+    recipe: str, seed: int, condition: str, recall: float, error: float | None = None
+) -> Measurement:
+    return Measurement(
         recipe=recipe,
         seed=seed,
         test="t",
@@ -28,8 +30,10 @@ def measured(recipe: str, seed: int, condition: str, recall: float, error: float
     )
 
 
-def described(recipe: str, seed: int = 0, bridge: str = "polar image", step_core_s: float = 0.5) -> Described:
-    return Described(
+def described(
+    recipe: str, seed: int = 0, bridge: str = "polar image", step_core_s: float = 0.5
+) -> ModelFacts:
+    return ModelFacts(
         recipe=recipe,
         seed=seed,
         model_id="x",
