@@ -21,7 +21,7 @@ from geoloc.recipe.registry import register
 from geoloc.sources.datasets import registry
 from geoloc.stages import ingest
 from geoloc.stages.ingest import IngestConfig, IngestInputs
-from geoloc.training.comparison.model_facts import in_words
+from geoloc.training.comparison.model_facts import recipe_summary
 from geoloc.training.trainer import Trainer
 from tests.training.test_step import noise
 
@@ -49,7 +49,7 @@ def test_a_new_backbone_embeds_and_survives_its_directory(tmp_path: Path) -> Non
     recipe = Recipe.from_yaml(RECIPE)
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     assert recipe.model.turns_by_rolling
-    assert "patches of 8" in in_words(recipe)
+    assert "patches of 8" in recipe_summary(recipe)
     model = GeoLocalizer(recipe.model).eval()
     images = torch.rand(2, 3, 16, 64)
     embedded = model(images, "panorama")
@@ -98,7 +98,7 @@ def test_a_new_head_is_named_by_a_recipe() -> None:
 
 def test_a_new_loss_trains() -> None:
     recipe = Recipe.from_yaml(RECIPE)
-    assert "margin loss" in in_words(recipe)
+    assert "margin loss" in recipe_summary(recipe)
     trainer = Trainer(noise(recipe), recipe)
     before = trainer.model.backbones["panorama"].patches.weight.clone()
     result = trainer.step(0.5)
