@@ -1,14 +1,8 @@
-"""GeoTIFF sheets: what a file must be to be used as imagery, and reading a window of it as 8-bit RGB.
-
-Local files are opened in place; `s3://` goes through GDAL's own range requests (/vsis3) with the endpoint and
-the credentials of the standard AWS environment; any other store is read into memory first, up to
-`_IN_MEMORY_LIMIT_BYTES` a sheet.
-"""
+"""GeoTIFF sheets: what a file must be to be used as imagery, and reading a window of it as 8-bit RGB."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyproj
-import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window
 
 from geoloc.core import storage
 from geoloc.core.arrays import FloatArray, Pixels
-from geoloc.core.errors import ConfigError, InputError, StorageError
+from geoloc.core.errors import ConfigError, InputError
+from geoloc.sources.sheet_file import open_sheet
 
 SUFFIXES = (".tif", ".tiff", ".gtiff", ".cog")
-_IN_MEMORY_LIMIT_BYTES = 2 * 2**30
 _OUTLINE_POINTS = 21
 
 
@@ -113,7 +106,7 @@ def find_sheets(patterns: Sequence[str], scale: Scale | None = None) -> list[She
 def _open_sheet(uri: str, scale: Scale | None) -> Sheet:
     if storage.size_bytes(uri) == 0:
         raise InputError(f"{uri!r} is empty (0 bytes); copy the sheet again.", reason="empty")
-    with _explained(uri), dataset(uri) as source:
+    with _explained(uri), open_sheet(uri) as source:
         _check_georeference(uri, source)
         bands, palette = _colour_bands(uri, source)
         _check_depth(uri, source, bands, scale)
@@ -196,45 +189,6 @@ def _explained(uri: str) -> Iterator[None]:
         ) from error
 
 
-def gdal_environment() -> dict[str, str | int]:
-    """GDAL's settings for this process: no directory scans, a bounded cache, the S3 endpoint."""
-    settings: dict[str, str | int] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 256}
-    if endpoint := storage.s3_endpoint():
-        scheme, _, host = endpoint.rpartition("://")
-        settings |= {
-            "AWS_S3_ENDPOINT": host.rstrip("/"),
-            "AWS_HTTPS": "NO" if scheme == "http" else "YES",
-            "AWS_VIRTUAL_HOSTING": "FALSE",
-        }
-    return settings
-
-
-@contextlib.contextmanager
-def dataset(uri: str) -> Iterator[Any]:
-    """The sheet opened by GDAL."""
-    with rasterio.Env(**gdal_environment()):
-        if storage.is_local(uri):
-            with rasterio.open(storage.local_path(uri)) as source:
-                yield source
-        elif uri.startswith("s3://"):
-            os.environ.setdefault("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
-            with rasterio.open("/vsis3/" + uri.removeprefix("s3://")) as source:
-                yield source
-        else:
-            with rasterio.MemoryFile(_whole(uri)) as memory, memory.open() as source:
-                yield source
-
-
-def _whole(uri: str) -> bytes:
-    size = storage.size_bytes(uri)
-    if size > _IN_MEMORY_LIMIT_BYTES:
-        raise StorageError(
-            f"{uri!r} has {size:,} bytes; from this kind of store sheets up to {_IN_MEMORY_LIMIT_BYTES:,} bytes are "
-            "read: copy it to a disk or to S3."
-        )
-    return storage.read_bytes(uri)
-
-
 def read_window(
     sheet: Sheet, column: int, row: int, width: int, height: int, reduce: int = 1
 ) -> tuple[Pixels, Pixels | None]:
@@ -250,7 +204,7 @@ def read_window(
     how = Resampling.nearest if sheet.palette or reduce == 1 else Resampling.average
     distinct = sorted(set(sheet.bands))
     try:
-        with dataset(sheet.uri) as source:
+        with open_sheet(sheet.uri) as source:
             # Interleaved as pictures are: GDAL fills [h, w, bands] through this view of it.
             raw = np.empty((*shape, len(distinct)), source.dtypes[distinct[0] - 1])
             source.read(distinct, window=window, out=raw.transpose(2, 0, 1), resampling=how)
