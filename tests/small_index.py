@@ -96,7 +96,7 @@ def make_model(uri: str, recipe: Recipe) -> Encoder:
 def panorama_of(encoder: Encoder, tile: Pixels) -> Pixels:
     """The polar image of a tile: the panorama that a camera at its centre would match best."""
     with torch.inference_mode():
-        polar = encoder._model.to_polar(to_unit(torch.from_numpy(tile[None])))
+        polar = encoder._model.convert_view(to_unit(torch.from_numpy(tile[None])))
     values = polar[0].permute(1, 2, 0).numpy() * 255
     return np.asarray(values.round().clip(0, 255), dtype=np.uint8)
 

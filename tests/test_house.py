@@ -26,16 +26,7 @@ NO_MODULE = {
 ARRAY = re.compile(r"\b(\w*Array|Codes|Pixels|Embeddings|Tensor|NDArray)\b")
 # Public functions on arrays whose docstring states no shape yet, at most, by room. It only shrinks; a room without
 # an entry has none.
-WITHOUT_SHAPES = {
-    "bench": 3,
-    "core": 10,
-    "evaluation": 26,
-    "localization": 5,
-    "models": 2,
-    "sources": 6,
-    "synthetic": 33,
-    "training": 6,
-}
+WITHOUT_SHAPES = {"synthetic": 33}
 
 
 def _pins(lock: str) -> dict[str, list[tuple[Version, str]]]:

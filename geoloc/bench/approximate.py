@@ -42,7 +42,7 @@ def measure_lists(
 ) -> list[ListsResult]:
     """Recall and speed for several numbers of probes.
 
-    Some of the codes are taken out of the gallery and asked for: queries as like the rest as codes get.
+    Some of the codes uint8[N, bits / 8] are queries and not in the gallery.
     Raises `ConfigError` for fewer than 20 codes.
     """
     if len(codes) < _LEAST_CODES:

@@ -38,7 +38,7 @@ def tiles_of(count: int, seed: int) -> pa.Table:
 
 
 def write_gallery(directory: Path, codes: Codes, seed: int = 0) -> ShardEntry:
-    """Write codes as one shard."""
+    """Write codes uint8[N, bits / 8] as one shard."""
     directory.mkdir(parents=True, exist_ok=True)
     tiles = tiles_of(len(codes), seed)
     write_shard(directory, tiles, codes, None)

@@ -80,7 +80,7 @@ class ScanResult(BaseModel):
 def compare_scans(
     shard: Shard, queries: Codes, k: int, *, kernel: Kernel, threads: int, rounds: int, usearch: bool
 ) -> ScanResult:
-    """Time one batch by every hand, after their answers were found equal; raises `Differs` when they are not."""
+    """Time one batch uint8[Q, bits / 8] with every library; raises `Differs` where their answers are not equal."""
     codes = shard.codes
     flat = faiss.IndexBinaryFlat(codes.shape[1] * 8)
     flat.add(codes)

@@ -52,7 +52,7 @@ def distance_m(
 def heading_deg(
     lat: npt.ArrayLike, lon: npt.ArrayLike, to_lat: npt.ArrayLike, to_lon: npt.ArrayLike
 ) -> FloatArray:
-    """Heading at the first point towards the second, in [0, 360).
+    """Heading at the first point towards the second, elementwise, from 0 to below 360.
 
     Convention: degrees clockwise from true north, 90 is east.
     """
@@ -68,15 +68,6 @@ def destination(lat: float, lon: float, heading: float, metres: float) -> LatLon
     """
     to_lon, to_lat, _ = _WGS84.fwd(lon, lat, heading, metres)
     return LatLon(float(to_lat), float(to_lon))
-
-
-def heading_difference_deg(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
-    """Signed difference a - b of headings, in [-180, 180).
-
-    Convention: positive when `a` is clockwise of `b`.
-    """
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return np.asarray((difference + 180.0) % 360.0 - 180.0)
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ def _aeqd(lat: float, lon: float) -> tuple[Transformer, Transformer]:
 
 
 def mercator_xy(lat: npt.ArrayLike, lon: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Position in the unit square of web mercator.
+    """Position in the unit square of web mercator, elementwise.
 
     Convention: x grows to the east from 0 at 180 W, y grows to the south from 0 at 85.05 N; latitudes beyond
     the projection's limit are clipped to it.
@@ -120,7 +111,7 @@ def mercator_xy(lat: npt.ArrayLike, lon: npt.ArrayLike) -> tuple[FloatArray, Flo
 
 
 def map_tile(lat: npt.ArrayLike, lon: npt.ArrayLike, zoom: int) -> tuple[IntArray, IntArray]:
-    """Column and row of the web-mercator (XYZ) tile that contains a point.
+    """Column and row of the web-mercator (XYZ) tile that contains a point, elementwise.
 
     Convention: x counts to the east from 180 W, y to the south from the north edge, both below 2**zoom.
     """
@@ -148,7 +139,7 @@ def map_metres_per_pixel(lat: float, zoom: int, tile_px: int = 256) -> float:
 
 
 def cells(lat: npt.ArrayLike, lon: npt.ArrayLike, level: int = CELL_LEVEL) -> IntArray:
-    """Spatial cells: int64 Morton codes of web-mercator tiles.
+    """Spatial cells, elementwise: int64 Morton codes of web-mercator tiles.
 
     Sorting by cell walks a space-filling (Z) curve; `cell >> 2 * n` is the cell n levels up. Points beyond the
     mercator limit fall into the outermost rows.

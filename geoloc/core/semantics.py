@@ -1,15 +1,12 @@
 """The 25 semantic classes of the 2.5D map data (ZhouMengjie/2-5DMap-Dataset), in their order 0..24.
 
 The order is the file format: a class id is a row of `CLASSES`. Names follow the layers of an OpenStreetMap
-export to 3D; colours are those in which the data set draws its point clouds.
+export to 3D.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-
-import numpy as np
-from numpy.typing import NDArray
 
 
 class SemanticClass(IntEnum):
@@ -49,15 +46,3 @@ class SemanticClass(IntEnum):
 
 CLASSES: tuple[str, ...] = tuple(kind.label for kind in SemanticClass)
 """Names by id."""
-
-_COLOURS = (
-    (100, 149, 237), (30, 144, 255), (135, 206, 250), (240, 230, 140), (255, 215, 0), (0, 0, 0), (46, 139, 87),
-    (50, 205, 50), (124, 252, 0), (107, 142, 35), (255, 182, 193), (220, 20, 60), (255, 105, 180), (199, 21, 133),
-    (218, 112, 214), (139, 0, 139), (148, 0, 211), (105, 105, 105), (0, 100, 0), (0, 0, 255), (154, 205, 50),
-    (128, 128, 0), (255, 165, 0), (255, 255, 0), (192, 192, 192),
-)  # fmt: skip
-
-
-def class_colours() -> NDArray[np.uint8]:
-    """The colour of each class: uint8[25, 3]."""
-    return np.asarray(_COLOURS, np.uint8)

@@ -61,14 +61,12 @@ def aerial_orientation(
     *,
     yaw_deg: torch.Tensor | None = None,
     scale: torch.Tensor | None = None,
-    outside: Literal["keep", "zero"] = "keep",
 ) -> torch.Tensor:
     """Yaw and radius of every pixel of a square aerial picture, float32[B, 2, side_px, side_px].
 
     `yaw_deg` [B] is the heading at the picture's top (default: one map, north up); `scale` [B] multiplies
-    the radius (below 1: a crop of the middle that keeps the whole picture's radii). `outside` of the inscribed
-    circle the radius goes on beyond 1 (`keep`) or both channels are 0 (`zero`). The centre pixel of an odd side
-    looks along the picture's top.
+    the radius (below 1: a crop of the middle that keeps the whole picture's radii). Outside of the inscribed
+    circle the radius goes on beyond 1. The centre pixel of an odd side looks along the picture's top.
     """
     offset = torch.arange(side_px, dtype=torch.float64) - (side_px - 1) / 2
     down, right = torch.meshgrid(offset, offset, indexing="ij")
@@ -83,8 +81,6 @@ def aerial_orientation(
     batch = max(len(yaw), len(radius))
     yaw, radius = yaw.expand(batch, -1, -1), radius.expand(batch, -1, -1)
     maps = torch.stack([yaw / 180, (radius - 0.5) * 2], dim=1)
-    if outside == "zero":
-        maps = torch.where((maps[:, 1:] > 1).expand_as(maps), torch.zeros(()).double(), maps)
     return maps.float()
 
 
@@ -111,12 +107,6 @@ def polar_orientation(
     maps[:, 0] = (across / 180)[:, None, :]
     maps[:, 1] = ((radius - 0.5) * 2)[:, :, None]
     return maps
-
-
-def mirror_orientation(maps: torch.Tensor) -> torch.Tensor:
-    """Maps float[B, 2, H, W] of pictures that were mirrored left to right together with the other view."""
-    flipped = maps.flip(-1)
-    return torch.cat([-flipped[:, :1], flipped[:, 1:]], dim=1)
 
 
 def _steps(count: int, first: float, last: float, sampling: Sampling) -> torch.Tensor:

@@ -209,7 +209,7 @@ def _conformal(errors: FloatArray) -> float:
 def choose_settings(
     candidates: Iterable[ClusterSettings], errors_of: Iterable[FloatArray], tolerance: float = 0.01
 ) -> ClusterSettings:
-    """Of cluster settings and the errors that each gives, the one of the lowest median error.
+    """The cluster settings with the lowest median error; `errors_of` has the errors float64[Q] that each gives.
 
     Settings within `tolerance` (a share) of the lowest count as equal: then the earlier candidate is kept.
     """

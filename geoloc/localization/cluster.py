@@ -52,7 +52,7 @@ class Cluster:
 
 
 def weights_of(similarity: npt.ArrayLike, temperature: float) -> FloatArray:
-    """Softmax weights over the last axis; NaN (no match) weighs nothing, a row of NaN is all zero."""
+    """Softmax weights over the last axis [..., K]; NaN (no match) weighs nothing, a row of NaN is all zero."""
     values = np.asarray(similarity, dtype=np.float64)
     present = np.isfinite(values)
     best = np.max(np.where(present, values, -np.inf), axis=-1, keepdims=True, initial=-np.inf)

@@ -60,7 +60,7 @@ class EncodedQueries:
         return np.asarray(~self.shown.all(axis=1))
 
     def rows(self, part: slice | IntArray) -> EncodedQueries:
-        """Some of the queries."""
+        """The queries at positions int64[q]."""
         return replace(
             self,
             embedding=self.embedding[part],

@@ -29,7 +29,7 @@ _SAMPLE_PX = 256
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photo uint8[H, W, 3] and how it was taken; `photo` checks and fills in what was not said.
+    """A decoded photo uint8[H, W, 3] and how it was taken; see `photo`.
 
     heading_deg: of the image centre (for a drone photo: of its top), clockwise from north, None when unknown.
     fov_deg: horizontal field of view. extent_m: ground covered by the shorter side of a drone photo.
@@ -57,10 +57,10 @@ def photo(
     fov_deg: float | None = None,
     extent_m: float | None = None,
 ) -> Photo:
-    """A checked photo, with what was not said filled in.
+    """A checked photo uint8[H, W, 3]; what is None gets its usual value.
 
-    Without `view`, one with `extent_m` is a drone's, one at least 1.75 times as wide as high without a smaller
-    `fov_deg` a panorama, any other a street photo.
+    The view is then that of a drone where `extent_m` is given, and a panorama where the photo is at least 1.75 times
+    as wide as high and `fov_deg` is not below 360. Any other is a street photo.
     Raises `QueryError` (reason `bad_view`, `bad_heading`, `bad_fov`, `bad_extent`) for values out of range.
     """
     if view is None:
@@ -125,10 +125,10 @@ def encode_prepared(
     *,
     fov_deg: Sequence[float] | None = None,
 ) -> EncodedQueries:
-    """Encode what `Encoder.prepare` gave; `heading_deg` is None where all headings are unknown.
+    """Encode pictures uint8[N, h, w, 3] of `Encoder.prepare`; `heading_deg` is None where all headings are unknown.
 
-    Preparing turns panoramas to north; a drone picture of known heading is turned by taking the nearest of
-    `headings` candidates. `fov_deg` of ground photos says which columns they show (None: all of them).
+    Panoramas are already turned to north. A drone picture of known heading takes the nearest of `headings`
+    candidates. `fov_deg` of ground photos gives the columns that they show (None: all of them).
     """
     known = heading_deg is not None
     given = np.array([np.nan if value is None else value for value in heading_deg or [None] * len(batch)])

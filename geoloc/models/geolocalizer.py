@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geoloc.geometry.aerial import look_down
 from geoloc.geometry.polar import aerial_to_polar
 from geoloc.models.hashing import make_hash
 from geoloc.models.orientation_maps import OrientationMaps, Pose
 from geoloc.models.preprocessing import normalise
-from geoloc.models.transformers import make_transformer
-from geoloc.recipe.model import Branches, PolarView
+from geoloc.models.views.transform import Look, ViewTransform
+from geoloc.recipe.model import Branches
 from geoloc.recipe.recipe import ModelRecipe
 
 
@@ -64,42 +62,30 @@ class GeoLocalizer(nn.Module):
             for name in names:
                 alike = recipe.projection.shared or name == names[0]
                 self.projections[name] = first if alike else nn.Conv1d(inputs, recipe.projection.channels, 1)
-        self.transformer = make_transformer(recipe.view, recipe.tile_px)
-        self.maps = None if recipe.orientation is None else OrientationMaps(recipe, recipe.orientation)
+        self.transformer: ViewTransform = recipe.view.build(recipe.tile_px)
+        self.maps = None
+        if recipe.orientation is not None:
+            self.maps = OrientationMaps(recipe, recipe.orientation, self.transformer.orientation)
 
     def convert_view(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
-        """Aerial pictures float[B, 3, S, S] at the recipe's metres per pixel to what the aerial backbone sees.
-
-        By the recipe's view: the polar image of its field, the field's square itself, or what a spatial
-        transformer makes of that square.
-        """
-        if isinstance(self.recipe.view, PolarView):
-            return self.to_polar(images, pose)
-        pose = pose or Pose()
-        side = self.recipe.tile_px
-        square = images
-        if images.shape[-1] != side or pose.moves:
-            square = look_down(images, side_px=side, **self._look(pose))
-        if self.transformer is None:
-            return square
-        moved: torch.Tensor = self.transformer(square)
-        return moved
+        """Aerial pictures float[B, 3, S, S] at the recipe's metres per pixel to what the aerial backbone sees."""
+        return self.transformer.see(images, self._look(pose or Pose()))
 
     def to_polar(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
-        """Aerial pictures float[B, 3, S, S] to polar images float[B, 3, H, W] of the field, of the view's size."""
+        """Plain polar images float[B, 3, height_px, width_px] of the field, which guide a learned transform.
+
+        `images` float[B, 3, S, S] are aerial pictures at the recipe's metres per pixel.
+        """
         height, width = self.recipe.aerial_px
-        view = self.recipe.view
         return aerial_to_polar(
             images,
             height_px=height,
             width_px=width,
             radius_px=self.recipe.tile_px / 2,
-            radial_power=view.radial_power if isinstance(view, PolarView) else 1.0,
-            sampling=(view.sampling or "centred") if isinstance(view, PolarView) else "centred",
             **self._look(pose or Pose()),
         )
 
-    def _look(self, pose: Pose) -> dict[str, Any]:
+    def _look(self, pose: Pose) -> Look:
         scale = self.recipe.metres_per_pixel
         return {
             "east_px": None if pose.east_m is None else pose.east_m / scale,

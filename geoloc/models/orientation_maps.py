@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from geoloc.geometry.orientation import aerial_orientation, ground_orientation, polar_orientation
+from geoloc.geometry.orientation import ground_orientation
 from geoloc.models.preprocessing import AERIAL_VIEWS
 from geoloc.recipe.model import Orientation
 from geoloc.recipe.recipe import ModelRecipe
+
+# From yaw_deg [B] and scale [B] to maps float[B, 2, H, W].
+AerialMaps = Callable[[torch.Tensor | None, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,10 @@ class OrientationMaps(nn.Module):
     ground: torch.Tensor
     above: torch.Tensor
 
-    def __init__(self, recipe: ModelRecipe, orientation: Orientation) -> None:
+    def __init__(self, recipe: ModelRecipe, orientation: Orientation, aerial_maps: AerialMaps) -> None:
         super().__init__()
         self.recipe = recipe
+        self.aerial_maps = aerial_maps
         self.sampling = orientation.sampling
         self.register_buffer("ground", self._make("panorama", Pose()), persistent=False)
         self.register_buffer("above", self._make("aerial", Pose()), persistent=False)
@@ -71,8 +76,4 @@ class OrientationMaps(nn.Module):
                 yaw_deg=pose.yaw_deg,
                 sampling=self.sampling,
             )
-        if self.recipe.view.kind == "none":
-            return aerial_orientation(self.recipe.tile_px, yaw_deg=pose.yaw_deg, scale=pose.scale)
-        height, width = self.recipe.aerial_px
-        power = getattr(self.recipe.view, "radial_power", 1.0)
-        return polar_orientation(height, width, radial_power=power, yaw_deg=pose.yaw_deg, scale=pose.scale)
+        return self.aerial_maps(pose.yaw_deg, pose.scale)

@@ -116,7 +116,7 @@ def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
 
 
 def load_weights(model: GeoLocalizer, state: Mapping[str, torch.Tensor], *, where: str) -> None:
-    """Put weights into a model; `ModelMismatch` names the first tensor that is missing, unknown or misshapen."""
+    """Put weights [...] into a model; `ModelMismatch` names the first tensor that is missing, unknown or misshapen."""
     expected = _unshared(model)
     for name, tensor in expected.items():
         if name not in state:
@@ -139,7 +139,7 @@ def load_weights(model: GeoLocalizer, state: Mapping[str, torch.Tensor], *, wher
 
 
 def weights_of(model: GeoLocalizer) -> dict[str, torch.Tensor]:
-    """Copies of all weights and batch-norm statistics, a shared backbone once."""
+    """Copies of all weights [...] and batch-norm statistics by name, a shared backbone once."""
     return {name: tensor.detach().cpu().clone() for name, tensor in _unshared(model).items()}
 
 

@@ -1,32 +1,23 @@
-"""The sections of a model recipe, and what a backbone and an aggregation must answer about themselves.
+"""The sections of a model recipe, and what a view, a backbone and an aggregation must answer about themselves.
 
-Frozen data only. Backbones and aggregations lie with their networks, one module each (`geoloc.models.backbones`,
-`geoloc.models.aggregation`). A part that a recipe does not name is None and stays out of what is written, so that
-recipes of before a part existed keep their text and their fingerprint.
+Frozen data only. Views, backbones and aggregations lie with their networks (`geoloc.models.views`,
+`geoloc.models.backbones`, `geoloc.models.aggregation`). A part that a recipe does not name is None and stays out of
+what is written, so that recipes of before a part existed keep their text and their fingerprint.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from geoloc.recipe.registry import Part, PositiveFloat, PositiveInt, Section, chosen
 
 
-def _kind_or(default: str) -> Discriminator:
-    """Tells tagged sections apart by `kind`; without it the section is the `default` one."""
-
-    def kind(value: Any) -> str:
-        found = value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
-        return str(found)
-
-    return Discriminator(kind)
-
-
-class ViewSection(Section):
+class ViewSection(Part):
     """A view transform; the defaults are those of a transform to an image of `height_px` x `width_px`."""
 
+    package = "geoloc.models.views"
     learned: ClassVar[bool] = False
     """Whether training changes the transform."""
     azimuth_columns: ClassVar[bool] = False
@@ -50,94 +41,13 @@ class ViewSection(Section):
         """Height and width of the output for a tile of `tile_px` x `tile_px`."""
         return self.height_px, self.width_px
 
+    def build(self, side_px: int) -> Any:
+        """The transform, a `geoloc.models.views.transform.ViewTransform` of squares of `side_px`."""
+        return self.network(self, side_px)
+
     def describe(self) -> str:
         """The transform in a few words, with what differs from the defaults."""
         return self.title
-
-
-class PolarView(ViewSection):
-    """Aerial tile to polar image; `radial_power` 1 spaces the rows evenly, above 1 densely near the centre."""
-
-    title = "polar image"
-    azimuth_columns = True
-    kind: Literal["polar"] = "polar"
-    height_px: PositiveInt = 64
-    width_px: PositiveInt = 256
-    radial_power: PositiveFloat = 1.0
-    sampling: Literal["paper"] | None = Field(
-        None, description="paper: the published formula to the letter; else samples in the middle of pixels"
-    )
-
-    def describe(self) -> str:
-        """The transform in a few words, with what differs from the defaults."""
-        power = "" if self.radial_power == 1 else f", radius to the power {self.radial_power:g}"
-        return self.title + (" (published formula)" if self.sampling == "paper" else "") + power
-
-
-class SquareView(ViewSection):
-    """The aerial tile as it is, north up: no transform."""
-
-    title = "no transform"
-    size_keys = ("tile_px", "tile_px")
-    kind: Literal["none"] = "none"
-
-    def output_px(self, tile_px: int) -> tuple[int, int]:
-        """The tile's own size."""
-        return tile_px, tile_px
-
-
-class AffineView(ViewSection):
-    """Spatial transformer with one affine map, learned from the identity."""
-
-    title = "affine transformer"
-    learned = True
-    kind: Literal["affine"] = "affine"
-    height_px: PositiveInt = 64
-    width_px: PositiveInt = 256
-
-
-class ComposedView(ViewSection):
-    """Three affine transformers with residual blocks between them (3 to 8 channels and back)."""
-
-    title = "composed transformer"
-    learned = True
-    kind: Literal["composed"] = "composed"
-    height_px: PositiveInt = 64
-    width_px: PositiveInt = 256
-
-
-class SplineView(ViewSection):
-    """Spatial transformer with a thin plate spline over a regular grid of control points."""
-
-    title = "thin plate spline"
-    learned = True
-    kind: Literal["tps"] = "tps"
-    height_px: PositiveInt = 64
-    width_px: PositiveInt = 256
-    rows: Annotated[int, Field(ge=2)] = 6
-    columns: Annotated[int, Field(ge=2)] = 10
-    span: PositiveFloat = Field(0.9, description="control points lie in -span to span of the output")
-    start: Literal["identity", "polar"] = Field("identity", description="map before anything is learned")
-
-    @property
-    def starts_polar(self) -> bool:
-        """Whether the output is a polar image before anything is learned."""
-        return self.start == "polar"
-
-    def describe(self) -> str:
-        """The transform in a few words, with what differs from the defaults."""
-        return f"{self.title} from the {'polar image' if self.starts_polar else self.start}"
-
-
-VIEWS: tuple[type[ViewSection], ...] = (SquareView, PolarView, AffineView, ComposedView, SplineView)
-View = Annotated[
-    Annotated[PolarView, Tag("polar")]
-    | Annotated[SquareView, Tag("none")]
-    | Annotated[AffineView, Tag("affine")]
-    | Annotated[ComposedView, Tag("composed")]
-    | Annotated[SplineView, Tag("tps")],
-    _kind_or("polar"),
-]
 
 
 class BackboneSection(Part):
@@ -198,6 +108,7 @@ class AggregationSection(Part):
         return self.network(self, channels, size)
 
 
+View = Annotated[SerializeAsAny[ViewSection], chosen(ViewSection, "polar")]
 Backbone = Annotated[SerializeAsAny[BackboneSection], chosen(BackboneSection, "plain_cnn")]
 Aggregation = Annotated[SerializeAsAny[AggregationSection], chosen(AggregationSection)]
 

@@ -25,7 +25,6 @@ from geoloc.recipe.model import (
     HashHead,
     Orientation,
     PixelRange,
-    PolarView,
     Projection,
     View,
 )
@@ -48,7 +47,7 @@ class ModelRecipe(Section):
         (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
     )
     pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
-    view: View = PolarView()
+    view: View = Field(default={"kind": "polar"}, validate_default=True)
     backbone: Backbone = Field(default={"kind": "plain_cnn"}, validate_default=True)
     orientation: Orientation | None = None
     aggregation: Aggregation = Field(default={"kind": "column_attention"}, validate_default=True)

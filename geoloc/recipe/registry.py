@@ -1,6 +1,6 @@
 """Parts of a recipe that are chosen by `kind`: each is one module, which registers it where it is defined.
 
-A family (backbones, aggregations, losses) is a base class below `Part`. A kind is a frozen section of that class
+A family (views, backbones, aggregations, losses) is a base class below `Part`. A kind is a frozen section of that class
 that builds its network itself. The modules are imported when a recipe first names a part of the family.
 """
 

@@ -154,7 +154,7 @@ def grid_block(band: int, column: int, spec: TileSpec) -> Block:
 def blocks_touching(
     lat: FloatArray, lon: FloatArray, block_m: float, margin_m: float
 ) -> Iterator[tuple[int, int]]:
-    """(band, column) of the blocks that come within `margin_m` of the box around an outline of points.
+    """(band, column) of the blocks that come within `margin_m` of the box around an outline float64[P].
 
     The box is taken around the outline's own middle longitude, so an outline across 180 degrees works.
     """

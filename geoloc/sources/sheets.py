@@ -69,7 +69,7 @@ class Sheet:
         return np.asarray(lat), np.asarray(lon)
 
     def outline(self) -> tuple[FloatArray, FloatArray]:
-        """(lat, lon) of points along the sheet's border."""
+        """(lat, lon), float64[P] each, of points along the sheet's border."""
         along = np.linspace(0.0, 1.0, _OUTLINE_POINTS)
         zero, one = np.zeros_like(along), np.ones_like(along)
         column = np.concatenate([along, one, along, zero]) * self.width

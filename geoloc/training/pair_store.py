@@ -47,7 +47,7 @@ class PairIndex:
         return len(self.query_id)
 
     def take(self, rows: IntArray) -> PairIndex:
-        """The pairs at these rows."""
+        """The pairs at rows int64[n]."""
         return PairIndex(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
 

@@ -10,14 +10,14 @@ from geoloc.core.arrays import FloatArray, IntArray
 
 
 def split_pairs(count: int, workers: int, rank: int, seed: int) -> IntArray:
-    """Rows of one worker: a seeded shuffle dealt out, the same number to each (up to workers - 1 pairs are left)."""
+    """Rows int64[n] of one worker: an equal part of a seeded shuffle (up to workers - 1 pairs are left out)."""
     order = np.random.default_rng((seed, 0x5EED)).permutation(count)
     share = count // workers
     return np.sort(order[rank * share : (rank + 1) * share])
 
 
 def random_batches(count: int, size: int, seed: int, *, start: int = 0) -> Iterator[IntArray]:
-    """Endless batches of `size` rows below `count`; each epoch a new permutation, its remainder dropped.
+    """Endless batches int64[size] of rows below `count`; each epoch a new permutation, its remainder dropped.
 
     `start` skips that many batches without drawing them one by one, so that a resumed run goes on where it was.
     """
@@ -34,7 +34,7 @@ def random_batches(count: int, size: int, seed: int, *, start: int = 0) -> Itera
 def neighbour_batches(
     east_m: FloatArray, north_m: FloatArray, size: int, seed: int, *, start: int = 0
 ) -> Iterator[IntArray]:
-    """Endless batches of which each half is one neighbourhood: harder negatives, as Sample4Geo's GPS sampling.
+    """Endless batches int64[size], each half one neighbourhood: harder negatives, as Sample4Geo's GPS sampling.
 
     Every batch takes the size / 4 nearest of two random anchors that share its epoch's permutation, the rest at
     random. Rows without a position are only drawn at random.

@@ -89,20 +89,6 @@ def test_destination_is_where_distance_says(lat: float, lon: float, heading: flo
     assert vincenty(lat, lon, *there)[0] == pytest.approx(metres, abs=5e-3)
 
 
-@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
-def test_heading_difference_is_the_short_way_round(a: float, b: float) -> None:
-    difference = float(geodesy.heading_difference_deg(a, b))
-    assert -180 <= difference < 180
-    turn = math.radians(a - b)
-    assert math.cos(math.radians(difference)) == pytest.approx(math.cos(turn), abs=1e-9)
-    assert math.sin(math.radians(difference)) == pytest.approx(math.sin(turn), abs=1e-9)
-
-
-def test_heading_difference_sign() -> None:
-    assert float(geodesy.heading_difference_deg(10, 350)) == 20  # clockwise of it
-    assert float(geodesy.heading_difference_deg(350, 10)) == -20
-
-
 @settings(max_examples=50)
 @given(latitudes, longitudes, st.floats(-20_000, 20_000), st.floats(-20_000, 20_000))
 def test_local_frame_goes_there_and_back_and_keeps_distance_and_heading(

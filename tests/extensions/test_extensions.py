@@ -1,4 +1,4 @@
-"""A backbone, a head, a loss and a data set, each one module outside the package that registers itself."""
+"""A view, a backbone, a head, a loss and a data set, each one module outside the package that registers itself."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from geoloc.recipe.registry import register
 from geoloc.sources.datasets import registry
 from geoloc.stages import ingest
 from geoloc.stages.ingest import IngestConfig, IngestInputs
-from geoloc.training.comparison.model_facts import recipe_summary
+from geoloc.training.comparison.aerial_views import aerial_view
+from geoloc.training.comparison.model_facts import bridge_titles, recipe_summary
 from geoloc.training.trainer import Trainer
 from tests.training.test_step import noise
 
-MODULES = ",".join(f"tests.extensions.{name}" for name in ("patches", "peak", "margin", "named_by_place"))
+MODULES = ",".join(
+    f"tests.extensions.{name}" for name in ("half", "patches", "peak", "margin", "named_by_place")
+)
 RECIPE = """
 name: extended
 model:
@@ -87,6 +90,19 @@ def test_a_new_backbone_takes_orientation_maps_and_refuses_what_the_base_refuses
     ):
         with pytest.raises(ConfigError, match=sentence):
             Recipe.from_yaml(f"name: a\nmodel: {{{text}}}\n")
+
+
+def test_a_new_view_is_seen_by_the_aerial_branch() -> None:
+    base = Recipe.from_yaml(RECIPE).model.model_dump(exclude_none=True)
+    recipe = ModelRecipe.model_validate(base | {"view": {"kind": "half"}, "aggregation": {"kind": "peak"}})
+    assert recipe.aerial_px == (32, 64)
+    model, tile = GeoLocalizer(recipe), np.zeros((1, 64, 64, 3), np.uint8)
+    tile[:, :32] = 255
+    view = aerial_view(model.eval(), tile)
+    assert view.pictures.shape == (1, 32, 64, 3)
+    assert view.pictures.min() == 255
+    assert view.places[..., 1].max() < 0
+    assert bridge_titles()[-1] != "northern half" in bridge_titles()  # learned transforms come last
 
 
 def test_a_new_head_is_named_by_a_recipe() -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from geoloc.geometry.aerial import look_down
-from geoloc.geometry.panorama import resample_panorama
 from geoloc.geometry.polar import aerial_to_polar
 
 
@@ -116,7 +115,7 @@ def test_a_rolled_panorama_equals_a_rotated_tile() -> None:
     for heading in (30.0, 100.0, 250.0):
         turned = look_down(tile, side_px=64, heading_deg=one(heading))
         of_turned = aerial_to_polar(turned, height_px=10, width_px=36, radius_px=28.0)
-        rolled = resample_panorama(aligned, height_px=10, width_px=36, heading_deg=one(heading))
+        rolled = aligned.roll(-round(heading / 10), -1)  # 10 degrees a column
         torch.testing.assert_close(of_turned, rolled, atol=5e-3, rtol=0)
 
 

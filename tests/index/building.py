@@ -24,6 +24,9 @@ from geoloc.index.format.manifest import (
     manifest_uri,
 )
 from geoloc.index.format.shard import entry_of, write_shard
+from geoloc.index.search.matches import Matches
+from geoloc.index.search.region import Region
+from geoloc.index.search.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -181,3 +184,11 @@ def as_format_2(index_uri: str) -> str:
     storage.write_bytes(manifest_uri(index_uri, snapshot_id), data)
     storage.write_bytes(storage.join(index_uri, CURRENT_NAME), f"{snapshot_id}\n".encode())
     return snapshot_id
+
+
+def nearest_by_floats(
+    snapshot: Snapshot, floats: npt.NDArray[np.float32], k: int, region: Region | None = None
+) -> Matches:
+    """The k tiles with the greatest dot product: every tile is re-ranked."""
+    codes = np.zeros((len(floats), snapshot.bits // 8), np.uint8)
+    return snapshot.search(codes, k=k, region=region, embeddings=floats, rerank=max(1, snapshot.rows))

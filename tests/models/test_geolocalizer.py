@@ -82,9 +82,9 @@ def test_shared_weights_are_one_backbone() -> None:
 def test_pose_is_in_metres_whatever_margin_the_tile_has() -> None:
     model = GeoLocalizer(small(tile_m=64)).eval()  # 2 m a pixel
     tile = torch.rand(1, 3, 48, 48)
-    moved = model.to_polar(tile, Pose(east_m=torch.tensor([4.0]), north_m=torch.tensor([-6.0])))
+    moved = model.convert_view(tile, Pose(east_m=torch.tensor([4.0]), north_m=torch.tensor([-6.0])))
     cut = tile[:, :, 8 + 3 : 40 + 3, 8 + 2 : 40 + 2]
-    torch.testing.assert_close(moved[:, :, 1:], model.to_polar(cut)[:, :, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moved[:, :, 1:], model.convert_view(cut)[:, :, 1:], atol=1e-5, rtol=1e-5)
 
 
 def test_codes_pack_the_most_significant_bit_first() -> None:
@@ -113,5 +113,5 @@ def test_the_default_recipe_has_its_stated_size() -> None:
     height, width = input_size(model.recipe, "drone")
     assert height == width == recipe.tile_px
     with torch.inference_mode():
-        polar = model.to_polar(torch.rand(1, 3, height, width))
+        polar = model.convert_view(torch.rand(1, 3, height, width))
         assert model.eval()(polar, "aerial").shape == (1, recipe.embedding_dim)

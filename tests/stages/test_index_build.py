@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import ray
+from index.building import nearest_by_floats
 
 from geoloc.core import geodesy, part_table, schemas, storage
 from geoloc.core.errors import (
@@ -129,7 +130,7 @@ def test_an_index_is_built_and_found_again(inputs: IndexInputs, tmp_path: Path) 
     assert found.tile_ids[:, 0].tolist() == gallery.ids[:50]
     assert not found.distance_bits.any()
     np.testing.assert_array_equal(found.lat[:, 0], gallery.lat[:50])
-    exact = snapshot.exact_float(gallery.embeddings[:5].astype(np.float32), k=3)
+    exact = nearest_by_floats(snapshot, gallery.embeddings[:5].astype(np.float32), k=3)
     wanted = np.argsort(-(gallery.embeddings[:5].astype(float) @ gallery.embeddings.astype(float).T), axis=1)[
         :, :3
     ]

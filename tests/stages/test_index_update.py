@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from index.building import as_format_2
+from index.building import as_format_2, nearest_by_floats
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CommitConflict, ConfigError, InputError, ModelMismatch
@@ -153,7 +153,7 @@ def check(life: Life) -> None:
             for query in range(len(QUERIES)):
                 got = [(match.distance_bits, match.tile_id) for match in matches.of(query)]
                 assert got == nearest_by_hand(life.tiles, query, k, inside=region is not None)
-    found = snapshot.exact_float(FLOATS, 5)
+    found = nearest_by_floats(snapshot, FLOATS, 5)
     for query in range(len(FLOATS)):
         scored = sorted(
             (-float(np.float32(tile.embedding.astype(float) @ FLOATS[query].astype(float))), name)

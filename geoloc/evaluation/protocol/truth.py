@@ -19,7 +19,7 @@ def truth_from_pairs(
 ) -> TruthTable:
     """Positives by the pairs table; pairs of other queries or of tiles outside the gallery are left out.
 
-    Positions refer to `query_ids` and `tile_ids` (pa.string arrays).
+    Positions refer to `query_ids` (pa.string[Q]) and `tile_ids` (pa.string[N]).
     """
     wanted = pairs.filter(pc.is_in(pairs["relation"], pa.array(relations)))
     query = pc.index_in(wanted["query_id"].cast(pa.large_string()), query_ids.cast(pa.large_string()))
@@ -31,7 +31,7 @@ def truth_from_pairs(
 def truth_from_places(
     query_place: pa.Array, tile_place: pa.Array, *, junk: tuple[str, ...] = (JUNK_PLACE,)
 ) -> TruthTable:
-    """Positives by identity: all tiles of the query's place (pa.string arrays [Q] and [N]).
+    """Positives by identity: all tiles of the query's place (pa.string[Q] and pa.string[N]).
 
     A tile of null place is a distractor. A query of a junk place has no positives.
     """

@@ -55,15 +55,15 @@ class Cosine:
     tie = FLOAT_TIE
 
     def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
-        """See `Similarity.prepare`."""
+        """Rows float32[n, R, D]."""
         return np.ascontiguousarray(rows, dtype=np.float32)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Similarity.scores`."""
+        """Scores float32[q, n], see `Similarity`."""
         return np.asarray(queries @ block.T, dtype=np.float32)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Similarity.pairwise`."""
+        """Scores float32[p, R, S], see `Similarity`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)
 
 
@@ -79,18 +79,18 @@ class PartCosine:
         self._columns = columns
 
     def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
-        """See `Similarity.prepare`; gallery items get the energy of each of their columns."""
+        """Rows float32[n, R, D + columns]; gallery items get the energy of each of their columns."""
         wide = np.ascontiguousarray(rows, dtype=np.float32)
         if query:
             return wide
         return np.concatenate([wide, column_energy(wide, self._columns)], axis=-1)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Similarity.scores`."""
+        """Scores float32[q, n], see `Similarity`."""
         return self._of(queries, block.T)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Similarity.pairwise`."""
+        """Scores float32[p, R, S], see `Similarity`."""
         return self._of(left, right.swapaxes(1, 2))
 
     def _of(self, queries: AnyArray, items: AnyArray) -> Float32Array:
@@ -113,11 +113,11 @@ class Hamming:
         return code_words(rows, self._bits)
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Similarity.scores`."""
+        """Scores float32[q, n], see `Similarity`."""
         return np.negative(hamming_distances(queries, block), dtype=np.float32)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Similarity.pairwise`."""
+        """Scores float32[p, R, S], see `Similarity`."""
         differing = np.bitwise_count(left[:, :, None] ^ right[:, None])
         return np.asarray(-differing.sum(axis=-1, dtype=np.uint32).astype(np.float32))
 

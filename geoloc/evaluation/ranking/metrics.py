@@ -86,7 +86,7 @@ def chance_table(
 
 
 def error_summary(error_m: FloatArray) -> dict[str, float | int | None]:
-    """Median, 90 % and share of errors in metres; NaN (not located) counts in `queries` and as infinitely far.
+    """Median, 90 % and share of errors float64[Q] in metres; NaN (not located) counts in `queries` and as infinite.
 
     Quantiles are errors that a query has (nearest rank): the median of an even number is the lower of the middle
     two, not their mean, which differs where queries are few. A quantile that falls on a query that was not located
@@ -102,7 +102,7 @@ def error_summary(error_m: FloatArray) -> dict[str, float | int | None]:
 
 
 def distance_summary(error_m: FloatArray, radii_m: Sequence[float]) -> dict[str, float | int | None]:
-    """Quantiles of errors in metres and metre-level recall: the share, in percent, at most so far away.
+    """Quantiles of errors float64[Q] in metres, and the share in percent that is at most each radius.
 
     As in `error_summary`, NaN counts as infinitely far and a quantile that falls there is None.
     """

@@ -67,9 +67,9 @@ class ProjectedDistance:
         return np.ascontiguousarray(np.concatenate([values, *extra], axis=-1))
 
     def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """See `Similarity.scores`."""
+        """Scores float32[q, n], see `Similarity`."""
         return np.asarray(queries @ block.T, dtype=np.float32)
 
     def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """See `Similarity.pairwise`."""
+        """Scores float32[p, R, S], see `Similarity`."""
         return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)

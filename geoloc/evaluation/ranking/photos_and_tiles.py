@@ -34,7 +34,7 @@ class QueryGroup:
     shown: BoolArray | None = None
 
     def floats(self) -> tuple[AnyArray, Similarity]:
-        """The embeddings, and their similarity to a gallery's."""
+        """Rows [q, R, E] as `Similarity.prepare` takes them, and the similarity to compare them by."""
         assert self.embedding is not None
         if self.shown is None:
             return self.embedding, Cosine()
@@ -118,7 +118,7 @@ class TileSet(ItemSet):
 
     @property
     def removed(self) -> BoolArray | None:
-        """See `ItemSet`."""
+        """Deleted tiles, bool[N]."""
         if all(shard.live_rows is None for shard in self.shards):
             return None
         live = ((len(shard), shard.live_rows) for shard in self.shards)
@@ -141,11 +141,11 @@ class TileSet(ItemSet):
         return (shard.embeddings for shard in self.shards if shard.embeddings is not None)
 
     def codes(self) -> Iterable[AnyArray]:
-        """See `ItemSet`: a block for each shard."""
+        """A block uint8[n, B] for each shard."""
         return (shard.codes for shard in self.shards)
 
     def embeddings_of(self, rows: IntArray) -> AnyArray:
-        """See `ItemSet`."""
+        """Embeddings float16[K, D] of tiles int64[K]."""
         starts = np.array([shard.first_row for shard in self.shards], dtype=np.int64)
         numbers = np.searchsorted(starts, rows, side="right") - 1
         vectors = []
@@ -170,7 +170,7 @@ class PhotoSet(ItemSet):
 
     @property
     def order(self) -> IntArray:
-        """See `ItemSet`."""
+        """Positions int64[N], group by group."""
         return np.concatenate([rows for rows, _ in self.groups])
 
     def queries(self) -> Iterator[QueryGroup]:
@@ -182,15 +182,15 @@ class PhotoSet(ItemSet):
             yield QueryGroup(rows, queries.embedding, self._code(queries), shown)
 
     def embeddings(self) -> Iterable[AnyArray]:
-        """See `ItemSet`."""
+        """A block float32[n, R, D] for each group."""
         return (queries.embedding for _, queries in self.groups)
 
     def codes(self) -> Iterable[AnyArray]:
-        """See `ItemSet`."""
+        """A block uint8[n, R, B] for each group."""
         return (self._code(queries) for _, queries in self.groups)
 
     def embeddings_of(self, rows: IntArray) -> AnyArray:
-        """See `ItemSet`: candidates are repeated up to the largest number among these photos."""
+        """Embeddings float32[K, R, D]; candidates are repeated up to the largest number among these photos."""
         starts = np.cumsum([0, *(len(positions) for positions, _ in self.groups)])
         numbers = np.searchsorted(starts, rows, side="right") - 1
         vectors = [

@@ -74,7 +74,7 @@ class Cases:
         return "".join(out)
 
     def extremes(self, count: int) -> tuple[IntArray, IntArray]:
-        """Positions of the best queries and of the worst, the very worst first; none is in both."""
+        """Positions int64[n] of the best queries and of the worst, the very worst first; none is in both."""
         metres = np.where(np.isfinite(self._error_m), self._error_m, np.inf)
         order = np.lexsort((self._rank, metres)).astype(np.int64)
         count = min(count, len(order))

@@ -40,7 +40,7 @@ class MapPositions:
 def recall_curves(
     curves: Mapping[str, tuple[IntArray, Sequence[float]]], dotted: Sequence[str] = ()
 ) -> bytes:
-    """Recall@K in percent over K for each method; `dotted` ones are drawn faint."""
+    """Recall@K in percent over K int64[n] for each method; `dotted` ones are drawn faint."""
     figure, axes = _axes()
     for name, (ks, values) in curves.items():
         style = {"ls": ":", "color": "#888"} if name in dotted else {"marker": ".", "ms": 4.0}
@@ -61,7 +61,7 @@ def within_curves(error_m: FloatArray, ks: Sequence[int], most_m: float = 500.0)
 
 
 def error_curve(errors: Mapping[str, FloatArray]) -> bytes:
-    """Cumulative distribution of errors in metres: share of all queries within a distance, by name."""
+    """Cumulative distribution of errors float64[Q] in metres, by name: share of all queries within a distance."""
     figure, axes = _axes()
     for name, error_m in errors.items():
         finite = np.sort(np.maximum(error_m[np.isfinite(error_m)], _SMALLEST_M))

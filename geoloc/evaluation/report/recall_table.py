@@ -89,7 +89,7 @@ class TableResult:
 
 
 def recall_curve(counts: RankCounts, most: int) -> tuple[IntArray, list[float]]:
-    """(K, Recall@K in percent) for K from 1 to `most`, ties at their expected rank."""
+    """(K int64[most], Recall@K in percent) for K from 1 to `most`, ties at their expected rank."""
     ks = np.unique(np.geomspace(1, max(1, most), 40).round().astype(np.int64))
     return ks, [100.0 * recall(counts, int(k)) for k in ks]
 

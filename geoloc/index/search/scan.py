@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geoloc.core.arrays import BoolArray, Codes, Embeddings, FloatArray, HalfArray, IntArray
+from geoloc.core.arrays import BoolArray, Codes, Embeddings, FloatArray, IntArray
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import inverted_lists, topk
 from geoloc.index.search.cell_cover import cell_ranges, rows_between
@@ -35,7 +35,6 @@ _LEAST_LONG_SPAN = 524_288
 _GATHER_COST = 24
 _SCAN_COST = 3
 _GATHER_ROWS = 65_536
-_FLOAT_BLOCK_ROWS = 8_192
 _LEAST_PRODUCTS_PER_THREAD = 2_048
 
 
@@ -59,10 +58,6 @@ class Selection:
     def span(self) -> int:
         """How many rows a scan goes over."""
         return len(self.shard) if self.rows is None else self.count
-
-    def chosen(self) -> Selection:
-        """The same with its rows named one by one, unless all take part."""
-        return self if self.live is None else replace(self, rows=np.flatnonzero(self.live), live=None)
 
     def marks(self) -> BoolArray | None:
         """bool[N], which rows of the shard take part; None when all do."""
@@ -243,33 +238,8 @@ def _scan_span(
     return best
 
 
-def float_scan(selections: Sequence[Selection], queries: Embeddings, k: int) -> Candidates:
-    """The k greatest dot products of each selection with queries float32[Q, D]; scores as of `topk.descending`."""
-    scores, rows = [], []
-    for selection in (selection.chosen() for selection in selections):
-        best = np.empty((len(queries), 0), np.int64)
-        for block in selection.blocks(0, len(selection), _FLOAT_BLOCK_ROWS):
-            assert selection.shard.embeddings is not None
-            similarity = dot(queries, selection.shard.embeddings[block])
-            numbers = np.arange(block.start, block.stop) if isinstance(block, slice) else block
-            keys = np.concatenate([best, topk.pack(topk.descending(similarity), numbers)], axis=1)
-            best = topk.smallest(keys, min(k, keys.shape[1]))
-        found_scores, found_rows = topk.unpack(best)
-        scores.append(found_scores)
-        rows.append(np.where(found_rows < 0, -1, found_rows + selection.shard.first_row))
-    return _candidates(scores, rows, len(queries))
-
-
-def dot(queries: Embeddings, embeddings: HalfArray) -> Embeddings:
-    """Dot products float32[Q, R] of queries [Q, D] with embeddings [R, D].
-
-    Summed in float64 and rounded once, so that a tile's value depends on neither its shard nor its neighbours.
-    """
-    return np.asarray(queries.astype(np.float64) @ embeddings.astype(np.float64).T, dtype=np.float32)
-
-
 def rerank(shards: Sequence[Shard], rows: IntArray, queries: Embeddings, threads: int) -> Embeddings:
-    """Dot products float32[Q, R] of each query with the embeddings of its own rows; NaN for padding."""
+    """Dot products float32[Q, R] of each query float32[Q, D] with the embeddings of its rows int64[Q, R]; NaN pads."""
     similarity = np.full(rows.shape, np.nan, np.float32)
     products = default_products()
 

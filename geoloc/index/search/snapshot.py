@@ -272,24 +272,6 @@ class Snapshot:
         near = scanning.scan_lists(listed, codes, k, probes, self._kernel, self._threads)
         return scanning.together(found, near)
 
-    def exact_float(self, embeddings: Embeddings, k: int, region: Region | None = None) -> Matches:
-        """The k tiles with the greatest dot product over all stored embeddings, in the order (-product, tile_id).
-
-        embeddings: float32[Q, D]. Brute force, block by block: the referee of what codes and re-ranking lose.
-        Raises `QueryError` as `search` does.
-        """
-        self._check_counts(k, 0)
-        embeddings = self._checked_embeddings(embeddings, None)
-        selections = self._select(region)
-        parts: list[BlockResult] = []
-        for start in range(0, len(embeddings), scanning.QUERY_BLOCK):
-            candidates = scanning.float_scan(selections, embeddings[start : start + scanning.QUERY_BLOCK], k)
-            columns = scanning.best_columns(self._shards, candidates, k)
-            rows = _take(candidates.rows, columns, -1)
-            similarity = topk.similarity_of(_take(candidates.scores, columns, topk.PADDING_SCORE))
-            parts.append((rows, np.full(rows.shape, -1, np.int64), similarity))
-        return self._matches(parts, k)
-
     def _matches(self, parts: list[BlockResult], k: int) -> Matches:
         empty = np.empty((0, k), np.int64)
         rows, bits, similarity = (
@@ -331,7 +313,7 @@ class Snapshot:
             )
         return codes
 
-    def _checked_embeddings(self, embeddings: Embeddings | None, queries: int | None) -> Embeddings:
+    def _checked_embeddings(self, embeddings: Embeddings | None, queries: int) -> Embeddings:
         if self.embedding_dim is None:
             raise _without_embeddings()
         if embeddings is None:
@@ -339,11 +321,10 @@ class Snapshot:
                 "Re-ranking needs the float embeddings of the queries; pass them.", reason="wrong_embedding"
             )
         array = np.asarray(embeddings, dtype=np.float32)
-        rows = array.shape[0] if queries is None and array.ndim else queries
-        if array.shape != (rows, self.embedding_dim) or not np.isfinite(array).all():
+        if array.shape != (queries, self.embedding_dim) or not np.isfinite(array).all():
             raise QueryError(
                 f"The query embeddings are float{list(array.shape)}, this index takes finite numbers of shape "
-                f"[{'Q' if queries is None else queries}, {self.embedding_dim}].",
+                f"[{queries}, {self.embedding_dim}].",
                 reason="wrong_embedding",
             )
         return array

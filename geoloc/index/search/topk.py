@@ -43,12 +43,3 @@ def descending(similarity: Float32Array) -> Int32Array:
     """Scores int32[...] of float32[...]: the greater the float, the smaller the score; equal floats score equally."""
     raw = (similarity + np.float32(0)).view(np.int32)  # adding zero makes -0.0 the same as 0.0
     return np.asarray(~(raw ^ ((raw >> 31) & np.int32(0x7FFFFFFF))), dtype=np.int32)
-
-
-def similarity_of(scores: IntArray) -> Float32Array:
-    """The floats float32[...] whose `descending` scores are int64[...]; NaN for padding."""
-    inverse = ~scores
-    raw = (inverse ^ np.where(inverse < 0, 0x7FFFFFFF, 0)).astype(np.int32)
-    values = raw.view(np.float32).copy()
-    values[scores == PADDING_SCORE] = np.nan
-    return np.asarray(values, dtype=np.float32)

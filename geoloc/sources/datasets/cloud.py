@@ -63,7 +63,7 @@ def _indices(uri: str, count: int) -> IntArray:
 
 
 def read_array(uri: str) -> npt.NDArray[np.generic]:
-    """A small `.npy` array; `InputError` when it is broken or holds Python objects."""
+    """A small `.npy` array [...]; `InputError` when it is broken or holds Python objects."""
     try:
         array: npt.NDArray[np.generic] = np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

@@ -14,13 +14,9 @@ import torch
 from geoloc.core.arrays import BoolArray, FloatArray, IntArray, Pixels
 from geoloc.geometry.aerial import look_down
 from geoloc.geometry.azimuth import refine_peak, turned_similarity
-from geoloc.geometry.polar import polar_offsets
-from geoloc.geometry.warp import pixel_grid
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
-from geoloc.models.transformers import SplineTransformer
-from geoloc.recipe.model import PolarView, SquareView
 from geoloc.training.heading_and_fov import PROTOCOL_SEED, ProtocolPhotos, protocol_photos
 from geoloc.training.pair_store import PairStore
 
@@ -68,35 +64,15 @@ def aerial_view(model: GeoLocalizer, tiles: Pixels) -> AerialView:
     seen = model.convert_view(images)
     side = model.recipe.tile_px
     square = images if images.shape[-1] == side else look_down(images, side_px=side)
-    controls = torch.empty((len(tiles), 0, 2))
-    if isinstance(model.transformer, SplineTransformer):
-        controls = model.transformer.places(square)
+    places, controls = model.transformer.grid(square), model.transformer.control_places(square)
     pictures = (seen.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return AerialView(pictures, sampling_grid(model, square).double().numpy(), controls.double().numpy())
-
-
-def sampling_grid(model: GeoLocalizer, square: torch.Tensor) -> torch.Tensor:
-    """Where on squares float[N, 3, S, S] the aerial branch takes its pixels from, [N, h, w, 2]."""
-    view, (height, width) = model.recipe.view, model.recipe.aerial_px
-    if isinstance(view, SquareView):
-        return pixel_grid(height, width).expand(len(square), -1, -1, -1)
-    if isinstance(view, PolarView):
-        sampling = view.sampling or "centred"
-        radius, azimuth = polar_offsets(
-            height, width, radius_px=1.0, radial_power=view.radial_power, sampling=sampling
-        )
-        shift = 1 / square.shape[-1] if sampling == "paper" else 0.0
-        right = radius[:, None] * torch.sin(azimuth)[None] + shift
-        down = -radius[:, None] * torch.cos(azimuth)[None] + shift
-        return torch.stack([right, down], dim=-1).expand(len(square), -1, -1, -1)
-    places: torch.Tensor = model.transformer.grid(square)  # type: ignore[union-attr, operator]
-    return places
+    return AerialView(pictures, places.double().numpy(), controls.double().numpy())
 
 
 def score_headings(encoder: Encoder, store: PairStore, rows: IntArray) -> HeadingScores:
     """Photos of a store turned at random, scored at every heading against their own and `OTHER_TILES` of its tiles.
 
-    For models whose embedding keeps azimuth columns; at 32 headings where it does not turn by rolling.
+    `rows` int64[N]. For models whose embedding keeps azimuth columns; at 32 headings where it does not turn by rolling.
     """
     recipe = encoder.recipe.model
     shown = protocol_photos(

@@ -42,7 +42,7 @@ class TitledView:
 
 
 def draw_place(panorama: Pixels, tile: Pixels, views: Sequence[TitledView], place: int) -> bytes:
-    """One place as JPEG: its panorama and tile, then what every view transform makes of the tile.
+    """One place as JPEG: its panorama and tile (uint8[H, W, 3]), then what every view transform makes of the tile.
 
     `place` is the row of the views. Left of each sight its sampling grid on the tile: yellow where its top edge
     comes from, red its bottom edge, cyan its middle column, white others, dots a spline's control points.

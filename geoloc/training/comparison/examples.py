@@ -73,14 +73,15 @@ def _titled_views(opened: Mapping[str, _LoadedModel], tiles: npt.NDArray[np.uint
     shared: dict[str, list[str]] = {}
     for name, each in opened.items():
         view = each.recipe.model.view
-        learned = each.model.transformer is not None
-        shared.setdefault(name if learned else repr((view, each.recipe.model.aerial_px)), []).append(name)
+        shared.setdefault(name if view.learned else repr((view, each.recipe.model.aerial_px)), []).append(
+            name
+        )
     named = []
     for names in shared.values():
         model, recipe, _ = opened[names[0]]
         view = recipe.model.view
         alike = "" if len(names) == 1 else f" and {len(names) - 1} more"
-        words = recipe_summary(recipe) if model.transformer is not None else view.title
+        words = recipe_summary(recipe) if view.learned else view.title
         named.append(TitledView(f"{names[0]}{alike}: {words}", aerial_view(model, tiles), view.starts_polar))
     return named
 

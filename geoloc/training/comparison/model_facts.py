@@ -11,12 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import storage
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import METRICS_NAME, read_card
-from geoloc.recipe.model import VIEWS
+from geoloc.recipe.model import ViewSection
 from geoloc.recipe.recipe import Recipe
+from geoloc.recipe.registry import registered
 from geoloc.recipe.training import AugmentationRecipe, LossRecipe
-
-# How the views are bridged, in the order of the tables.
-BRIDGES = tuple(view.title for view in VIEWS)
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,13 @@ def _augmentation(augmentation: AugmentationRecipe) -> Iterator[str]:
         yield "trained on views of {:g} to {:g} degrees".format(*augmentation.fov_deg) + whole
 
 
+def bridge_titles() -> list[str]:
+    """How views can be bridged, in the order of the tables: no transform, the polar image, learned transforms."""
+    views = sorted(registered(ViewSection).values(), key=lambda view: (view.learned, view.azimuth_columns))
+    return [view.title for view in views]
+
+
 def sorted_by_bridge(models: Sequence[ModelFacts]) -> list[ModelFacts]:
     """Models by how they bridge the views, else as they came."""
-    return sorted(models, key=lambda model: BRIDGES.index(model.bridge))
+    titles = bridge_titles()
+    return sorted(models, key=lambda model: titles.index(model.bridge))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,13 +12,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from geoloc.training.comparison.measurements import Measurement
-from geoloc.training.comparison.model_facts import BRIDGES, CurvePoint, ModelFacts, sorted_by_bridge
+from geoloc.training.comparison.model_facts import CurvePoint, ModelFacts, bridge_titles, sorted_by_bridge
 from geoloc.training.comparison.tables import protocol_means, wilson
 from geoloc.training.heading_and_fov import CONDITIONS, PROTOCOL
 
-COLOURS = dict(zip(BRIDGES, ("#7a7a7a", "#1f6fb4", "#d98a1c", "#b3432f", "#2b8a57"), strict=True))
+_COLOURS = ("#7a7a7a", "#1f6fb4", "#d98a1c", "#b3432f", "#2b8a57")
 _MEAN = "mean of five"
 _ROW_IN = 0.27  # inches for each recipe
+
+
+def bridge_colours() -> dict[str, str]:
+    """A colour for each way to bridge the views."""
+    return dict(zip(bridge_titles(), itertools.cycle(_COLOURS), strict=False))
 
 
 def recall_dots(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> bytes:
@@ -34,14 +40,15 @@ def recall_dots(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> by
         figsize=(3.2 + 1.9 * len(panels), 1.0 + _ROW_IN * len(recipes)), dpi=110, layout="constrained"
     )
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    colours = bridge_colours()
     for axes, name in zip(grid, panels, strict=True):
         for place, recipe in enumerate(recipes):
             own = [row for row in rows if row.recipe == recipe.recipe]
             if name == _MEAN:
-                _dots(axes, place, protocol_means(own), None, COLOURS[recipe.bridge])
+                _dots(axes, place, protocol_means(own), None, colours[recipe.bridge])
             else:
                 recalls = [row.recall_1 for row in own if row.condition == name]
-                _dots(axes, place, recalls, rows[0].photos, COLOURS[recipe.bridge])
+                _dots(axes, place, recalls, rows[0].photos, colours[recipe.bridge])
         axes.set(title=name, xlim=(0, 100), xlabel="R@1, %")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -64,7 +71,7 @@ def loss_curves(
     curves: Mapping[tuple[str, int], Sequence[CurvePoint]], models: Sequence[ModelFacts]
 ) -> bytes:
     """Loss of a batch over steps and how often its own tile came first, a panel for each way of bridging."""
-    bridges = [name for name in BRIDGES if any(model.bridge == name for model in models)]
+    bridges = [name for name in bridge_titles() if any(model.bridge == name for model in models)]
     figure = Figure(figsize=(3.6 * len(bridges), 6.6), dpi=100, layout="constrained")
     grid = figure.subplots(2, len(bridges), sharex=True, sharey="row", squeeze=False)
     for column, bridge in enumerate(bridges):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from geoloc.evaluation.report.html import page
 from geoloc.training.comparison.measurements import Measurement
 from geoloc.training.comparison.model_facts import CurvePoint, ModelFacts
-from geoloc.training.comparison.plots import COLOURS, loss_curves, recall_dots
+from geoloc.training.comparison.plots import bridge_colours, loss_curves, recall_dots
 from geoloc.training.comparison.tables import Table, make_tables, notes
 
 _STYLE = """<style>
@@ -71,11 +71,11 @@ def _section(table: Table) -> str:
 def _grouped(table: Table) -> str:
     """A table with a line of its own above each group."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.head)
-    body, last = [], ""
+    body, last, colours = [], "", bridge_colours()
     for line in table.lines:
         if line.bridge != last:
             last = line.bridge
-            mark = f'<span style="color:{COLOURS[last]}">&#9632;</span>'
+            mark = f'<span style="color:{colours[last]}">&#9632;</span>'
             body.append(
                 f'<tr class="bridge"><td colspan="{len(table.head)}">{mark} {html.escape(last)}</td></tr>'
             )

@@ -12,7 +12,7 @@ from geoloc.index.maintenance.inspect import diff, verify
 from geoloc.index.search.region import box
 from geoloc.index.search.snapshot import Snapshot
 
-from ..building import Tiles, build, nearest_by_hand, random_tiles
+from ..building import Tiles, build, nearest_by_floats, nearest_by_hand, random_tiles
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_no_search_finds_a_tile_that_was_removed(removed: tuple[Tiles, Tiles, st
     got = [[(match.distance_bits, match.tile_id) for match in found.of(q)] for q in range(6)]
     assert got == nearest_by_hand(left, queries, 50, inside)
     floats = np.random.default_rng(6).normal(size=(2, 16)).astype(np.float32)
-    assert set(snapshot.exact_float(floats, 300).tile_ids[0]) - {None} == set(left.ids)
+    assert set(nearest_by_floats(snapshot, floats, 300).tile_ids[0]) - {None} == set(left.ids)
     again = snapshot.search(queries[:2], k=300, embeddings=floats, rerank=300)
     assert set(again.tile_ids[0]) - {None} == set(left.ids)
     # The snapshot before it is as it was.

@@ -11,7 +11,7 @@ from geoloc.index.search.kernels.scan_kernel import FaissKernel, Kernel, NumpyKe
 from geoloc.index.search.region import box, circle, polygon
 from geoloc.index.search.snapshot import Snapshot
 
-from ..building import Tiles, manifest_of, nearest_by_hand, random_tiles
+from ..building import Tiles, manifest_of, nearest_by_floats, nearest_by_hand, random_tiles
 
 REGIONS = {
     "nothing": None,
@@ -61,7 +61,7 @@ def test_removed_tiles_and_those_outside_are_never_found(
             matches = snapshot.search(codes, k=k, region=region)
             got = [[(m.distance_bits, m.tile_id) for m in matches.of(query)] for query in range(3)]
             assert got == nearest_by_hand(tiles, codes, k, allowed)
-        exact = snapshot.exact_float(floats, 900, region)
+        exact = nearest_by_floats(snapshot, floats, 900, region)
         assert set(exact.tile_ids[0].tolist()) - {None} == {tiles.ids[row] for row in np.flatnonzero(allowed)}
 
 

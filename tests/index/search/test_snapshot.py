@@ -19,7 +19,7 @@ from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import box, circle
 from geoloc.index.search.snapshot import Snapshot
 
-from ..building import Tiles, build, nearest_by_hand, random_tiles
+from ..building import Tiles, build, nearest_by_floats, nearest_by_hand, random_tiles
 
 
 def found(matches: Matches) -> list[list[tuple[int | None, str]]]:
@@ -75,7 +75,7 @@ def test_answers_do_not_depend_on_sharding_or_row_order(
             (
                 found(snapshot.search(codes, k=k)),
                 found(snapshot.search(codes, k=k, embeddings=floats, rerank=25)),
-                found(snapshot.exact_float(floats, k)),
+                found(nearest_by_floats(snapshot, floats, k)),
             )
         )
     assert answers[0] == answers[1]
@@ -116,12 +116,11 @@ def test_rerank_orders_the_nearest_by_dot_product_then_id(index_uri: str) -> Non
     assert snapshot.search(codes, k=30, embeddings=floats, rerank=5).counts.tolist() == [30] * 5
 
 
-def test_exact_float_equals_a_full_product(index_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_FLOAT_BLOCK_ROWS", 64)
+def test_re_ranking_every_tile_equals_a_full_product(index_uri: str) -> None:
     tiles = random_tiles(500, bits=64, dim=12, distinct=100)
     build(index_uri, tiles, 3)
     floats = np.random.default_rng(3).normal(size=(4, 12)).astype(np.float32)
-    matches = Snapshot.open(index_uri).exact_float(floats, 40)
+    matches = nearest_by_floats(Snapshot.open(index_uri), floats, 40)
     products = (floats.astype(float) @ tiles.embeddings.astype(float).T).astype(np.float32)
     for query in range(4):
         wanted = sorted(
@@ -129,7 +128,6 @@ def test_exact_float_equals_a_full_product(index_uri: str, monkeypatch: pytest.M
         )[:40]
         assert matches.tile_ids[query].tolist() == [name for _, name in wanted]
         assert matches.similarity[query].tolist() == [-value for value, _ in wanted]
-    assert (matches.distance_bits == -1).all()
 
 
 def test_matches_carry_their_positions(index_uri: str) -> None:
@@ -156,7 +154,7 @@ def test_a_region_leaves_only_the_tiles_inside(index_uri: str, monkeypatch: pyte
         assert found(snapshot.search(codes, k=15, region=region)) == nearest_by_hand(
             tiles, codes, 15, allowed
         )
-        exact = snapshot.exact_float(floats, 900, region)
+        exact = nearest_by_floats(snapshot, floats, 900, region)
         assert set(exact.tile_ids[0].tolist()) - {None} == {tiles.ids[row] for row in np.flatnonzero(allowed)}
     nothing = snapshot.search(codes, k=3, region=circle(10, 10, 1000), embeddings=floats, rerank=10)
     assert nothing.counts.tolist() == [0] * 5
@@ -202,7 +200,7 @@ def test_an_empty_shard_and_an_empty_index_have_answers(tmp_path: Path) -> None:
         for matches in (
             snapshot.search(codes, k=5),
             snapshot.search(codes, k=5, embeddings=floats, rerank=9),
-            snapshot.exact_float(floats, 5),
+            nearest_by_floats(snapshot, floats, 5),
         ):
             assert matches.rows.tolist() == [[-1] * 5] * 2
             assert matches.tile_ids.tolist() == [[None] * 5] * 2
@@ -228,7 +226,7 @@ def test_impossible_searches_are_refused_with_a_sentence(index_uri: str) -> None
             lambda: snapshot.search(codes, k=1, rerank=5, embeddings=np.ones((2, 5), np.float32)),
             r"\[2, 5\].*\[2, 4\]",
         ),
-        (lambda: snapshot.exact_float(np.full((1, 4), np.nan, np.float32), 1), "finite"),
+        (lambda: nearest_by_floats(snapshot, np.full((1, 4), np.nan, np.float32), 1), "finite"),
     ):
         with pytest.raises(QueryError, match=words):
             call()
@@ -238,7 +236,7 @@ def test_an_index_without_embeddings_says_so(index_uri: str) -> None:
     tiles = random_tiles(10, bits=64, dim=None)
     build(index_uri, tiles)
     with pytest.raises(QueryError, match="keeps no embeddings"):
-        Snapshot.open(index_uri).exact_float(np.ones((1, 4), np.float32), 1)
+        nearest_by_floats(Snapshot.open(index_uri), np.ones((1, 4), np.float32), 1)
 
 
 def test_every_kernel_gives_the_same_answer(index_uri: str) -> None:

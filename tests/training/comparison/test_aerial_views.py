@@ -9,7 +9,8 @@ import torch
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
-from geoloc.recipe.model import AffineView, ComposedView, PolarView, SplineView, SquareView
+from geoloc.models.views.spatial_transformers import AffineView, ComposedView, SplineView
+from geoloc.models.views.unlearned import PolarView, SquareView
 from geoloc.recipe.recipe import ModelRecipe, Recipe
 from geoloc.training.comparison.aerial_views import HeadingScores, aerial_view, score_headings
 from geoloc.training.comparison.measurements import MeasurementStore, TestTable

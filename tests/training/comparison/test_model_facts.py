@@ -8,11 +8,11 @@ import yaml
 from geoloc.core import storage
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
-from geoloc.recipe.model import AffineView
+from geoloc.models.views.spatial_transformers import AffineView
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.comparison.model_facts import (
-    BRIDGES,
     CurvePoint,
+    bridge_titles,
     count_parameters,
     read_curve,
     read_model_facts,
@@ -62,7 +62,7 @@ def test_no_two_recipes_of_the_study_read_alike() -> None:
     words = [recipe_summary(Recipe.load(str(path))) for path in leaves]
     assert len(words) > 20
     assert len(set(words)) == len(words)
-    assert {line.split(",")[0].split(" from")[0] for line in words} == set(BRIDGES)
+    assert {line.split(",")[0].split(" from")[0] for line in words} == set(bridge_titles())
 
 
 def test_parameters_are_those_of_the_layers() -> None:

@@ -5,8 +5,7 @@ import torch
 
 from geoloc.geometry.polar import aerial_to_polar
 from geoloc.geometry.warp import affine_grid, control_points, pixel_grid, sample
-from geoloc.models.transformers import make_transformer
-from geoloc.recipe.model import AffineView, ComposedView, SplineView
+from geoloc.models.views.spatial_transformers import AffineView, ComposedView, SplineView
 
 SIDE = 64
 VIEWS = [
@@ -24,7 +23,7 @@ def squares(count: int = 2, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("training", [True, False])
 def test_a_transformer_starts_as_the_identity(recipe: AffineView, training: bool) -> None:
     torch.manual_seed(0)
-    transformer = make_transformer(recipe, SIDE).train(training)
+    transformer = recipe.build(SIDE).train(training)
     images = squares()
     with torch.no_grad():
         torch.testing.assert_close(transformer(images), images, atol=1e-4, rtol=0)
@@ -33,7 +32,7 @@ def test_a_transformer_starts_as_the_identity(recipe: AffineView, training: bool
 @pytest.mark.parametrize("kind", [AffineView, ComposedView, SplineView])
 def test_another_size_is_the_whole_square_resampled(kind: type[AffineView]) -> None:
     torch.manual_seed(0)
-    transformer = make_transformer(kind(height_px=16, width_px=48), SIDE).eval()
+    transformer = kind(height_px=16, width_px=48).build(SIDE).eval()
     images = squares()
     with torch.no_grad():
         got = transformer(images)
@@ -44,7 +43,7 @@ def test_another_size_is_the_whole_square_resampled(kind: type[AffineView]) -> N
 @pytest.mark.parametrize("kind", [AffineView, SplineView])
 def test_an_affine_map_given_to_the_last_layer_is_done_exactly(kind: type[AffineView]) -> None:
     torch.manual_seed(0)
-    transformer = make_transformer(kind(height_px=20, width_px=30), SIDE).eval()
+    transformer = kind(height_px=20, width_px=30).build(SIDE).eval()
     matrix = torch.tensor([[0.6, -0.3, 0.15], [0.2, 0.7, -0.1]])
     points = control_points().float()
     numbers = matrix if kind is AffineView else points @ matrix[:, :2].T + matrix[:, 2]
@@ -58,7 +57,7 @@ def test_an_affine_map_given_to_the_last_layer_is_done_exactly(kind: type[Affine
 @pytest.mark.parametrize("recipe", VIEWS, ids=lambda recipe: recipe.kind)
 def test_the_grid_says_where_the_output_is_taken_from(recipe: AffineView) -> None:
     torch.manual_seed(0)
-    transformer = make_transformer(recipe, SIDE).eval()
+    transformer = recipe.build(SIDE).eval()
     # A picture whose colours are its places; bilinear sampling of them is exact inside.
     images = torch.zeros(2, 3, SIDE, SIDE)
     images[:, :2] = pixel_grid(SIDE, SIDE).permute(2, 0, 1).float()
@@ -78,8 +77,8 @@ def test_the_grid_says_where_the_output_is_taken_from(recipe: AffineView) -> Non
 
 def test_a_polar_start_is_near_the_polar_image() -> None:
     torch.manual_seed(0)
-    polar = make_transformer(SplineView(height_px=16, width_px=64, start="polar"), SIDE).eval()
-    plain = make_transformer(SplineView(height_px=16, width_px=64), SIDE).eval()
+    polar = SplineView(height_px=16, width_px=64, start="polar").build(SIDE).eval()
+    plain = SplineView(height_px=16, width_px=64).build(SIDE).eval()
     x, y = torch.linspace(-2, 2, SIDE), torch.linspace(-2, 2, SIDE)[:, None]
     smooth = (0.5 + 0.25 * torch.sin(x + 0.3) + 0.25 * torch.cos(1.5 * y)).expand(1, 3, SIDE, SIDE)
     wanted = aerial_to_polar(smooth, height_px=16, width_px=64)
@@ -91,7 +90,7 @@ def test_a_polar_start_is_near_the_polar_image() -> None:
 @pytest.mark.parametrize("recipe", VIEWS, ids=lambda recipe: recipe.kind)
 def test_a_step_down_the_gradient_of_all_weights_comes_nearer(recipe: AffineView) -> None:
     torch.manual_seed(0)
-    transformer = make_transformer(recipe, SIDE)
+    transformer = recipe.build(SIDE)
     x, y = torch.linspace(-2, 2, SIDE), torch.linspace(-2, 2, SIDE)[:, None]
     images = torch.stack([(torch.sin(2 * x + k) + torch.cos(y - k)).expand(3, -1, -1) for k in range(4)])
     wanted = images.roll(-6, -1)
@@ -111,5 +110,5 @@ def test_a_step_down_the_gradient_of_all_weights_comes_nearer(recipe: AffineView
 
 
 def test_state_holds_no_constants() -> None:
-    names = make_transformer(SplineView(height_px=8, width_px=8), SIDE).state_dict()
+    names = SplineView(height_px=8, width_px=8).build(SIDE).state_dict()
     assert not [name for name in names if "operator" in name]

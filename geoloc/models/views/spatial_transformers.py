@@ -1,15 +1,18 @@
 """Spatial transformers (Jaderberg et al., NeurIPS 2015): networks that choose where the aerial branch looks.
 
 As in "Realistic Cross-View Image Geo-Localization" (STN): a small localisation network predicts an affine map or
-the control points of a thin plate spline. Convention: grids are those of `views.warp`, whose pixels have their
+the control points of a thin plate spline. Convention: grids are those of `geometry.warp`, whose pixels have their
 value in their middle (align_corners=False, for making and for sampling); a transformer that has learned nothing
 is its stated start, the identity or the polar view's spline.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from geoloc.geometry.warp import (
@@ -20,7 +23,52 @@ from geoloc.geometry.warp import (
     spline_grid,
     spline_operator,
 )
-from geoloc.recipe.model import AffineView, ComposedView, SplineView, ViewSection
+from geoloc.models.views.transform import ViewTransform
+from geoloc.recipe.model import ViewSection
+from geoloc.recipe.registry import PositiveFloat, PositiveInt, register
+
+
+class AffineView(ViewSection):
+    """Spatial transformer with one affine map, learned from the identity."""
+
+    title = "affine transformer"
+    learned = True
+    kind: Literal["affine"] = "affine"
+    height_px: PositiveInt = 64
+    width_px: PositiveInt = 256
+
+
+class ComposedView(ViewSection):
+    """Three affine transformers with residual blocks between them (3 to 8 channels and back)."""
+
+    title = "composed transformer"
+    learned = True
+    kind: Literal["composed"] = "composed"
+    height_px: PositiveInt = 64
+    width_px: PositiveInt = 256
+
+
+class SplineView(ViewSection):
+    """Spatial transformer with a thin plate spline over a regular grid of control points."""
+
+    title = "thin plate spline"
+    learned = True
+    kind: Literal["tps"] = "tps"
+    height_px: PositiveInt = 64
+    width_px: PositiveInt = 256
+    rows: Annotated[int, Field(ge=2)] = 6
+    columns: Annotated[int, Field(ge=2)] = 10
+    span: PositiveFloat = Field(0.9, description="control points lie in -span to span of the output")
+    start: Literal["identity", "polar"] = Field("identity", description="map before anything is learned")
+
+    @property
+    def starts_polar(self) -> bool:
+        """Whether the output is a polar image before anything is learned."""
+        return self.start == "polar"
+
+    def describe(self) -> str:
+        """The transform in a few words, with what differs from the defaults."""
+        return f"{self.title} from the {'polar image' if self.starts_polar else self.start}"
 
 
 class LocalisationNet(nn.Module):
@@ -55,12 +103,13 @@ class LocalisationNet(nn.Module):
         return numbers
 
 
-class AffineTransformer(nn.Module):
+@register(AffineView)
+class AffineTransformer(ViewTransform):
     """One affine map of the plane, from the identity on; output float[B, C, height_px, width_px]."""
 
-    def __init__(self, height_px: int, width_px: int, side_px: int, channels: int = 3) -> None:
-        super().__init__()
-        self.size = (height_px, width_px)
+    def __init__(self, recipe: AffineView, side_px: int, channels: int = 3) -> None:
+        super().__init__(side_px)
+        self.size = (recipe.height_px, recipe.width_px)
         start = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
         self.localise = LocalisationNet(channels, side_px, 64, start)
 
@@ -101,7 +150,8 @@ class ResidualBlock(nn.Module):
         return added
 
 
-class ComposedTransformer(nn.Module):
+@register(ComposedView)
+class ComposedTransformer(ViewTransform):
     """Transformer, block (3 to 8 channels), transformer, block (8 to 3), transformer.
 
     The first two keep the tile's square, the last gives the output's size. The blocks' last activation is left
@@ -109,13 +159,15 @@ class ComposedTransformer(nn.Module):
     """
 
     def __init__(self, recipe: ComposedView, side_px: int) -> None:
-        super().__init__()
+        super().__init__(side_px)
+        square = AffineView(height_px=side_px, width_px=side_px)
+        last = AffineView(height_px=recipe.height_px, width_px=recipe.width_px)
         self.steps = nn.Sequential(
-            AffineTransformer(side_px, side_px, side_px),
+            AffineTransformer(square, side_px),
             ResidualBlock(3, 8),
-            AffineTransformer(side_px, side_px, side_px, channels=8),
+            AffineTransformer(square, side_px, channels=8),
             ResidualBlock(8, 3),
-            AffineTransformer(recipe.height_px, recipe.width_px, side_px),
+            AffineTransformer(last, side_px),
         )
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
@@ -139,13 +191,14 @@ class ComposedTransformer(nn.Module):
         return moved
 
 
-class SplineTransformer(nn.Module):
+@register(SplineView)
+class SplineTransformer(ViewTransform):
     """A thin plate spline whose control points, regular in the output, are moved in the input without bound."""
 
     operator: torch.Tensor
 
     def __init__(self, recipe: SplineView, side_px: int) -> None:
-        super().__init__()
+        super().__init__(side_px)
         self.size = (recipe.height_px, recipe.width_px)
         points = control_points(recipe.rows, recipe.columns, recipe.span)
         start = points if recipe.start == "identity" else polar_places(points)
@@ -153,24 +206,15 @@ class SplineTransformer(nn.Module):
         self.register_buffer("operator", operator, persistent=False)
         self.localise = LocalisationNet(3, side_px, 512, start.float())
 
-    def places(self, images: torch.Tensor) -> torch.Tensor:
+    def control_places(self, images: torch.Tensor) -> torch.Tensor:
         """Where the control points of float[B, 3, S, S] lie in the input, float[B, rows * columns, 2]."""
         numbers: torch.Tensor = self.localise(images)
         return numbers.view(len(images), -1, 2)
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """Where the output of float[B, 3, S, S] is taken from: places [B, height_px, width_px, 2]."""
-        return spline_grid(self.operator, self.places(images), *self.size)
+        return spline_grid(self.operator, self.control_places(images), *self.size)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
         return sample(images, self.grid(images))
-
-
-def make_transformer(recipe: ViewSection, side_px: int) -> nn.Module | None:
-    """The transformer that a recipe names, for squares of `side_px`; None for a view that is not learned."""
-    if isinstance(recipe, AffineView):
-        return AffineTransformer(recipe.height_px, recipe.width_px, side_px)
-    if isinstance(recipe, ComposedView):
-        return ComposedTransformer(recipe, side_px)
-    return SplineTransformer(recipe, side_px) if isinstance(recipe, SplineView) else None
