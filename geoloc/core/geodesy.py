@@ -144,7 +144,11 @@ def cells(lat: npt.ArrayLike, lon: npt.ArrayLike, level: int = CELL_LEVEL) -> In
     Sorting by cell walks a space-filling (Z) curve; `cell >> 2 * n` is the cell n levels up. Points beyond the
     mercator limit fall into the outermost rows.
     """
-    x, y = map_tile(lat, lon, level)
+    return morton(*map_tile(lat, lon, level))
+
+
+def morton(x: IntArray, y: IntArray) -> IntArray:
+    """Morton codes of columns and rows below 2**31, elementwise: bits of x and y in turn, x lowest."""
     return _spread_bits(x) | (_spread_bits(y) << 1)
 
 

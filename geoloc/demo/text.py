@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from geoloc.demo.service_check import Post
+from geoloc.evaluation.report.results import aligned
 from geoloc.stages.evaluate import EvaluateResult
 
 _SHOWN_POSTS = 12
@@ -61,17 +62,3 @@ def errors(summary: dict[str, float | int | None]) -> str:
     median = summary["median_m"]
     shown = "no median (most not located)" if median is None else f"median {median:.1f} m"
     return f"{shown}, {summary['within_10m']:.0f} % within 10 m, {summary['within_25m']:.0f} % within 25 m"
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Rows as text in columns: the first to the left, the others to the right."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  "
-        + "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.core.arrays import FloatArray, IntArray
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
-from geoloc.evaluation.ranking.ranks import RankCounts, chance_counts
+from geoloc.evaluation.ranking.ranks import RankCounts
 
 Ties = Literal["expected", "optimistic", "pessimistic"]
 TopPercent = Literal[
@@ -76,13 +76,6 @@ def recall_table(
     table = {f"R@{k}": 100.0 * recall(counts, k, ties) for k in ks}
     table["R@1%"] = 100.0 * recall(counts, top_percent_k(counts.gallery, rule), ties)
     return table
-
-
-def chance_table(
-    positives: IntArray, gallery: int, ks: Sequence[int], rule: TopPercent = "int_plus_one"
-) -> dict[str, float]:
-    """Recall in percent of a random order of the gallery, for queries with `positives` int64[Q] right tiles."""
-    return recall_table(chance_counts(positives, gallery), ks, rule)
 
 
 def error_summary(error_m: FloatArray) -> dict[str, float | int | None]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from geoloc.core.arrays import AnyArray, Float32Array, FloatArray
 from geoloc.core.errors import InputError
-from geoloc.evaluation.ranking.blockwise_scores import FLOAT_TIE, Blocks, gallery_blocks
+from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, gallery_blocks
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ def fit_projection(gallery: Blocks, dimensions: int) -> Projection:
     return Projection(mean, np.ascontiguousarray(vectors[:, ::-1][:, :kept]))
 
 
-class ProjectedDistance:
+class ProjectedDistance(Cosine):
     """Minus half the squared Euclidean distance after a projection: its order is that of the distance."""
-
-    tie = FLOAT_TIE
 
     def __init__(self, projection: Projection) -> None:
         self._projection = projection
@@ -65,11 +63,3 @@ class ProjectedDistance:
         half = -0.5 * np.square(values).sum(axis=-1, keepdims=True, dtype=np.float32)
         extra = (np.ones_like(half), half) if query else (half, np.ones_like(half))
         return np.ascontiguousarray(np.concatenate([values, *extra], axis=-1))
-
-    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
-        """Scores float32[q, n], see `Similarity`."""
-        return np.asarray(queries @ block.T, dtype=np.float32)
-
-    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
-        """Scores float32[p, R, S], see `Similarity`."""
-        return np.asarray(left @ right.swapaxes(1, 2), dtype=np.float32)

@@ -15,6 +15,7 @@ from geoloc.evaluation.ranking.blockwise_scores import Cosine, PartCosine, Simil
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.geometry.azimuth import shown_of_candidates
 from geoloc.index.format.shard import Shard
+from geoloc.index.search import multi_code
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.locator import EncodedQueries
 
@@ -146,14 +147,7 @@ class TileSet(ItemSet):
 
     def embeddings_of(self, rows: IntArray) -> AnyArray:
         """Embeddings float16[K, D] of tiles int64[K]."""
-        starts = np.array([shard.first_row for shard in self.shards], dtype=np.int64)
-        numbers = np.searchsorted(starts, rows, side="right") - 1
-        vectors = []
-        for number, row in zip(numbers, rows, strict=True):
-            embeddings = self.shards[number].embeddings
-            assert embeddings is not None
-            vectors.append(np.asarray(embeddings[row - starts[number]]))
-        return np.stack(vectors)
+        return multi_code.embeddings_of(self.shards, rows)
 
 
 @dataclass(frozen=True)

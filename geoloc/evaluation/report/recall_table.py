@@ -16,7 +16,6 @@ from geoloc.evaluation.ranking.metrics import (
     TIES,
     Ties,
     TopPercent,
-    chance_table,
     hit_probability,
     recall,
     recall_table,
@@ -76,12 +75,12 @@ class TableResult:
 
     def _chance(self, every: BoolArray, ks: Sequence[int], rule: TopPercent) -> RecallRow:
         positives = self.truth.counts(self.queries)[every]
-        table = chance_table(positives, self.gallery, ks, rule)
+        counts = chance_counts(positives, self.gallery)
+        table = recall_table(counts, ks, rule)
         known = next(iter(self.extras.values()), {})
         if PRECISION in known:
             table[PRECISION] = _percent(average_precision(_all_tied(positives, self.gallery)))
         if HIT_RATE in known and self.ignored is not None:
-            counts = chance_counts(positives, self.gallery)
             fewer = np.maximum(counts.tied - self.ignored.counts(self.queries)[every], 0)
             hits = hit_probability(RankCounts(counts.better, fewer, positives, self.gallery), 1)
             table[HIT_RATE] = _percent(hits)

@@ -31,7 +31,7 @@ _HASH_BITS = KEY_BITS - _CELL_BITS
 HISTOGRAM_BUCKETS = 2**18
 
 
-def id_buffers(ids: pa.LargeStringArray) -> tuple[IntArray, npt.NDArray[np.uint8]]:
+def _id_buffers(ids: pa.LargeStringArray) -> tuple[IntArray, npt.NDArray[np.uint8]]:
     """Offsets int64[N + 1] and UTF-8 bytes uint8[...] of strings, without a copy."""
     _, offsets, data = ids.buffers()
     bounds = (
@@ -46,7 +46,7 @@ def hash_ids(ids: pa.LargeStringArray) -> KeyArray:
     Source: Fowler, Noll, Vo, "FNV hash", 64-bit parameters; Steele, Lea, Flood, "Fast splittable pseudorandom
     number generators", OOPSLA 2014, figure 17.
     """
-    offsets, data = id_buffers(ids)
+    offsets, data = _id_buffers(ids)
     hashes: KeyArray = _hash(offsets, data)
     return hashes
 
@@ -71,66 +71,6 @@ def partition_keys(hashes: KeyArray, lat: FloatArray, lon: FloatArray, partition
         return hashes >> np.uint64(64 - KEY_BITS)
     cells = geodesy.cells(lat, lon).astype(np.uint64)
     return (cells << np.uint64(_HASH_BITS)) | (hashes >> np.uint64(64 - _HASH_BITS))
-
-
-def find_ids(ids: pa.LargeStringArray, wanted: pa.LargeStringArray) -> IntArray:
-    """The row of each wanted id among ids, both ascending strictly by their bytes: int64[M], -1 where it is not."""
-    few = len(wanted) * max(1, len(ids)).bit_length() < len(ids) + len(wanted)
-    search = _find if few else _merge
-    rows: IntArray = search(*id_buffers(ids), *id_buffers(wanted))
-    return rows
-
-
-@njit(cache=True, nogil=True)
-def _find(
-    offsets: IntArray, data: npt.NDArray[np.uint8], wanted: IntArray, sought: npt.NDArray[np.uint8]
-) -> IntArray:
-    """Binary search of each wanted string: it touches few pages of a mapped file."""
-    rows = np.full(len(wanted) - 1, -1, np.int64)
-    for number in range(len(rows)):
-        low, high = 0, len(offsets) - 1
-        while low < high:
-            middle = (low + high) // 2
-            order = _compare(
-                data, offsets[middle], offsets[middle + 1], sought, wanted[number], wanted[number + 1]
-            )
-            if order == 0:
-                rows[number] = middle
-                break
-            if order < 0:
-                low = middle + 1
-            else:
-                high = middle
-    return rows
-
-
-@njit(cache=True, nogil=True)
-def _merge(
-    offsets: IntArray, data: npt.NDArray[np.uint8], wanted: IntArray, sought: npt.NDArray[np.uint8]
-) -> IntArray:
-    """The same by merging both sorted lists."""
-    rows = np.full(len(wanted) - 1, -1, np.int64)
-    row, number = 0, 0
-    while row < len(offsets) - 1 and number < len(rows):
-        order = _compare(data, offsets[row], offsets[row + 1], sought, wanted[number], wanted[number + 1])
-        if order == 0:
-            rows[number] = row
-        if order <= 0:
-            row += 1
-        if order >= 0:
-            number += 1
-    return rows
-
-
-@njit(cache=True, nogil=True)
-def _compare(
-    left: npt.NDArray[np.uint8], a: int, a_end: int, right: npt.NDArray[np.uint8], b: int, b_end: int
-) -> int:
-    """-1, 0, 1 as left[a:a_end] sorts before, with or after right[b:b_end]."""
-    for step in range(min(a_end - a, b_end - b)):
-        if left[a + step] != right[b + step]:
-            return -1 if left[a + step] < right[b + step] else 1
-    return 0 if a_end - a == b_end - b else (-1 if a_end - a < b_end - b else 1)
 
 
 @dataclass(frozen=True)

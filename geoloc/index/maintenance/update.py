@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CommitConflict, ConfigError, InputError, ModelMismatch
-from geoloc.index.build.partition_keys import find_ids
 from geoloc.index.format.local_cache import cache_directory, ensure_local
 from geoloc.index.format.manifest import (
     FORMAT_VERSION,
@@ -68,8 +67,7 @@ def mark_shard(task: MarkTask) -> MarkedShard:
         live = open_live(directory / LIVE_NAME, entry).copy()
     before = int(live.sum())
     for wanted in (task.ids, *(shard_ids(task.index_uri, newer) for newer in task.newer)):
-        rows = find_ids(ids, wanted)
-        live[rows[rows >= 0]] = False
+        live[pc.is_in(ids, value_set=wanted).to_numpy(zero_copy_only=False)] = False
     left = int(live.sum())
     if left == before:
         return MarkedShard(entry, 0)

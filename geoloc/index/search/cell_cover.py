@@ -59,7 +59,7 @@ def _of_box(box: Box, region: Region, level: int) -> IntArray:
         if up == 0 or 4 * len(x) > _MOST_CELLS:
             break
         x, y, up = _quarters(2 * x, 1, 0), _quarters(2 * y, 0, 1), up - 1
-    cells = np.sort(_morton(x, y))
+    cells = np.sort(geodesy.morton(x, y))
     return np.stack([cells << (2 * up), ((cells + 1) << (2 * up)) - 1], axis=1)
 
 
@@ -70,14 +70,6 @@ def _quarters(first: IntArray, across: int, down: int) -> IntArray:
 
 def _count(corners: IntArray) -> int:
     return int((corners[1] - corners[0] + 1) * (corners[3] - corners[2] + 1))
-
-
-def _morton(x: IntArray, y: IntArray) -> IntArray:
-    """The Morton codes of columns and rows: bits of x and y in turn."""
-    cells = np.zeros(len(x), np.int64)
-    for bit in range(geodesy.CELL_LEVEL):
-        cells |= ((x >> bit & 1) << (2 * bit)) | ((y >> bit & 1) << (2 * bit + 1))
-    return cells
 
 
 def _bounds(x: IntArray, y: IntArray, level: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

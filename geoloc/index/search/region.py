@@ -7,6 +7,7 @@ space-filling curve (cell_cover.py), and which tiles of these have their centre 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Self, TypeVar
@@ -33,13 +34,23 @@ Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 
 
-class Box(BaseModel):
+class _Shape(BaseModel, ABC):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @abstractmethod
+    def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
+        """Which boxes (float64[N] each, west <= east) can share a point with the region: bool[N]."""
+
+    def touches(self, bounds: Bounds) -> bool:
+        """Whether a tile within `bounds` can lie in the region."""
+        return bool(self.meets(bounds.south, bounds.west, bounds.north, bounds.east))
+
+
+class Box(_Shape):
     """A box between two parallels and two meridians, borders included.
 
     Convention: it reaches from `west` eastward to `east`; `west` greater than `east` crosses the antimeridian.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     south: Latitude
     west: Longitude
@@ -63,10 +74,6 @@ class Box(BaseModel):
         """The box itself."""
         return self
 
-    def touches(self, bounds: Bounds) -> bool:
-        """Whether a tile within `bounds` can lie in the box."""
-        return bool(self.meets(bounds.south, bounds.west, bounds.north, bounds.east))
-
     def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
         """Which boxes (float64[N] each, west <= east) share a point with this one: bool[N]."""
         across = (south <= self.north) & (north >= self.south)
@@ -74,10 +81,8 @@ class Box(BaseModel):
         return np.asarray(across & (left & right if self.west <= self.east else left | right))
 
 
-class Circle(BaseModel):
+class Circle(_Shape):
     """All points within `radius_m` of (lat, lon) along the WGS84 ellipsoid, border included."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lat: Latitude
     lon: Longitude
@@ -110,23 +115,17 @@ class Circle(BaseModel):
         inside[ring] = geodesy.distance_m(self.lat, self.lon, lat[ring], lon[ring]) <= self.radius_m
         return inside
 
-    def touches(self, bounds: Bounds) -> bool:
-        """Whether a tile within `bounds` can lie in the circle."""
-        return self.box().touches(bounds)
-
     def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
         """Which boxes (float64[N] each, west <= east) can share a point with the circle: bool[N]."""
         return self.box().meets(south, west, north, east)
 
 
-class Polygon(BaseModel):
+class Polygon(_Shape):
     """The points within a ring of corners and outside of its holes, borders included.
 
     Convention: corners are (lat, lon); the last is joined to the first. Edges are straight in degrees, as in
     GeoJSON; an edge goes the shorter way around, so a ring may cross the antimeridian. No ring goes round a pole.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     corners: Annotated[tuple[tuple[Latitude, Longitude], ...], Field(min_length=3, max_length=_MOST_CORNERS)]
     holes: tuple[
@@ -174,10 +173,6 @@ class Polygon(BaseModel):
             found |= shapely.intersects_xy(self._shape, lon[near] + turn, lat[near])
         inside[near] = found
         return inside
-
-    def touches(self, bounds: Bounds) -> bool:
-        """Whether a tile within `bounds` can lie in the polygon."""
-        return bool(self.meets(bounds.south, bounds.west, bounds.north, bounds.east))
 
     def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
         """Which boxes (float64[N] each, west <= east) share a point with the polygon: bool[N]."""

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking.metrics import (
-    chance_table,
     error_summary,
     hit_probability,
     recall,
     recall_table,
     top_percent_k,
 )
-from geoloc.evaluation.ranking.ranks import RankCounts
+from geoloc.evaluation.ranking.ranks import RankCounts, chance_counts
 
 
 def counts(better, tied, positives, gallery=100) -> RankCounts:
@@ -46,7 +45,7 @@ def test_a_constant_code_is_worth_chance_and_not_a_hundred_percent():
     one = counts([0], [99], [1])
     assert recall(one, 1, "optimistic") == 1.0
     assert recall(one, 1) == pytest.approx(0.01)
-    assert chance_table(np.array([1]), 100, [1])["R@1"] == pytest.approx(1.0)
+    assert recall_table(chance_counts(np.array([1]), 100), [1])["R@1"] == pytest.approx(1.0)
 
 
 def test_queries_without_a_positive_are_misses():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoloc.core import geodesy
-from geoloc.index.build.partition_keys import KEY_BITS, Histogram, find_ids, hash_ids, partition_keys
+from geoloc.index.build.partition_keys import KEY_BITS, Histogram, hash_ids, partition_keys
 
 
 def strings(values: list[str]) -> pa.LargeStringArray:
@@ -28,19 +28,6 @@ def fnv_splitmix(text: str) -> int:
 def test_hashes_are_those_of_the_strings(values: list[str], start: int) -> None:
     ids = strings(values).slice(min(start, len(values)))
     assert hash_ids(ids).tolist() == [fnv_splitmix(value) for value in values[start:]]
-
-
-@settings(deadline=None)
-@given(
-    st.sets(st.text(max_size=4), max_size=30), st.lists(st.text(max_size=4), max_size=10), st.integers(0, 3)
-)
-def test_ids_are_found_by_bisection_and_by_walking(there: set[str], wanted: list[str], start: int) -> None:
-    ordered = sorted(there, key=str.encode)[start:]
-    ids = strings([*"abc"[:start], *ordered]).slice(start)
-    asked = sorted({*wanted, *ordered[::3]}, key=str.encode)
-    expected = [ordered.index(value) if value in ordered else -1 for value in asked]
-    assert find_ids(ids, strings(asked)).tolist() == expected
-    assert [find_ids(ids, strings([value])).tolist()[0] for value in asked] == expected
 
 
 def test_keys_follow_the_curve_and_split_a_crowded_cell() -> None:
