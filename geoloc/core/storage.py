@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import fnmatch
 import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +29,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from geoloc.core import local_listing
 from geoloc.core.errors import ArtifactError, StorageError
 
 _CHUNK_BYTES = 8 * 2**20
@@ -55,15 +56,14 @@ def join(uri: str, *parts: str) -> str:
 
 def is_local(uri: str) -> bool:
     """Whether the URI names this machine's file system."""
-    return urlparse(uri).scheme in ("", "file")
+    return urlparse(uri).scheme in ("", "file") or "://" not in uri
 
 
 def local_path(uri: str) -> Path:
     """The path behind a local URI; `StorageError` for any other kind."""
     if not is_local(uri):
         raise StorageError(f"{uri!r} is not on this machine's file system; copy it here first.")
-    parsed = urlparse(uri)
-    return Path(unquote(parsed.path) if parsed.scheme else uri).expanduser().absolute()
+    return Path(unquote(urlparse(uri).path) if uri.startswith("file:") else uri).expanduser().absolute()
 
 
 def absolute(uri: str) -> str:
@@ -89,10 +89,9 @@ def _s3_filesystem(endpoint: str | None, region: str | None, _key: str | None, _
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system and the path within it for a URI."""
-    scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
+    if is_local(uri):
         return pafs.LocalFileSystem(), str(local_path(uri))
-    if scheme == "s3":
+    if urlparse(uri).scheme == "s3":
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         key = os.environ.get("AWS_ACCESS_KEY_ID")
         # The pid keeps a forked child from sharing the parent's connections.
@@ -139,6 +138,14 @@ def size_bytes(uri: str) -> int:
     if info.type != pafs.FileType.File:
         raise ArtifactError(f"Cannot look at {uri!r}: there is no such file.")
     return int(info.size)
+
+
+def modified(uri: str) -> str:
+    """When a file was last written, as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC; `ArtifactError` when it is missing."""
+    info = file_info(uri)
+    if info.type != pafs.FileType.File:
+        raise ArtifactError(f"Cannot look at {uri!r}: there is no such file.")
+    return str(info.mtime.strftime("%Y-%m-%d %H:%M:%S.%f"))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -292,7 +299,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def list_files(uri: str, *, suffix: str = "", recursive: bool = True) -> list[StoredFile]:
-    """Files below a directory, sorted by URI; empty when it does not exist. Temporary files are left out."""
+    """Files below a directory, sorted by URI; empty when it does not exist. Temporary files are left out.
+
+    Of a local directory also what cannot be listed, such as links that lead nowhere
+    (`geoloc.core.file_selection.select` counts them).
+    """
+    if is_local(uri):
+        return [file for file in list_local(uri, recursive=recursive)[0] if file.uri.endswith(suffix)]
     fs, path = filesystem(uri)
     with _explained("list", uri):
         infos = fs.get_file_info(pafs.FileSelector(path, recursive=recursive, allow_not_found=True))
@@ -307,37 +320,14 @@ def list_files(uri: str, *, suffix: str = "", recursive: bool = True) -> list[St
     return sorted(found, key=lambda file: file.uri)
 
 
-def expand(pattern: str, *, suffixes: tuple[str, ...] = ()) -> list[StoredFile]:
-    """Files that a user names: one file, a directory (its files with `suffixes`), or a glob like `a/*.tif`.
-
-    Raises `ArtifactError` with the pattern when nothing matches.
-    """
-    if any(mark in pattern for mark in "*?["):
-        root = _fixed_root(pattern)
-        wanted = pattern if root != "." else f"./{pattern}"
-        found = [file for file in list_files(root) if fnmatch.fnmatchcase(file.uri, wanted)]
-    elif is_directory(pattern):
-        found = [file for file in list_files(pattern) if not suffixes or file.name.lower().endswith(suffixes)]
-    elif exists(pattern):
-        found = [StoredFile(pattern, size_bytes(pattern))]
-    else:
-        raise ArtifactError(
-            f"{pattern!r} does not exist; give a file, a directory or a glob such as 'dir/*.tif'."
-        )
-    if not found:
-        kinds = f" with one of the endings {', '.join(suffixes)}" if suffixes else ""
-        raise ArtifactError(f"{pattern!r} matches no file{kinds}; check the path.")
-    return found
-
-
-def _fixed_root(pattern: str) -> str:
-    """The directories of a glob before its first wildcard; `.` where there are none."""
-    fixed: list[str] = []
-    for part in pattern.split("/"):
-        if any(mark in part for mark in "*?["):
-            break
-        fixed.append(part)
-    return "/".join(fixed) or ("/" if pattern.startswith("/") else ".")
+def list_local(uri: str, *, recursive: bool = True) -> tuple[list[StoredFile], Counter[str]]:
+    """Files below a local directory, sorted by URI, and counts of what cannot be listed, by reason."""
+    path = str(local_path(uri))
+    with _explained("list", uri):
+        files, left_out = local_listing.walk(path, recursive=recursive)
+    root = uri.rstrip("/")
+    found = [StoredFile(join(root, file[len(path) :]), size) for file, size in files]
+    return [file for file in found if not file.name.startswith(TEMPORARY_PREFIX)], left_out
 
 
 def delete(uri: str) -> None:

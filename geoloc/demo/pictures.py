@@ -15,6 +15,7 @@ from pyproj import Transformer
 from rasterio.io import MemoryFile
 
 from geoloc.core import storage
+from geoloc.core.file_selection import select
 from geoloc.core.images import decode_image
 from geoloc.demo.service_check import Post
 from geoloc.geometry.polar import aerial_to_polar
@@ -46,7 +47,7 @@ def overview(imagery: str, posts: Sequence[Post]) -> bytes:
     drawing = Figure(figsize=(9, 9), dpi=100, layout="constrained")
     axes = drawing.add_subplot()
     crs = ""
-    for file in storage.expand(imagery, suffixes=(".tif", ".tiff")):
+    for file in select(imagery, (".tif", ".tiff")).files:
         (pixels, extent), crs = _small(storage.read_bytes(file.uri))
         axes.imshow(pixels, extent=extent, interpolation="antialiased")
     axes.autoscale()

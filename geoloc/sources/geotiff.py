@@ -104,17 +104,7 @@ def _with_sheets(
     steps = np.linspace(0.0, 1.0, 5)
     east, south = np.meshgrid((left + steps * width), (top + steps * height))
     lat, lon = block.frame.to_degrees(east * spec.metres_per_pixel, -south * spec.metres_per_pixel)
-    meeting = []
-    for number in numbers:
-        column, row = sheets[number].to_pixels(lat, lon)
-        if (
-            np.isfinite(column).all()
-            and column.max() > 0
-            and column.min() < sheets[number].width
-            and row.max() > 0
-            and row.min() < sheets[number].height
-        ):
-            meeting.append(number)
+    meeting = [number for number in numbers if sheets[number].placements(lat, lon)]
     return [replace(block, sheets=tuple(meeting))] if meeting else []
 
 

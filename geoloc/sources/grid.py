@@ -156,10 +156,11 @@ def blocks_touching(
 ) -> Iterator[tuple[int, int]]:
     """(band, column) of the blocks that come within `margin_m` of the box around an outline float64[P].
 
-    The box is taken around the outline's own middle longitude, so an outline across 180 degrees works.
+    `lat[N]`, `lon[N]` are WGS84 degrees in the order of a walk along the outline, with steps of less than 180
+    degrees: so outlines across 180 degrees, and of more than half of the Earth, are followed rightly.
     """
     middle = float(lon[0])
-    around = (lon - middle + 180.0) % 360.0 - 180.0
+    around = np.unwrap(lon, period=360.0) - middle
     margin_deg = margin_m / 110_000.0
     south, north = max(-90.0, float(lat.min()) - margin_deg), min(90.0, float(lat.max()) + margin_deg)
     for band in range(band_of(south, block_m), band_of(north, block_m) + 1):

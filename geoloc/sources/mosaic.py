@@ -16,7 +16,8 @@ from PIL import Image
 
 from geoloc.core.arrays import BoolArray, FloatArray, IntArray, Pixels
 from geoloc.core.geodesy import LocalFrame
-from geoloc.sources.sheets import Sheet, read_window
+from geoloc.sources.sheet_pixels import read_window
+from geoloc.sources.sheets import Sheet
 
 _CELL_PX = 64
 _MARGIN_PX = 3  # source pixels that interpolation may touch beyond the window
@@ -88,8 +89,6 @@ class _Mesh:
 
     def trimmed(self, sheet: Sheet) -> _Mesh | None:
         """The cells that may show the sheet; None when none does."""
-        if not (np.isfinite(self.column).all() and np.isfinite(self.row).all()):
-            return None
         meets = _spans(self.column, sheet.width) & _spans(self.row, sheet.height)
         if not meets.any():
             return None
@@ -164,13 +163,14 @@ def render(
     canvas: Canvas | None = None
     wanted = _wanted(window[2:], squares)
     for number, sheet in enumerate(sheets):
-        mesh = _mesh(frame, window, metres_per_pixel, sheet, wanted).trimmed(sheet)
-        warped = None if mesh is None else _warp(sheet, mesh)
-        if mesh is None or warped is None:
-            continue
-        canvas = _under(canvas, warped, number, mesh.box, window[2:])
-        if canvas.valid is None:
-            break
+        for placed in _meshes(frame, window, metres_per_pixel, sheet, wanted):
+            mesh = placed.trimmed(sheet)
+            warped = None if mesh is None else _warp(sheet, mesh)
+            if mesh is None or warped is None:
+                continue
+            canvas = _under(canvas, warped, number, mesh.box, window[2:])
+            if canvas.valid is None:
+                return canvas
     return canvas
 
 
@@ -188,20 +188,20 @@ def _wanted(size: tuple[int, int], squares: Iterable[tuple[int, int, int]] | Non
     return wanted
 
 
-def _mesh(
+def _meshes(
     frame: LocalFrame,
     window: tuple[int, int, int, int],
     metres_per_pixel: float,
     sheet: Sheet,
     wanted: BoolArray,
-) -> _Mesh:
+) -> list[_Mesh]:
+    """The window's mesh in the sheet; two where the sheet goes round the Earth and its seam crosses the window."""
     left, top, width, height = window
     x = np.append(np.arange(0, width, _CELL_PX), width)
     y = np.append(np.arange(0, height, _CELL_PX), height)
     east, south = np.meshgrid((x + left) * metres_per_pixel, (y + top) * metres_per_pixel)
     lat, lon = frame.to_degrees(east, -south)
-    column, row = sheet.to_pixels(lat, lon)
-    return _Mesh(x, y, column, row, wanted)
+    return [_Mesh(x, y, column, row, wanted) for column, row in sheet.placements(lat, lon)]
 
 
 def _warp(sheet: Sheet, mesh: _Mesh) -> _Warped | None:

@@ -13,6 +13,7 @@ from geoloc.core import storage
 from geoloc.index.build.partition_keys import Partition
 from geoloc.models.store import RECIPE_NAME, read_card
 from geoloc.recipe.recipe import Recipe
+from geoloc.sources.sheets import Order
 from geoloc.stages import encode, index_build, ingest
 from geoloc.stages.encode import EncodeConfig, EncodeInputs
 from geoloc.stages.index_build import IndexConfig, IndexInputs, IndexResult
@@ -39,7 +40,23 @@ class ImageryIndexConfig(BaseModel):
         description="Tiles with a larger share of holes than this are left out.",
     )
     scale: tuple[float, float] | None = Field(
-        None, description="Pixel values that become black and white, for imagery that is not 8-bit."
+        None,
+        description="Pixel values that become black and white, for imagery that is not 8-bit; 8-bit sheets are not "
+        "changed.",
+    )
+    bands: tuple[int, int, int] | None = Field(
+        None,
+        description="Numbers of the bands that are red, green and blue, in sheets with that many bands; default: "
+        "as the file says.",
+    )
+    nodata: float | None = Field(
+        None,
+        description="Value of pixels that show nothing, in all colour bands, beside what sheets declare themselves.",
+    )
+    order: Order = Field(
+        "name",
+        description="Which of overlapping sheets is on top: the first by name, or the newest by time "
+        "(TIFFTAG_DATETIME, else the file's).",
     )
     gpu: bool = Field(False, description="Run the network on GPUs.")
     shards: int = Field(4, ge=1, le=65_536, description="Shards of the index, built in parallel.")
@@ -92,5 +109,7 @@ def run(
 def _ingest_config(config: ImageryIndexConfig, model: str) -> IngestConfig:
     read_card(model)  # says what is wrong where there is no finished model
     recipe = Recipe.load(storage.join(model, RECIPE_NAME)).model
-    settings = config.model_dump(include={"stride_m", "max_nodata_share", "scale"})
+    settings = config.model_dump(
+        include={"stride_m", "max_nodata_share", "scale", "bands", "nodata", "order"}
+    )
     return IngestConfig(tile_m=recipe.tile_m, tile_px=recipe.tile_px, **settings)

@@ -22,6 +22,7 @@ import pyarrow as pa
 from geoloc.core import part_table, storage
 from geoloc.core.arrays import FloatArray
 from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
+from geoloc.core.progress import say
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import PartResult
 from geoloc.sources import folder, geotiff
@@ -29,7 +30,8 @@ from geoloc.sources.folder import Photo
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.positions import read_centres
 from geoloc.sources.quarantine import RefusedRow
-from geoloc.sources.sheets import Sheet, find_sheets
+from geoloc.sources.sheet_checks import SheetReport, check_sheets
+from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
 from geoloc.stages.ingest_dataset import ingest_dataset
 from geoloc.stages.ingest_settings import (
     IngestConfig,
@@ -42,7 +44,7 @@ from geoloc.stages.ingest_settings import (
 
 __all__ = ["IngestConfig", "IngestInputs", "IngestResult", "TableCounts", "make_queries", "make_tiles", "run"]
 
-_VERSION = 2  # of what the stage makes of the same inputs
+_VERSION = 3  # of what the stage makes of the same inputs
 _PHOTO_PART_BYTES = 64 * 2**20
 _TILE_PART_PIXELS = 64 * 2**20  # about 25 MB as JPEG
 
@@ -59,6 +61,7 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
     output = storage.absolute(output)
     fresh: list[bool] = []
     tiles = queries = pairs = None
+    report = SheetReport(0, ())
     tile_m = config.tile_m
     if inputs.dataset:
         result = ingest_dataset(config, inputs, output, overwrite=overwrite)
@@ -68,7 +71,7 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
         tiles = result.tiles
         tile_m = float(part_table.read_manifest(tiles.uri).details["tile_m"])
     if inputs.imagery:
-        tiles = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, fresh)
+        tiles, report = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, fresh)
     if inputs.photos:
         queries = _queries(config, inputs.photos, storage.join(output, "queries"), overwrite, fresh)
     if tiles and queries:
@@ -82,32 +85,36 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
         tiles=tiles,
         queries=queries,
         pairs=pairs,
+        overlapping_sheets=report.overlapping,
+        notes=report.notes,
     )
 
 
 def _tiles(
     config: IngestConfig, inputs: IngestInputs, uri: str, overwrite: bool, fresh: list[bool]
-) -> TableCounts:
-    sheets = find_sheets([storage.absolute(one) for one in inputs.imagery or []], config.scale)
+) -> tuple[TableCounts, SheetReport]:
+    sheets = find_sheets(
+        inputs.imagery or [], config.scale, bands=config.bands, nodata=config.nodata, order=config.order
+    )
     spec = config.spec()
+    report = check_sheets(sheets, spec, scaled=config.scale is not None, order=config.order)
+    for note in report.notes:
+        say(f"imagery: {note}")
     settings = {"max_nodata_share": config.max_nodata_share, "jpeg_quality": config.jpeg_quality}
     centres = storage.sha256_bytes(storage.read_bytes(inputs.centres)) if inputs.centres else ""
-    uris = [sheet.uri for sheet in sheets]
-    names = [uri.rsplit("/", 1)[-1] for uri in uris]
     fingerprint = fingerprint_of(
         [
             "tiles",
             _VERSION,
             asdict(spec),
             settings,
-            config.scale,
             config.rows_per_part,
             centres,
-            list(zip(names, file_fingerprints(uris), strict=True)),
+            sheet_identities(sheets),
         ]
     )
     if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return report_counts("tiles", uri, done, fresh, reused=True)
+        return report_counts("tiles", uri, done, fresh, reused=True), report
     units = _tile_units(config, inputs.centres, sheets, spec, settings)
     written, totals = table_job.make_parts(uri, units, make_tiles, what="cutting tiles")
     details = {
@@ -116,9 +123,10 @@ def _tiles(
         "metres_per_pixel": spec.metres_per_pixel,
         "mostly_nodata": totals["mostly_nodata"],
         "sheets": len(sheets),
+        "overlapping_sheets": report.overlapping,
     }
     manifest = publish_table("tiles", uri, fingerprint, written, totals, details, config.max_bad_share)
-    return report_counts("tiles", uri, manifest, fresh, reused=False)
+    return report_counts("tiles", uri, manifest, fresh, reused=False), report
 
 
 def _tile_units(
@@ -153,10 +161,7 @@ def _tile_units(
 
 def make_tiles(unit: dict[str, Any]) -> PartResult:
     """Cut the tiles of one part (runs in a Ray Data task)."""
-    sheets = {
-        int(number): Sheet(**{**sheet, "to_world": tuple(sheet["to_world"]), "bands": tuple(sheet["bands"])})
-        for number, sheet in unit["sheets"].items()
-    }
+    sheets = {int(number): sheet_from(fields) for number, fields in unit["sheets"].items()}
     planned = [
         Block(
             block["lat"],

@@ -16,6 +16,7 @@ from geoloc.core.schemas import usual_fov_deg
 from geoloc.runtime import table_job
 from geoloc.sources.folder import ViewDefaults
 from geoloc.sources.grid import TileSpec
+from geoloc.sources.sheets import Order
 
 _USUAL_TILE_PX = 160
 
@@ -48,7 +49,23 @@ class IngestConfig(BaseModel):
         default=0.5, ge=0, lt=1, description="Tiles with a larger share of holes than this are left out."
     )
     scale: tuple[float, float] | None = Field(
-        default=None, description="Pixel values that become black and white, for imagery that is not 8-bit."
+        default=None,
+        description="Pixel values that become black and white, for imagery that is not 8-bit; 8-bit sheets "
+        "are not changed.",
+    )
+    bands: tuple[int, int, int] | None = Field(
+        default=None,
+        description="Numbers of the bands that are red, green and blue, in sheets with that many bands; default: "
+        "as the file says.",
+    )
+    nodata: float | None = Field(
+        default=None,
+        description="Value of pixels that show nothing, in all colour bands, beside what sheets declare themselves.",
+    )
+    order: Order = Field(
+        default="name",
+        description="Which of overlapping sheets is on top: the first by name, or the newest by time "
+        "(TIFFTAG_DATETIME, else the file's).",
     )
     jpeg_quality: int = Field(default=92, ge=50, le=100, description="JPEG quality of stored tiles (4:4:4).")
     default_view: Literal["panorama", "street", "drone"] = Field(
@@ -168,6 +185,8 @@ class IngestResult(BaseModel):
     tiles: TableCounts | None
     queries: TableCounts | None
     pairs: TableCounts | None
+    overlapping_sheets: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def publish_table(

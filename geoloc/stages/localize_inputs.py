@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from geoloc.core import storage
 from geoloc.core.errors import InputError
+from geoloc.core.file_selection import select
 from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES
 from geoloc.sources.positions import Row, number, read_columns
 
@@ -41,7 +42,7 @@ def list_photos(uri: str) -> list[PhotoEntry]:
                 return _from_list(storage.join(uri, name))
     if uri.lower().endswith(_LISTS):
         return _from_list(uri)
-    files = [file.uri for file in storage.expand(uri, suffixes=PHOTO_SUFFIXES)]
+    files = [file.uri for file in select(uri, PHOTO_SUFFIXES).files]
     folder = storage.join(_common_folder(files), "")
     return [PhotoEntry(query_id=file.removeprefix(folder).lstrip("/"), uri=file) for file in files]
 

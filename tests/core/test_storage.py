@@ -263,35 +263,6 @@ def test_listing_is_sorted_and_filtered(place: str) -> None:
     assert storage.list_files(storage.join(place, "absent")) == []
 
 
-def test_expand_takes_a_file_a_directory_or_a_glob(place: str) -> None:
-    for name in ("b.tif", "a.TIF", "sub/c.tif", "notes.txt"):
-        storage.write_bytes(storage.join(place, name), b"x")
-
-    def names(pattern: str, *suffixes: str) -> list[str]:
-        return [file.name for file in storage.expand(pattern, suffixes=suffixes)]
-
-    assert names(storage.join(place, "b.tif")) == ["b.tif"]
-    assert names(place, ".tif") == ["a.TIF", "b.tif", "c.tif"]
-    assert names(storage.join(place, "*.tif")) == ["b.tif", "c.tif"]
-    assert names(storage.join(place, "[ab].*")) == ["a.TIF", "b.tif"]
-    with pytest.raises(ArtifactError, match=r"absent' does not exist; give a file, a directory or a glob"):
-        storage.expand(storage.join(place, "absent"))
-    with pytest.raises(ArtifactError, match=r"matches no file with one of the endings \.jpg; check the path"):
-        storage.expand(place, suffixes=(".jpg",))
-    with pytest.raises(ArtifactError, match=r"\*\.jpg' matches no file; check the path"):
-        storage.expand(storage.join(place, "*.jpg"))
-
-
-def test_a_relative_glob_is_resolved_in_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sheets").mkdir()
-    (tmp_path / "sheets" / "one.tif").write_bytes(b"x")
-    monkeypatch.chdir(tmp_path)
-    assert [file.name for file in storage.expand("sheets/*.tif")] == ["one.tif"]
-    assert [file.name for file in storage.expand("*/one.tif")] == ["one.tif"]
-
-
 def test_checksums_equal_hashlib(place: str) -> None:
     data = os.urandom(3_000_001)
     uri = storage.join(place, "blob")

@@ -18,7 +18,8 @@ from geoloc.core.geodesy import LatLon, LocalFrame, distance_m, heading_deg
 from geoloc.sources import geotiff, grid
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.mosaic import NEUTRAL, render
-from geoloc.sources.sheets import find_sheets, read_window
+from geoloc.sources.sheet_pixels import read_window
+from geoloc.sources.sheets import find_sheets
 from tests.sources.sheet_files import painted, sheet_around, smooth, write_sheet
 
 SPEC = TileSpec(tile_m=32.0, tile_px=64, stride_m=16.0)
