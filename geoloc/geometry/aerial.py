@@ -1,4 +1,4 @@
-"""Aerial tiles looked at from above: moved, turned, scaled and mirrored about a point, sampled once."""
+"""Views of aerial tiles: moved, turned, scaled and mirrored about a point, sampled once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def look_down(
 ) -> torch.Tensor:
     """The square of `field_px` input pixels about a point, as float[B, C, side_px, side_px], bilinear.
 
-    `images` float[B, C, S, S]; `field_px` defaults to `side_px` (no change of scale). The values [B] of the look
-    mean what they mean in `aerial_to_polar`, so that the polar image of a look is the look's polar image.
-    Differentiable in the images and in every number of the look. Samples outside of an image are 0.
+    `images` float[B, C, S, S]; `field_px` defaults to `side_px` (no change of scale). The values [B] of the view
+    mean what they mean in `aerial_to_polar`, so that the polar image of the output is that of the input with the
+    same values. Differentiable in the images and in all these values. Samples outside of an image are 0.
 
-    Convention: images are north up, east right; east_px, north_px run from the image's centre to the look's
+    Convention: images are north up, east right; east_px, north_px run from the image's centre to the view's
     centre, heading_deg (clockwise from north) comes to the top, `scale` multiplies the field, `mirrored` swaps
-    left and right of the look. Pixels are squares with their values in the middle (align_corners=False): with
-    no look at all and the image's own side, the image comes back unchanged.
+    left and right of the view. Pixels are squares with their values in the middle (align_corners=False): without
+    any values and with the image's side, the output is the image.
     """
     batch, _, rows, columns = images.shape
     exact = torch.promote_types(images.dtype, torch.float32)

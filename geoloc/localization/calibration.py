@@ -31,7 +31,7 @@ class NotEnoughQueries(GeolocError):
 
 
 def query_kind(view: str, heading_known: bool) -> str:
-    """Name of a kind of query: its view and whether its heading was given."""
+    """Name of a kind of query, from its view and whether its heading is known."""
     return f"{view}/heading_{'known' if heading_known else 'unknown'}"
 
 
@@ -59,7 +59,7 @@ class KindCalibration(BaseModel):
     queries: int = Field(description="Held-out queries of the fit.")
 
     def settings(self) -> ClusterSettings:
-        """The cluster settings that the fit was made with, and that its results need."""
+        """The cluster settings of the fit, with which alone it holds."""
         return ClusterSettings(sigma_m=self.sigma_m, temperature=self.temperature)
 
     def apply(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -125,7 +125,7 @@ def fit_calibration(
 ) -> KindCalibration:
     """Fit one kind of query from features float64[Q, F] and true errors float64[Q] in metres.
 
-    Scores are cross-fitted in five folds, so that radii are not learned from queries that made their own score.
+    Scores are cross-fitted in five folds, so that no query has a part in its score.
     Each group of neighbouring scores gets the conformal 90 % quantile of its errors; isotonic regression makes
     the radius fall and the share inside grow with the score. Raises `NotEnoughQueries` below 60 queries.
     """
@@ -194,7 +194,7 @@ def _curves(
     falling = IsotonicRegression(increasing=False).fit_transform(middle, np.log(radius))
     radius = np.minimum(np.exp(np.asarray(falling, dtype=np.float64)), radius_limit_m)
     inside = (error_m <= np.interp(scores, middle, radius)).astype(np.float64)
-    # One success and one failure too many in each group: no group of twenty supports "never" or "always".
+    # Each group counts a success and a failure more: twenty queries support neither "never" nor "always".
     share = np.array([(inside[group].sum() + 1.0) / (len(group) + 2.0) for group in groups])
     confidence = IsotonicRegression(increasing=True, y_min=0.0, y_max=1.0).fit_transform(middle, share)
     return middle, radius, np.asarray(confidence, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The geographic cluster of the best matches, as a dominant set found by replicator dynamics.
+"""The geographic cluster of the best matches: a dominant set, by replicator dynamics.
 
 After the location step of "Hashing for Geo-localization" (TGRS 2023), with three changes: distances are metres
 on the ellipsoid, the update is simultaneous, and tiles count by how similar they are. Where no cluster of

@@ -28,11 +28,11 @@ class Match(BaseModel):
 
 
 class Fix(BaseModel):
-    """Where a photo was taken, or why that cannot be said.
+    """The position of a photo, or the reason why there is none.
 
     `lat`, `lon` are WGS84 degrees. `radius_m` is the calibrated 90 % radius and `confidence` the calibrated
     probability that the truth lies inside it; both are None for an index that was never calibrated.
-    `heading_deg` is clockwise from north: the given one, or the best candidate when it was unknown.
+    `heading_deg` is clockwise from north: as the query gives it, else the best candidate.
     """
 
     model_config = ConfigDict(frozen=True)

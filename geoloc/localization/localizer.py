@@ -48,7 +48,7 @@ class Localizer:
         cache_dir: str | None = None,
         headings: int = HEADINGS,
     ) -> Localizer:
-        """Open an index (its current snapshot unless one is named), its model and its calibration.
+        """Open the current snapshot of an index, or `snapshot_id`, with its model and its calibration.
 
         `headings` is how many candidates an unknown heading gets. Raises `ArtifactError`, `CorruptArtifact`,
         `ModelMismatch` or `StorageError` with what is wrong.
@@ -81,12 +81,12 @@ class Localizer:
     ) -> Fix:
         """Where a photo (a path or URI, image bytes, or pixels uint8[H, W, 3]) was taken.
 
-        `view` is panorama, street or drone (guessed from the picture when not given), `heading_deg` the heading
+        `view` is panorama, street or drone (None: guessed from the picture), `heading_deg` the heading
         of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
         its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo. `near`
         (lat, lon) with `within_m` restricts the search to a circle, `region`
         (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file are never read.
-        Raises `QueryError` or `InputError` when the question makes no sense; "not found" is a `Fix`.
+        Raises `QueryError` or `InputError` for values that are out of range; "not located" is a `Fix`.
         """
         one = photo(pixels(image), view=view, heading_deg=heading_deg, fov_deg=fov_deg, extent_m=extent_m)
         return self.localize_batch(
@@ -141,7 +141,7 @@ def pixels(image: PhotoLike) -> npt.NDArray[np.uint8]:
 
 
 def region_around(near: tuple[float, float] | None, within_m: float | None) -> Region | None:
-    """The circle of a position prior, None without one; `QueryError` when only half of it is given."""
+    """The circle of a position prior, None without a prior; `QueryError` where its centre or radius is missing."""
     if near is None and within_m is None:
         return None
     if near is None or within_m is None:

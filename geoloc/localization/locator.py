@@ -49,7 +49,7 @@ class EncodedQueries:
 
     @property
     def heading_known(self) -> bool:
-        """Whether the heading was given rather than searched for."""
+        """Whether the heading is known; else all candidates are searched."""
         return bool(self.code.shape[1] == 1)
 
     @property
@@ -98,7 +98,7 @@ class Locator:
 
     @classmethod
     def open(cls, index_uri: str, snapshot_id: str | None = None, *, cache_dir: str | None = None) -> Locator:
-        """The locator of a snapshot (None: the current one) with its calibration, where there is one."""
+        """The locator of a snapshot (None: the current snapshot), with its calibration where it has been calibrated."""
         snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir)
         return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id))
 
@@ -117,7 +117,7 @@ class Locator:
         `rerank` nearest codes are ordered by float embeddings (0: codes only). Where the embedding rolls with its
         photo and the heading is unknown or the view limited, those of the `rerank` * `TURNED_SHORTLIST` tiles with the
         nearest codes are compared at every turn and where the photo shows something (`TurnedPhoto`). Raises
-        `QueryError` for k or rerank out of range and `ModelMismatch` when another model made the index.
+        `QueryError` for k or rerank out of range and `ModelMismatch` for an index of another model.
         """
         _check_k(k)
         if rerank < 0 or rerank > 100 * MAX_K:
@@ -136,7 +136,7 @@ class Locator:
         turned &= limited | (not queries.heading_known)
         step = max(1, _MAX_SEARCH_ROWS // queries.code.shape[1])
         found, order = [], []
-        # Limited views apart: the codes for any heading are of whole circles.
+        # Rotation invariant codes hold for whole circles only, so limited views are searched apart.
         for search, chosen in (
             (self._search_turned, turned & limited),
             (self._search_turned, turned & ~limited),
@@ -170,7 +170,8 @@ class Locator:
     ) -> SearchResult:
         """Codes give a shortlist of tiles, whose embeddings are compared at every turn.
 
-        Those of all heading candidates, or for a whole circle, where the index has it, the one code for any heading.
+        The codes are those of all heading candidates. For photos of the whole circle it is the rotation invariant
+        code, where the index has such codes.
         """
         photos = [queries.turned(number) for number in range(len(queries))]
         any_heading, bits = None, self.snapshot.any_heading_bits
@@ -192,7 +193,7 @@ class Locator:
         return SearchResult(matches, headings)
 
     def _codes(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
-        """Codes uint8[Q, R, bytes] of the index's length: the first bits of the model's are a code of their own."""
+        """Codes uint8[Q, R, bytes] of the index's length: the first bits of a code are a shorter code."""
         return np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8])
 
     def cluster(self, found: SearchResult, settings: ClusterSettings) -> Cluster:

@@ -10,10 +10,10 @@ from geoloc.index.search.matches import Matches
 
 
 def merge_candidates(matches: Matches, candidates: int, k: int, bits: int) -> tuple[Matches, IntArray]:
-    """One list of k tiles a query from the lists of its heading candidates.
+    """Merge the lists of each query's heading candidates into one list of k tiles.
 
-    `matches` holds Q * R rows, the R candidates of a query one after another. A tile that several candidates
-    found stays once, with its best one. Returns the matches [Q, k] and the candidate of each, int64[Q, k].
+    `matches` holds Q * R rows, the R candidates of a query one after another. A tile in the lists of several
+    candidates stays once, with its best candidate. Returns the matches [Q, k] and the candidate of each, int64[Q, k].
     """
     lists = matches.grouped(candidates)
     scores = lists.scores(bits)

@@ -131,11 +131,11 @@ class Encoder:
         return Encoded(embeddings, codes)
 
     @torch.inference_mode()
-    def codes_of_parts(self, parts: Float32Array, seen: BoolArray) -> npt.NDArray[np.uint8]:
+    def codes_of_parts(self, parts: Float32Array, shown: BoolArray) -> npt.NDArray[np.uint8]:
         """Codes uint8[..., bits // 8] of embeddings [..., D] of which some columns are zero, as unit vectors.
 
-        `seen` bool[..., columns]: the others. Bits are set about the mean embedding, of which the same columns
-        count, so that what is not seen speaks for neither value of a bit.
+        `shown` bool[..., columns]: the others. Bits are signs of the difference from the
+        mean embedding in the same columns, so that hidden columns favour neither value of a bit.
         """
         head = self._model.hash
         whole = torch.from_numpy(np.ascontiguousarray(parts)).to(self.device)
@@ -143,7 +143,7 @@ class Encoder:
             return pack_codes(head(whole).cpu().numpy())
         if self._mean_embedding is None:
             self._mean_embedding = head.mean_embedding()
-        mask = torch.from_numpy(seen).to(self.device).float()
+        mask = torch.from_numpy(shown).to(self.device).float()
         # A unit vector's part is as long as the root of its share.
         length = mask.mean(-1, keepdim=True).sqrt()
         mean = self._mean_embedding.view(-1, mask.shape[-1]) * mask[..., None, :]

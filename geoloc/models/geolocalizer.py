@@ -12,7 +12,7 @@ from geoloc.geometry.polar import aerial_to_polar
 from geoloc.models.hashing import make_hash
 from geoloc.models.orientation_maps import OrientationMaps, Pose
 from geoloc.models.preprocessing import normalise
-from geoloc.models.views.transform import Look, ViewTransform
+from geoloc.models.views.transform import PosePx, ViewTransform
 from geoloc.recipe.model import Branches
 from geoloc.recipe.recipe import ModelRecipe
 
@@ -51,10 +51,10 @@ class GeoLocalizer(nn.Module):
             }
         )
         self.hash = make_hash(recipe)
-        self._make_further_parts(recipe, names)
+        self._build_optional_parts(recipe, names)
 
-    def _make_further_parts(self, recipe: ModelRecipe, names: Sequence[str]) -> None:
-        """Parts that not every recipe has, made last: the others draw the weights they always drew."""
+    def _build_optional_parts(self, recipe: ModelRecipe, names: Sequence[str]) -> None:
+        """Build optional parts last, so that the random weights of the others do not depend on them."""
         self.projections = nn.ModuleDict()
         if recipe.projection is not None:
             inputs = recipe.aggregated_channels
@@ -69,7 +69,7 @@ class GeoLocalizer(nn.Module):
 
     def convert_view(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
         """Aerial pictures float[B, 3, S, S] at the recipe's metres per pixel to what the aerial backbone sees."""
-        return self.transformer.see(images, self._look(pose or Pose()))
+        return self.transformer.convert(images, self._pose_px(pose or Pose()))
 
     def to_polar(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
         """Plain polar images float[B, 3, height_px, width_px] of the field, which guide a learned transform.
@@ -82,10 +82,10 @@ class GeoLocalizer(nn.Module):
             height_px=height,
             width_px=width,
             radius_px=self.recipe.tile_px / 2,
-            **self._look(pose or Pose()),
+            **self._pose_px(pose or Pose()),
         )
 
-    def _look(self, pose: Pose) -> Look:
+    def _pose_px(self, pose: Pose) -> PosePx:
         scale = self.recipe.metres_per_pixel
         return {
             "east_px": None if pose.east_m is None else pose.east_m / scale,
@@ -95,37 +95,37 @@ class GeoLocalizer(nn.Module):
             "mirrored": pose.mirrored,
         }
 
-    def columns(self, images: torch.Tensor, view: str, bearing: Pose | None = None) -> torch.Tensor:
+    def columns(self, images: torch.Tensor, view: str, pose: Pose | None = None) -> torch.Tensor:
         """Panoramas or converted aerial pictures float[B, 3, H, W] in 0..1 to float32[B, channels, columns].
 
-        `bearing` says how each picture was turned, for its orientation maps (None: north in the middle, or up).
+        `pose` gives the turn of each picture, for its orientation maps (None: north in the middle, or up).
         """
-        return self.columns_of([images], [view], [bearing])[0]
+        return self.columns_of([images], [view], [pose])[0]
 
     def columns_of(
         self,
-        looks: Sequence[torch.Tensor],
+        batches: Sequence[torch.Tensor],
         views: Sequence[str],
-        bearings: Sequence[Pose | None] | None = None,
+        poses: Sequence[Pose | None] | None = None,
     ) -> list[torch.Tensor]:
         """`columns` of batches float[B, 3, H, W], one per view; a shared backbone takes pictures of one size together.
 
         Together is faster, and its batch norm then learns one statistic for all views.
         """
         branches = [self.branch_of(view) for view in views]
-        bearings = bearings or [None] * len(looks)
+        poses = poses or [None] * len(batches)
         maps = [
-            None if self.maps is None else self.maps(view, len(look), bearing)
-            for look, view, bearing in zip(looks, views, bearings, strict=True)
+            None if self.maps is None else self.maps(view, len(images), pose)
+            for images, view, pose in zip(batches, views, poses, strict=True)
         ]
-        if len(looks) > 1 and self.recipe.shared_weights and len({look.shape[1:] for look in looks}) == 1:
+        if len(batches) > 1 and self.recipe.shared_weights and len({each.shape[1:] for each in batches}) == 1:
             together = None if self.maps is None else torch.cat([each for each in maps if each is not None])
-            features = self._features(torch.cat(list(looks)), branches[0], together)
-            parts = list(torch.split(features, [len(look) for look in looks]))
+            features = self._features(torch.cat(list(batches)), branches[0], together)
+            parts = list(torch.split(features, [len(images) for images in batches]))
         else:
             parts = [
-                self._features(look, branch, each)
-                for look, branch, each in zip(looks, branches, maps, strict=True)
+                self._features(images, branch, each)
+                for images, branch, each in zip(batches, branches, maps, strict=True)
             ]
         return [self._aggregate(part, branch) for part, branch in zip(parts, branches, strict=True)]
 
@@ -148,9 +148,9 @@ class GeoLocalizer(nn.Module):
             columns = self.projections[branch](columns)
         return columns.float()
 
-    def forward(self, images: torch.Tensor, view: str, bearing: Pose | None = None) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, view: str, pose: Pose | None = None) -> torch.Tensor:
         """Panoramas or converted aerial pictures float[B, 3, H, W] in 0..1 to unit embeddings float32[B, D]."""
-        return flatten(self.columns(images, view, bearing))
+        return flatten(self.columns(images, view, pose))
 
     def branch_of(self, view: str) -> str:
         """Name of the branch that a view goes through."""

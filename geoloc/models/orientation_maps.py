@@ -1,4 +1,4 @@
-"""How a picture is looked at, and the orientation maps that belong to it."""
+"""How a picture is moved and turned, and the orientation maps that belong to it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ AerialMaps = Callable[[torch.Tensor | None, torch.Tensor | None], torch.Tensor]
 
 @dataclass(frozen=True)
 class Pose:
-    """How a picture is looked at, one value per picture [B]; None leaves it as it is.
+    """How pictures are moved, turned, scaled and mirrored: one value per picture [B]; None leaves it as it is.
 
-    Convention: east_m and north_m move the centre of an aerial look, heading_deg is clockwise from north and comes
+    Convention: east_m and north_m move the centre of an aerial view, heading_deg is clockwise from north and comes
     to the middle column (of a square: to the top), `scale` multiplies the ground radius, `mirrored` swaps left
     and right.
     """
@@ -33,20 +33,15 @@ class Pose:
     mirrored: torch.Tensor | None = None
 
     @property
-    def moves(self) -> bool:
-        """Whether anything is said at all."""
-        return any(value is not None for value in vars(self).values())
-
-    @property
     def yaw_deg(self) -> torch.Tensor | None:
-        """Heading [B] of the picture's middle in its own world: mirroring the world turns east into west."""
+        """Heading [B] of the picture's middle in the mirrored world, where east is west."""
         if self.heading_deg is None or self.mirrored is None:
             return self.heading_deg
         return torch.where(self.mirrored, -self.heading_deg, self.heading_deg)
 
 
 class OrientationMaps(nn.Module):
-    """The maps of a model's inputs: those of pictures with north in the middle are kept, others are made."""
+    """The maps of a model's inputs: kept for pictures with north in the middle, computed for others."""
 
     ground: torch.Tensor
     above: torch.Tensor
@@ -56,17 +51,17 @@ class OrientationMaps(nn.Module):
         self.recipe = recipe
         self.aerial_maps = aerial_maps
         self.sampling = orientation.sampling
-        self.register_buffer("ground", self._make("panorama", Pose()), persistent=False)
-        self.register_buffer("above", self._make("aerial", Pose()), persistent=False)
+        self.register_buffer("ground", self._compute("panorama", Pose()), persistent=False)
+        self.register_buffer("above", self._compute("aerial", Pose()), persistent=False)
 
     def forward(self, view: str, count: int, pose: Pose | None = None) -> torch.Tensor:
-        """Maps float[count, 2, H, W] of pictures of a view that were looked at with `pose`."""
+        """Maps float[count, 2, H, W] of pictures of a view and a pose."""
         if pose is None or (pose.heading_deg is None and pose.scale is None):
             kept = self.above if view in AERIAL_VIEWS else self.ground
             return kept.expand(count, -1, -1, -1)
-        return self._make(view, pose).to(self.ground.device).expand(count, -1, -1, -1)
+        return self._compute(view, pose).to(self.ground.device).expand(count, -1, -1, -1)
 
-    def _make(self, view: str, pose: Pose) -> torch.Tensor:
+    def _compute(self, view: str, pose: Pose) -> torch.Tensor:
         if view not in AERIAL_VIEWS:
             height, width = self.recipe.panorama_px
             return ground_orientation(

@@ -29,7 +29,7 @@ MODEL_FILES = (WEIGHTS_NAME, RECIPE_NAME, METRICS_NAME, CARD_NAME)
 
 
 class ModelCard(BaseModel):
-    """What `model.json` says about a model; `fingerprint` is that of the run that trained it."""
+    """The content of `model.json`; `fingerprint` is that of the run that trained it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 

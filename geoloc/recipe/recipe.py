@@ -237,7 +237,7 @@ def _keys_and_values(text: str, where: str) -> dict[str, Any]:
 
 
 def _with_base(data: dict[str, Any], where: str, beside: str | None) -> dict[str, Any]:
-    """The keys and values of the recipes that this one starts from, with its own over them."""
+    """The keys and values of the recipes that this recipe starts from, overlaid by its keys."""
     chain = [data]
     while "base" in chain[-1]:
         name = str(chain[-1]["base"])

@@ -72,7 +72,7 @@ class LossRecipe(Section):
 
 
 class AugmentationRecipe(Section):
-    """What varies between two looks at the same pair."""
+    """What varies between two uses of the same pair."""
 
     offset_m: Annotated[float, Field(ge=0)] = Field(
         5.0, description="largest distance of camera and tile centre"

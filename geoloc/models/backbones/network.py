@@ -46,7 +46,7 @@ def inject(features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """Features float[B, C, h, w] with the maps float[B, 2, H, W] resized to them as two more channels.
 
     Sizes are changed by taking the nearest value: a mean over the jump of the yaw from +1 to -1 would be north
-    where the picture looks south.
+    where the picture shows south.
     """
     if maps.shape[-2:] != features.shape[-2:]:
         maps = F.interpolate(maps, features.shape[-2:], mode="nearest-exact")

@@ -17,7 +17,7 @@ from geoloc.recipe.registry import PositiveInt, register
 
 
 class TimmBackbone(BackboneSection):
-    """A network of timm by its name, from nothing or from weights in a file; timm is asked only when it is built."""
+    """A network of timm by its name, from nothing or from weights in a file; timm is imported on building it."""
 
     words = "{name}"
     kind: Literal["timm"] = "timm"
@@ -123,7 +123,7 @@ def _network(recipe: TimmBackbone, inputs: int) -> Any:
 
 
 def _chosen(network: Any, recipe: TimmBackbone) -> int:
-    """The number of the recipe's map, checked against what timm says about it."""
+    """The number of the recipe's map, checked against the maps that timm lists."""
     known = [(entry["num_chs"], entry["reduction"]) for entry in network.feature_info]
     stage = len(known) - 1 if recipe.stage is None else recipe.stage
     if stage >= len(known):

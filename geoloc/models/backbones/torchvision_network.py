@@ -141,7 +141,7 @@ def _network(name: str) -> nn.Module:
     if name not in _HEAVY_CLASSIFIER:
         whole: nn.Module = build(weights=None)
         return whole
-    # The classifier alone has over 100 million weights: it is made without memory and dropped.
+    # The classifier alone has over 100 million weights: it is built without memory and dropped.
     with torch.device("meta"):
         network: Any = build(weights=None)
     network.features.to_empty(device="cpu")
@@ -174,7 +174,7 @@ def _names_used(network: nn.Module, recipe: TorchvisionBackbone) -> set[str]:
 
 
 def _widen_first(layers: nn.Sequential) -> None:
-    """Replace the first convolution by one that takes the maps too."""
+    """Replace the first convolution by a convolution of pictures and maps."""
     for parent in layers.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.Conv2d):

@@ -1,9 +1,9 @@
-"""Spatial transformers (Jaderberg et al., NeurIPS 2015): networks that choose where the aerial branch looks.
+"""Spatial transformers (Jaderberg et al., NeurIPS 2015): networks that choose what the aerial branch sees.
 
 As in "Realistic Cross-View Image Geo-Localization" (STN): a small localisation network predicts an affine map or
 the control points of a thin plate spline. Convention: grids are those of `geometry.warp`, whose pixels have their
-value in their middle (align_corners=False, for making and for sampling); a transformer that has learned nothing
-is its stated start, the identity or the polar view's spline.
+value in their middle (align_corners=False, for making and for sampling); before training a transformer is
+the identity or the polar view's spline.
 """
 
 from __future__ import annotations

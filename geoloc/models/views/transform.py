@@ -11,7 +11,9 @@ from torch import nn
 
 from geoloc.geometry.aerial import look_down
 
-Look = Mapping[str, Any]  # the values [B] of a look, or None, by the names that `look_down` gives them
+PosePx = Mapping[
+    str, Any
+]  # values [B] of a pose in pixels, or None, by the names of the arguments of `look_down`
 
 
 class ViewTransform(nn.Module, ABC):
@@ -32,13 +34,13 @@ class ViewTransform(nn.Module, ABC):
         Convention: places are those of `geometry.warp`.
         """
 
-    def see(self, images: torch.Tensor, look: Look) -> torch.Tensor:
+    def convert(self, images: torch.Tensor, pose_px: PosePx) -> torch.Tensor:
         """Pictures float[B, 3, S, S] of any side, at the model's pixel size, to float[B, 3, height_px, width_px].
 
-        The square of a look is sampled first, where it is not the picture itself.
+        The square that the pose moves and turns is sampled first, where it is not the picture itself.
         """
-        whole = images.shape[-1] == self.side_px and all(value is None for value in look.values())
-        seen: torch.Tensor = self(images if whole else look_down(images, side_px=self.side_px, **look))
+        whole = images.shape[-1] == self.side_px and all(value is None for value in pose_px.values())
+        seen: torch.Tensor = self(images if whole else look_down(images, side_px=self.side_px, **pose_px))
         return seen
 
     def control_places(self, images: torch.Tensor) -> torch.Tensor:
@@ -46,7 +48,7 @@ class ViewTransform(nn.Module, ABC):
         return images.new_empty((len(images), 0, 2))
 
     def orientation(self, yaw_deg: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
-        """Orientation maps float[B, 2, height_px, width_px] of looks; see `geometry.orientation`.
+        """Orientation maps float[B, 2, height_px, width_px] of pictures of a pose; see `geometry.orientation`.
 
         Recipes refuse orientation maps for learned transforms.
         """

@@ -10,7 +10,7 @@ from pydantic import Field
 from geoloc.geometry.orientation import aerial_orientation, polar_orientation
 from geoloc.geometry.polar import aerial_to_polar, polar_offsets
 from geoloc.geometry.warp import pixel_grid
-from geoloc.models.views.transform import Look, ViewTransform
+from geoloc.models.views.transform import PosePx, ViewTransform
 from geoloc.recipe.model import ViewSection
 from geoloc.recipe.registry import PositiveFloat, PositiveInt, register
 
@@ -62,13 +62,13 @@ class SquareTransform(ViewTransform):
         return pixel_grid(*images.shape[-2:]).expand(len(images), -1, -1, -1)
 
     def orientation(self, yaw_deg: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
-        """Orientation maps float[B, 2, side_px, side_px] of looks."""
+        """Orientation maps float[B, 2, side_px, side_px] of pictures of a pose."""
         return aerial_orientation(self.side_px, yaw_deg=yaw_deg, scale=scale)
 
 
 @register(PolarView)
 class PolarTransform(ViewTransform):
-    """Polar images whose top edge is the square's inscribed circle, sampled from the picture at once."""
+    """Polar images whose top edge is the square's inscribed circle, sampled from the picture in one step."""
 
     def __init__(self, recipe: PolarView, side_px: int) -> None:
         super().__init__(side_px)
@@ -78,10 +78,10 @@ class PolarTransform(ViewTransform):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
-        return self.see(images, {})
+        return self.convert(images, {})
 
-    def see(self, images: torch.Tensor, look: Look) -> torch.Tensor:
-        """Pictures float[B, 3, S, S] of any side to float[B, 3, height_px, width_px] of a look."""
+    def convert(self, images: torch.Tensor, pose_px: PosePx) -> torch.Tensor:
+        """Pictures float[B, 3, S, S] of any side to float[B, 3, height_px, width_px] of a pose."""
         return aerial_to_polar(
             images,
             height_px=self.size[0],
@@ -89,7 +89,7 @@ class PolarTransform(ViewTransform):
             radius_px=self.side_px / 2,
             radial_power=self.recipe.radial_power,
             sampling=self.sampling,
-            **look,
+            **pose_px,
         )
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
@@ -103,6 +103,6 @@ class PolarTransform(ViewTransform):
         return torch.stack([right, down], dim=-1).expand(len(images), -1, -1, -1)
 
     def orientation(self, yaw_deg: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
-        """Orientation maps float[B, 2, height_px, width_px] of looks."""
+        """Orientation maps float[B, 2, height_px, width_px] of pictures of a pose."""
         power = self.recipe.radial_power
         return polar_orientation(*self.size, radial_power=power, yaw_deg=yaw_deg, scale=scale)
