@@ -43,7 +43,7 @@ class InfoNceLoss(PairLoss):
 
 
 def make_pair_loss(recipe: LossRecipe) -> PairLoss:
-    """The loss that a recipe names, without one InfoNCE."""
+    """The loss that a recipe names; InfoNCE where it names none."""
     part = recipe.pair_loss or recipe.triplet
     if part is None:
         part = InfoNceRecipe(temperature=recipe.temperature, label_smoothing=recipe.label_smoothing)

@@ -46,7 +46,7 @@ def quantisation_loss(logits: torch.Tensor) -> torch.Tensor:
 def orthogonality_loss(weight: torch.Tensor) -> torch.Tensor:
     """How far the rows of a projection float[bits, D] are from orthonormal: squared error of W W^T, per row.
 
-    Bits that look the same way tell nothing new: without this term the learned bits of long codes separate the
+    Bits with the same direction add nothing: without this term the learned bits of long codes separate the
     training places and little else.
     """
     error = weight @ weight.T - torch.eye(len(weight), device=weight.device, dtype=weight.dtype)

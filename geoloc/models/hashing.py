@@ -17,7 +17,7 @@ class LinearHash(nn.Module):
 
     A linear map (deeper heads overfitted the training embeddings) and a batch norm without parameters, so that
     every bit is set for about half of the places and the logits start where tanh bends. Losses on every prefix
-    make the first 64, 128, ... bits a code of their own.
+    make the first 64, 128, ... bits usable codes.
     """
 
     def __init__(self, recipe: HashHead, embedding_dim: int) -> None:

@@ -1,1 +1,1 @@
-"""Protocols by name, their questions (who asks, which gallery, which items are right), and sanity checks."""
+"""Protocols by name, their questions (queries, gallery, right items), and sanity checks."""

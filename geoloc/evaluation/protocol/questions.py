@@ -1,4 +1,4 @@
-"""The questions of a protocol in one direction: who asks, which gallery, which items are right."""
+"""The questions of a protocol in one direction: queries, gallery, right items."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from geoloc.evaluation.ranking.ranks import PositiveRanks
 
 
 def average_precision(ranks: PositiveRanks, ties: Ties = "expected", *, tie: float = 0.0) -> FloatArray:
-    """Trapezoidal average precision float64[Q] of each query; 0 for one without a positive.
+    """Trapezoidal average precision float64[Q] of each query; 0 for a query without a positive.
 
     University-1652's definition (evaluate_gpu.py): for the i-th of m positives at row r, both counted from 0,
     half the sum of the precision with it, (i + 1) / (r + 1), and of that just before it, i / r (1 where r is 0);

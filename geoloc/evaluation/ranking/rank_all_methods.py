@@ -55,9 +55,9 @@ class Methods:
 class RankedList:
     """The ranking of a gallery for Q queries by one method.
 
-    counts: ranks of the right items, for each question; precision: float64[Q] by treatment of ties, empty where not
-    wanted. rows, scores: int64[Q, k] and float32[Q, k], the best items as positions of the gallery, -1 where there
-    are fewer; k is 0 where they are not kept.
+    counts: ranks of the right items, for each question. precision: float64[Q] by treatment of ties, empty without
+    `Methods.precision`. rows, scores: int64[Q, k] and float32[Q, k], the best items as positions of the gallery, -1
+    where there are fewer; k is 0 where they are not kept.
     """
 
     counts: list[RankCounts]

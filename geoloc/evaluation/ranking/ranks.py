@@ -38,7 +38,7 @@ NOTHING = TruthTable(np.empty(0, np.int64), np.empty(0, np.int64))
 
 @dataclass(frozen=True)
 class Question:
-    """The positives whose ranks are wanted, and pairs that are neither right nor wrong (`ignored`).
+    """The positives to rank, and pairs that are neither right nor wrong (`ignored`).
 
     A pair that is in both is ignored.
     """

@@ -24,7 +24,7 @@ def write_answers(
 ) -> None:
     """Write a table for each direction, the first at `uri`, others at `uri-2`, ...; earlier ones are replaced.
 
-    Where photos ask for tiles it is GeoParquet with their fixes, else it has the id of the best answer.
+    For queries that are photos it is GeoParquet with their fixes, else it has the id of the best answer.
     """
     for number, tables in enumerate(directions):
         table_uri = uri if number == 0 else f"{uri}-{number + 1}"

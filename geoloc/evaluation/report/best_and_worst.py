@@ -31,7 +31,7 @@ class Pictures:
     def load(
         self, query_ids: Sequence[str], tile_ids: Sequence[str]
     ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Image bytes of the wanted queries and tiles by id."""
+        """Image bytes of queries and tiles by id."""
         return _images(self.queries, "query_id", query_ids), _images(self.tiles, "tile_id", tile_ids)
 
 

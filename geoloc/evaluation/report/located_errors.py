@@ -40,7 +40,7 @@ CANDIDATES = tuple(
 
 
 class Coverage(BaseModel):
-    """What calibrated answers are worth, on queries that the calibration never saw (or says that it did)."""
+    """How well calibrated answers hold; `held_out`: on queries that the calibration never saw."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class Coverage(BaseModel):
     queries: int
     inside_percent: float = Field(description="Queries whose true position lies inside the stated radius.")
     mean_confidence: float = Field(
-        description="What the answers said on average: should equal the share inside."
+        description="Mean confidence of the answers; it should equal the share inside."
     )
     calibration_error: float = Field(
         description="Mean gap between confidence and share inside, over ten bins."

@@ -20,7 +20,7 @@ _PACKAGES = ("numpy", "torch", "faiss-cpu", "pyarrow", "ray", "numba")
 
 
 def dataset_note(uri: str) -> dict[str, Any] | None:
-    """What an ingest output says of its data set (`dataset.json`); None for data that are no data set's.
+    """The note of an ingest output about its data set (`dataset.json`); None for data that are no data set's.
 
     Raises `CorruptArtifact` when the file is not a JSON object.
     """

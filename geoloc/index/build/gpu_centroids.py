@@ -16,7 +16,9 @@ from geoloc.core.arrays import Codes, IntArray
 
 Assign = Callable[[Codes, Codes], IntArray]
 
-_TIES = 16  # a GPU orders equals as it likes: ask for some, and for all where even these are equal
+_TIES = (
+    16  # a GPU orders equals arbitrarily: this many are fetched, and all centres compared where all are equal
+)
 _BLOCK_ROWS = 65_536
 
 
@@ -26,7 +28,7 @@ def built_for_gpu() -> bool:
 
 
 def has_device() -> bool:
-    """Whether this process may use a GPU through FAISS. Ray hides devices from tasks that asked for none."""
+    """Whether this process may use a GPU through FAISS. Ray hides devices from tasks that request none."""
     return built_for_gpu() and faiss.get_num_gpus() > 0
 
 
@@ -34,7 +36,7 @@ def device_index(bits: int) -> Any:
     """An empty exact index of codes on the first device that this process sees."""
     resources = faiss.StandardGpuResources()
     index: Any = faiss.GpuIndexBinaryFlat(resources, bits)
-    index.geoloc_resources = resources  # FAISS keeps no reference of its own
+    index.geoloc_resources = resources  # FAISS keeps no reference
     return index
 
 
@@ -58,6 +60,6 @@ def _first_of_nearest(index: Any, codes: Codes, centres: Codes) -> IntArray:
     first: IntArray = np.where(distances == nearest, found, len(centres)).min(axis=1).astype(np.int64)
     undecided = (distances[:, -1] == nearest[:, 0]) & (wanted < len(centres))
     for row in np.flatnonzero(undecided):
-        # Everything asked for is equally near; only counting says which centre is the first of all.
+        # All fetched centres are equally near, and a centre before them may be too: compare all.
         first[row] = np.bitwise_count(centres ^ codes[row]).sum(axis=1, dtype=np.int64).argmin()
     return first

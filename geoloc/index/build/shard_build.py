@@ -84,7 +84,7 @@ class ShardTask:
 
 
 class Receipt(BaseModel):
-    """Says that a shard is finished, and of what build."""
+    """Marks a shard as finished, and names its build."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -134,7 +134,7 @@ def finished_shard(index_uri: str, build: str, number: int, digest: str) -> Shar
     try:
         receipt = Receipt.model_validate_json(storage.read_bytes(uri))
     except ValidationError:
-        return None  # not of this format: the shard is made again
+        return None  # of another format: the shard is built again
     if receipt.digest != digest:
         return None
     directory = storage.join(index_uri, shard_directory(build, number))

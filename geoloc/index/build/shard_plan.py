@@ -1,4 +1,4 @@
-"""What a build is made of and how it is cut: sources into runs of bounded size, tiles into shards of equal size."""
+"""How a build is divided: sources into runs of bounded size, tiles into shards of equal size."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Plan(BaseModel):
 
 
 def read_plan(work_uri: str, digest: str) -> Plan | None:
-    """The plan that an earlier run of the same build made, None when there is none."""
+    """The plan of an earlier run of the same build, None without such a run."""
     uri = storage.join(work_uri, PLAN_NAME)
     if not storage.exists(uri):
         return None
     try:
         plan = Plan.model_validate_json(storage.read_bytes(uri))
     except ValidationError:
-        return None  # not of this format: it is made again
+        return None  # of another format: the build is planned again
     return plan if plan.digest == digest else None
 
 

@@ -210,7 +210,7 @@ def _finished(receipt_uri: str, uri: str, digest: str) -> Run | None:
     try:
         run = Run.model_validate_json(storage.read_bytes(receipt_uri))
     except ValidationError:
-        return None  # not of this format: the run is made again
+        return None  # of another format: the run is written again
     if run.digest != digest or any(difference(storage.join(uri, file.name), file) for file in run.files):
         return None
     return run

@@ -2,7 +2,7 @@
 
 `ensure_local` gives the local directory of a bundle (the files of a shard or of a model) after every file's size
 and SHA-256 were found right. Local bundles stay where they are; others are copied into the cache directory once,
-under a name made of their checksums. The verdict is an empty file in the cache whose name hashes each file's
+under a name that hashes their checksums. The verdict is an empty file in the cache whose name hashes each file's
 path, size, times, inode and checksum: change any of them and the file is read again. Each use renews the time of
 the copy and of the verdict; `prune_cache` removes what was not used for long.
 """

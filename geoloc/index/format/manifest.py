@@ -4,7 +4,7 @@
     <index>/snapshots/<id>/manifest.json     the id is the start of this file's SHA-256
     <index>/snapshots/build-<plan>/shard-00000/{codes.npy, tiles.arrow, space.arrow, embeddings.npy}
     <index>/snapshots/marks-<content>/live.npy   which rows of a shard are left after removals
-    <index>/model/<model_id>/...             the model that made the codes, copied in
+    <index>/model/<model_id>/...             a copy of the model of the codes
 
 A shard lies where its build wrote it and never moves (object stores cannot rename); manifests name it, so
 several snapshots may share it. Removing tiles leaves the shard as it is: the next manifest names marks beside
@@ -147,7 +147,7 @@ Operation = Literal["build", "add", "remove", "compact"]
 
 
 class Change(_Frozen):
-    """What made a snapshot out of its parent, in tiles; a build counts all of its tiles as added."""
+    """The difference of a snapshot from its parent, in tiles; a build counts all of its tiles as added."""
 
     operation: Operation = "build"
     added: int = Field(default=0, ge=0)
@@ -156,7 +156,7 @@ class Change(_Frozen):
 
 
 class Manifest(_Frozen):
-    """Everything about a snapshot. `fingerprint` names what it was made from, `parent` the snapshot before it.
+    """Everything about a snapshot. `fingerprint` identifies its inputs and settings, `parent` the snapshot before it.
 
     `count` is the number of tiles, those that marks removed left out. `embedding_dim` is None for an index
     without re-rank embeddings; `located` says whether tiles have coordinates (all or none do).

@@ -35,9 +35,9 @@ class _Report(BaseModel):
 
 
 class SnapshotSummary(_Report):
-    """One snapshot of an index; `problem` says why its manifest cannot be read, then nothing else is known.
+    """One snapshot of an index; `problem` is the reason why its manifest cannot be read; nothing else is known then.
 
-    `change` is what made it out of its parent; `written_at` when its manifest was written.
+    `change` is its difference from the parent, `written_at` the time of its manifest.
     """
 
     snapshot_id: str

@@ -129,7 +129,7 @@ def default_tiles_per_shard(manifest: Manifest) -> int:
 def worth_compacting(manifest: Manifest, tiles_per_shard: int, dead_share: float) -> list[ShardEntry]:
     """Shards that are less than half full, or have lost at least `dead_share` of their rows.
 
-    A small one that would stay alone is left as it is. Raises `ConfigError` for a size below 1 or a share
+    A single small shard is left as it is. Raises `ConfigError` for a size below 1 or a share
     outside (0, 1].
     """
     if tiles_per_shard < 1 or not 0 < dead_share <= 1:

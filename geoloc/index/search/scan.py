@@ -31,7 +31,7 @@ QUERY_BLOCK = 256
 _LEAST_ROWS_PER_THREAD = 16_384
 _SPANS_PER_THREAD = 4
 _LEAST_LONG_SPAN = 524_288
-# What gathering a row costs, and going over one, in units of comparing a code with one query.
+# Cost of gathering a row, and of passing over a row, in units of comparing a code with a query.
 _GATHER_COST = 24
 _SCAN_COST = 3
 _GATHER_ROWS = 65_536
@@ -269,7 +269,7 @@ def best_columns(shards: Sequence[Shard], candidates: Candidates, k: int) -> Int
     limit = np.partition(scores, min(k, width) - 1, axis=1)[:, min(k, width) - 1 : min(k, width)]
     query, column = np.nonzero((scores <= limit) & (candidates.rows >= 0))
     rows = candidates.rows[query, column]
-    # Rows of one shard are in the order of their ids already.
+    # Rows of a shard are in the order of their ids already.
     tie = _ranks(take_ids(shards, rows)) if candidates.shards > 1 else rows
     order = np.lexsort((tie, scores[query, column], query))
     query, column = query[order], column[order]

@@ -34,7 +34,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class Snapshot:
     """An immutable set of tiles with their codes, safe to use from many threads.
 
-    The answer to a search depends on the snapshot, the query and the search's own parameters alone. Rows are
+    The answer to a search depends on the snapshot, the query and the search's parameters alone. Rows are
     numbered through the shards in the manifest's order.
     """
 
@@ -81,7 +81,7 @@ class Snapshot:
         kernel: Kernel | None = None,
         threads: int | None = None,
     ) -> Snapshot:
-        """Open the current snapshot of an index, or the one named.
+        """Open the current snapshot of an index, or `snapshot_id`.
 
         Every file's size and checksum is verified before it is parsed; the verdict is kept on this host, so later
         openings only map. `cache_dir` (default: `GEOLOC_CACHE`, else `~/.cache/geoloc`) holds the verdicts and
@@ -134,12 +134,12 @@ class Snapshot:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """The open shards in the order of their rows, for whoever reads all tiles."""
+        """The open shards in the order of their rows, to read all tiles."""
         return tuple(self._shards)
 
     @cached_property
     def model_uri(self) -> str:
-        """The model that made the codes, verified, as a local directory (copied into the cache from elsewhere)."""
+        """The model of the codes, verified, as a local directory (copied into the cache from elsewhere)."""
         model = self.manifest.model
         return str(ensure_local(storage.join(self.index_uri, model.directory), model.files, self._cache))
 

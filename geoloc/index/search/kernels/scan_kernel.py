@@ -52,7 +52,7 @@ class FaissKernel:
         """See `Kernel.nearest`: codes uint8[M, B], queries uint8[Q, B], results int64[Q, k]."""
         if live is not None:
             return _among_live(self, codes, queries, k, live)
-        # FAISS would split the queries over OpenMP threads; we split the rows. The setting is this thread's own.
+        # FAISS would split the queries over OpenMP threads; we split the rows. The setting holds for this thread alone.
         before = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         try:
