@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from geoloc.core.arrays import BoolArray, Float32Array, IntArray
 from geoloc.synthetic.world.cars import cars_on
 from geoloc.synthetic.world.network import Bounds
 from geoloc.synthetic.world.noise import grain
-from geoloc.synthetic.world.pixels import to_byte
+from geoloc.synthetic.world.pixels import borrowing, to_byte
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.scene import Light, Texels, light_of, texels_of
 from geoloc.synthetic.world.style import CHUNK_PX, PIXEL_M, VIEW_RANGE_M
@@ -20,6 +22,20 @@ from geoloc.synthetic.world.view_conditions import Look, flight_look
 
 SHADOW_RANGE_M = VIEW_RANGE_M
 """Longer than any shadow: 60 m of height under a sun at 36 degrees or more reaches 83 m."""
+
+
+class Flight(NamedTuple):
+    """A window as one flight sees it.
+
+    shadow: bool[H, W] of the window's pixels; grain: float32[640, 640] pixel noise of crowns, repeating every chunk;
+    gain: float32[3] of red, green and blue.
+    """
+
+    texels: Texels
+    light: Light
+    shadow: BoolArray
+    grain: Float32Array
+    gain: Float32Array
 
 
 def render_aerial(
@@ -45,11 +61,8 @@ def render_aerial(
     left, top = round(bounds[0] / PIXEL_M) - window.west_px, window.north_px - round(bounds[3] / PIXEL_M)
     out = np.empty((rows, columns, 3), np.uint8)
     gain = np.float32(look.exposure) * np.asarray(look.tint, np.float32)
-    traffic = _traffic(window, look, left, top, columns, rows)
-    speck = grain(CHUNK_PX, 77)
-    light_texels(
-        texels_of(window), light_of(look), shadows(window, look), traffic, speck, gain, left, top, out
-    )
+    flight = Flight(texels_of(window), light_of(look), shadows(window, look), grain(CHUNK_PX, 77), gain)
+    light_texels(flight, _traffic(window, look, left, top, columns, rows), left, top, out)
     if metres_per_pixel != PIXEL_M:
         size = (round(columns * PIXEL_M / metres_per_pixel), round(rows * PIXEL_M / metres_per_pixel))
         kind = Image.Resampling.BOX if metres_per_pixel > PIXEL_M else Image.Resampling.BICUBIC
@@ -120,36 +133,36 @@ def _traffic(window: Window, look: Look, left: int, top: int, columns: int, rows
 
 @njit(cache=True, nogil=True)
 def light_texels(
-    texels: Texels, light: Light, shade: BoolArray, traffic: NDArray[np.uint8], speck: Float32Array, gain: Float32Array,
-    left: int, top: int, out: NDArray[np.uint8],
-) -> None:  # fmt: skip
-    """The lit colours of a part of a window with cars and crowns, written to out uint8[H, W, 3].
+    flight: Flight, traffic: NDArray[np.uint8], left: int, top: int, out: NDArray[np.uint8]
+) -> None:
+    """Write the lit colours of a part of a window with cars and crowns to out uint8[H, W, 3].
 
-    shade: bool over the whole window; traffic: uint8[H, W, 3], black where no car is; gain: float32[3].
+    traffic: uint8[H, W, 3], black where no car is.
 
     Convention: out's (0, 0) is the window's row `top` and column `left`.
     """
+    texels, light, shadow, noise, gain = flight
     colour = np.empty(3, np.float32)
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
             row, column = top + r, left + c
             canopy_cm, height_cm = np.int32(texels.canopy_dm[row, column]) * 10, texels.height_cm[row, column]
             if canopy_cm > height_cm:
-                _light_crown(texels, light, speck, row, column, colour)
+                _light_crown(texels, light, noise, row, column, colour)
             elif height_cm == 0 and (traffic[r, c, 0] or traffic[r, c, 1] or traffic[r, c, 2]):
                 for k in range(3):
                     colour[k] = traffic[r, c, k]
             else:
                 ground_colour(texels, light, row, column, colour)
-            dark = shade[row, column]
+            dark = shadow[row, column]
             for k in range(3):
                 lit = colour[k] * np.float32(0.52) + np.float32(6) if dark else colour[k]
                 out[r, c, k] = to_byte(lit * gain[k])
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def _light_crown(
-    texels: Texels, light: Light, speck: Float32Array, row: int, column: int, out: Float32Array
+    texels: Texels, light: Light, noise: Float32Array, row: int, column: int, out: Float32Array
 ) -> None:
     """The colour of a crown from above, lit from the sun's side, to out float32[3]."""
     rows, columns = texels.canopy_dm.shape
@@ -157,7 +170,7 @@ def _light_crown(
     east = here - np.float32(texels.canopy_dm[row, min(column + 1, columns - 1)])
     south = here - np.float32(texels.canopy_dm[min(row + 1, rows - 1), column])
     slope = east * light.sun_east - south * light.sun_north
-    grained = speck[(row - texels.north_px) % CHUNK_PX, (column + texels.west_px) % CHUNK_PX]
+    grained = noise[(row - texels.north_px) % CHUNK_PX, (column + texels.west_px) % CHUNK_PX]
     bright = min(max(np.float32(0.9) + np.float32(0.016) * slope, np.float32(0.55)), np.float32(1.3))
     bright *= np.float32(1) + np.float32(0.4) * grained
     hue = texels.hue[row, column]

@@ -1,8 +1,8 @@
 """Compiled painters of a panorama's columns: what stands, what grows, the ground, the sky, cars and haze.
 
-Pictures in the making are stored column by column, lowest row first: colour float32[C, R, 3] and depth
-float32[C, R] in metres, infinite for the sky. A painter goes along one ray and touches one column only, so no
-order of work can change a byte.
+An unfinished picture is stored column by column, lowest row first: colour float32[C, R, 3] and depth float32[C, R] in
+metres, infinite for the sky. A painter follows one ray and touches one column only, so no order of work can change
+a byte.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.synthetic.world.facades import enter_wall, paint_wall
 from geoloc.synthetic.world.noise import Scalar, hash3
+from geoloc.synthetic.world.pixels import borrowing
 from geoloc.synthetic.world.scene import Lens, Light, Texels, texel_at
 from geoloc.synthetic.world.style import VIEW_RANGE_M
 from geoloc.synthetic.world.surfaces import far_ground_colour, sample_patch
@@ -41,9 +42,37 @@ class Sky(NamedTuple):
     cover: np.float32
 
 
+class Scene(NamedTuple):
+    """What a panorama shows.
+
+    buildings: `BUILDING`[B]; patch: float32[P, P, 3], the ground around the camera (`surfaces.near_patch`).
+    """
+
+    texels: Texels
+    buildings: Any
+    lens: Lens
+    light: Light
+    patch: Float32Array
+    sky: Sky
+
+
+class Column(NamedTuple):
+    """One column of the picture and the ray along it.
+
+    number: of the column; place: int64[S, 2], row and column of the texel at each step of the ray; colour:
+    float32[R, 3]; depth: float32[R]; done: bool[R], the rows in which something stands.
+    """
+
+    number: int
+    place: IntArray
+    colour: Float32Array
+    depth: Float32Array
+    done: BoolArray
+
+
 @njit(cache=True, nogil=True)
 def rows_below(tangent: Float32Array, limit: Scalar) -> int:
-    """How many of the ascending tangents are smaller than a limit."""
+    """How many of the ascending tangents float32[R] are smaller than a limit."""
     low, high = 0, len(tangent)
     while low < high:
         middle = (low + high) // 2
@@ -55,27 +84,29 @@ def rows_below(tangent: Float32Array, limit: Scalar) -> int:
 
 
 @njit(cache=True, nogil=True)
-def paint_columns(
-    texels: Texels, table: Any, lens: Lens, light: Light, patch: Float32Array, sky: Sky,
-    colour: Float32Array, depth: Float32Array
-) -> None:  # fmt: skip
-    """Everything but cars and haze; `patch` is the ground around the camera (`near_patch`)."""
+def paint_columns(scene: Scene, colour: Float32Array, depth: Float32Array) -> None:
+    """Paint everything but cars and haze to colour float32[C, R, 3] and depth float32[C, R] in metres.
+
+    Convention: column c looks along the lens's azimuth c; row 0 is the lowest.
+    """
+    lens = scene.lens
     steps = len(lens.distance_m)
     place = np.empty((steps, 2), np.int64)
     done = np.empty(len(lens.tangent), np.bool_)
     for c in range(len(lens.sin)):
         done[:] = False
-        _set_flat_depth(lens, depth[c])
+        column = Column(c, place, colour[c], depth[c], done)
+        _set_flat_depth(lens, column.depth)
         for s in range(steps):
             reach = lens.distance_m[s]
-            place[s] = texel_at(texels, lens, lens.sin[c] * reach, lens.cos[c] * reach)
-        _paint_obstacles(texels, table, lens, light, c, place, colour[c], depth[c], done)
-        _paint_crowns(texels, lens, light, place, colour[c], depth[c], done)
-        _paint_ground(texels, lens, light, patch, c, colour[c], depth[c], done)
-        _paint_sky(sky, c, colour[c], depth[c], done)
+            place[s] = texel_at(scene.texels, lens, lens.sin[c] * reach, lens.cos[c] * reach)
+        _paint_obstacles(scene, column)
+        _paint_crowns(scene, column)
+        _paint_ground(scene, column)
+        _paint_sky(scene.sky, column)
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def _set_flat_depth(lens: Lens, depth: Float32Array) -> None:
     """Distance of the flat ground, infinite from the viewing range on."""
     for r in range(len(depth)):
@@ -84,12 +115,10 @@ def _set_flat_depth(lens: Lens, depth: Float32Array) -> None:
         depth[r] = flat if flat <= VIEW_RANGE_M else np.float32(np.inf)
 
 
-@njit(cache=True, nogil=True)
-def _paint_obstacles(
-    texels: Texels, table: Any, lens: Lens, light: Light, column: int, place: IntArray,
-    colour: Float32Array, depth: Float32Array, done: BoolArray,
-) -> None:  # fmt: skip
+@borrowing()
+def _paint_obstacles(scene: Scene, column: Column) -> None:
     """Walls, roofs, hedges and posts: each step of the ray fills the rows that it is the first to reach."""
+    texels, lens, place = scene.texels, scene.lens, column.place
     filled = 0
     for s in range(len(place)):
         height_cm = texels.height_cm[place[s, 0], place[s, 1]]
@@ -105,21 +134,21 @@ def _paint_obstacles(
             continue
         row = texels.building[place[s, 0], place[s, 1]]
         if row >= 0:
-            _paint_building(texels, table[row], lens, light, column, place[s], s, first, top, colour, depth)
+            _paint_building(scene, scene.buildings[row], column, s, first, top)
         else:
-            _paint_low(texels, lens, light, place[s], s, first, top, colour, depth)
-        done[first:top] = True
+            _paint_low(scene, column, s, first, top)
+        column.done[first:top] = True
 
 
-@njit(cache=True, nogil=True)
-def _paint_building(
-    texels: Texels, building: Any, lens: Lens, light: Light, column: int, place: IntArray, step: int,
-    first: int, top: int, colour: Float32Array, depth: Float32Array,
-) -> None:  # fmt: skip
+@borrowing()
+def _paint_building(scene: Scene, building: Any, column: Column, step: int, first: int, top: int) -> None:
     """Rows first .. top of a building: its wall, above the eaves its roof."""
+    lens, albedo, place = scene.lens, scene.texels.albedo, column.place[step]
+    colour, depth = column.colour, column.depth
     exact, along, brightness = enter_wall(
-        building, lens.x, lens.y, lens.sin[column], lens.cos[column], lens.distance_m[step], light
-    )
+        building, lens.x, lens.y, lens.sin[column.number], lens.cos[column.number], lens.distance_m[step],
+        scene.light,
+    )  # fmt: skip
     bay = along / building.bay_m + building.phase
     for r in range(first, top):
         z = lens.eye_m + exact * lens.tangent[r]
@@ -128,15 +157,13 @@ def _paint_building(
             paint_wall(building, bay, z, brightness, colour[r])
             continue
         for k in range(3):
-            colour[r, k] = texels.albedo[place[0], place[1], k] * np.float32(0.95)
+            colour[r, k] = albedo[place[0], place[1], k] * np.float32(0.95)
 
 
-@njit(cache=True, nogil=True)
-def _paint_low(
-    texels: Texels, lens: Lens, light: Light, place: IntArray, step: int, first: int, top: int,
-    colour: Float32Array, depth: Float32Array,
-) -> None:  # fmt: skip
+@borrowing()
+def _paint_low(scene: Scene, column: Column, step: int, first: int, top: int) -> None:
     """Rows first .. top of a hedge, fence or post, darker towards its foot."""
+    texels, lens, place = scene.texels, scene.lens, column.place[step]
     distance = lens.distance_m[step]
     tall = max(texels.height_cm[place[0], place[1]] * np.float32(0.01), np.float32(0.3))
     material = texels.material[place[0], place[1]]
@@ -144,18 +171,17 @@ def _paint_low(
         z = lens.eye_m + distance * lens.tangent[r]
         shade = np.float32(0.62) + np.float32(0.38) * min(max(z / tall, _ZERO), _ONE)
         for k in range(3):
-            colour[r, k] = texels.albedo[place[0], place[1], k] * light.ground[material, k] * shade
-        depth[r] = distance
+            gain = scene.light.ground[material, k]
+            column.colour[r, k] = texels.albedo[place[0], place[1], k] * gain * shade
+        column.depth[r] = distance
 
 
-@njit(cache=True, nogil=True)
-def _paint_crowns(
-    texels: Texels, lens: Lens, light: Light, place: IntArray, colour: Float32Array, depth: Float32Array,
-    done: BoolArray,
-) -> None:  # fmt: skip
+@borrowing()
+def _paint_crowns(scene: Scene, ray: Column) -> None:
     """Tree crowns and trunks; the nearest of what reaches a row stays."""
-    for s in range(len(place)):
-        row, column = place[s, 0], place[s, 1]
+    texels, lens, depth = scene.texels, scene.lens, ray.depth
+    for s in range(len(ray.place)):
+        row, column = ray.place[s, 0], ray.place[s, 1]
         top_dm = texels.canopy_dm[row, column]
         if top_dm == 0:
             continue
@@ -168,12 +194,12 @@ def _paint_crowns(
         for r in range(first, last):
             if distance < depth[r]:
                 z = lens.eye_m + distance * lens.tangent[r]
-                _paint_leaf(texels, light, row, column, z, top, colour[r])
+                _paint_leaf(texels, scene.light, row, column, z, top, ray.colour[r])
                 depth[r] = distance
-                done[r] = True
+                ray.done[r] = True
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def _paint_leaf(
     texels: Texels, light: Light, row: int, column: int, z: Scalar, top: Scalar, out: Float32Array
 ) -> None:
@@ -189,37 +215,35 @@ def _paint_leaf(
         out[k] = light.crown[hue, k] * light_here
 
 
-@njit(cache=True, nogil=True)
-def _paint_ground(
-    texels: Texels, lens: Lens, light: Light, patch: Float32Array, column: int,
-    colour: Float32Array, depth: Float32Array,
-    done: BoolArray,
-) -> None:  # fmt: skip
+@borrowing()
+def _paint_ground(scene: Scene, column: Column) -> None:
     """The flat ground where nothing stands on it: interpolated near the camera, single texels farther out."""
+    lens, depth, colour = scene.lens, column.depth, column.colour
     for r in range(len(depth)):
         distance = depth[r]
         if distance == np.float32(np.inf):
             break  # depth only grows where nothing was painted
-        if done[r]:
+        if column.done[r]:
             continue
-        east, north = distance * lens.sin[column], distance * lens.cos[column]
+        east, north = distance * lens.sin[column.number], distance * lens.cos[column.number]
         if distance < NEAR_M:
-            sample_patch(patch, lens, east, north, colour[r])
+            sample_patch(scene.patch, lens, east, north, colour[r])
         else:
-            row, c = texel_at(texels, lens, east, north)
-            far_ground_colour(texels, light, row, c, colour[r])
+            row, c = texel_at(scene.texels, lens, east, north)
+            far_ground_colour(scene.texels, scene.light, row, c, colour[r])
 
 
-@njit(cache=True, nogil=True)
-def _paint_sky(sky: Sky, column: int, colour: Float32Array, depth: Float32Array, done: BoolArray) -> None:
+@borrowing()
+def _paint_sky(sky: Sky, column: Column) -> None:
     """The sky where the ray meets nothing."""
+    number, colour, depth = column.number, column.colour, column.depth
     for r in range(len(depth)):
-        if done[r] or depth[r] < np.float32(np.inf):
+        if column.done[r] or depth[r] < np.float32(np.inf):
             continue
         cloud = sky.cover
         for w in range(6):
-            cloud += sky.column_sin[column, w] * sky.row_cos[r, w]
-            cloud += sky.column_cos[column, w] * sky.row_sin[r, w]
+            cloud += sky.column_sin[number, w] * sky.row_cos[r, w]
+            cloud += sky.column_cos[number, w] * sky.row_sin[r, w]
         cloud = min(max(cloud, _ZERO), _ONE)
         for k in range(3):
             colour[r, k] = sky.base[r, k] + (np.float32(234) - sky.base[r, k]) * cloud

@@ -1,22 +1,45 @@
-"""Fronts of buildings for the ray caster, one point at a time: the same windows, doors and shops as in `facades`."""
+"""Facades for the ray caster, one point at a time: the same windows, doors and shops as in `facades`."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 from geoloc.core.arrays import Float32Array, FloatArray
-from geoloc.synthetic.world.buildings import HOUSE, TERRACE, TOWER, WORKS
+from geoloc.synthetic.world.buildings import HOUSE, TERRACE, TOWER, WORKS, Buildings
 from geoloc.synthetic.world.caster import leaf
+from geoloc.synthetic.world.pixels import borrowing
+from geoloc.synthetic.world.shapes import Ray, Vector
 
-Colour = tuple[float, float, float]
 _HASH_SEED = 91
 _HASH_START = (_HASH_SEED * 0x9E3779B1 + 0x6A09E667) & 0xFFFFFFFF
 
 
-@njit(cache=True, nogil=True)
+class Facades(NamedTuple):
+    """How buildings look, one a row as in the window's table.
+
+    colour: float32[B, 9] of facade, trim and roof, 0..255; size: float32[B, 6] of storey_m, bay_m, window (share of a
+    bay), phase (of the bays), wall_m, kind; id: uint32[B].
+    """
+
+    colour: Float32Array
+    size: Float32Array
+    id: NDArray[np.uint32]
+
+
+def facades_of(table: Buildings) -> Facades:
+    """The facades of the buildings of a table `BUILDING`[B]."""
+    size = ("storey_m", "bay_m", "window", "phase", "wall_m", "kind")
+    return Facades(
+        np.concatenate([table["facade"], table["trim"], table["roof"]], 1).astype(np.float32),
+        np.stack([table[name].astype(np.float32) for name in size], -1), table["id"].copy(),
+    )  # fmt: skip
+
+
+@borrowing()
 def _draw(building: int, bay: int, storey: int) -> int:
     """The hash in 0..255 of one window: the high byte of `noise.hash_array(91, building, bay, storey)`."""
     state = np.uint32(_HASH_START)
@@ -29,25 +52,17 @@ def _draw(building: int, bay: int, storey: int) -> int:
     return int(state >> np.uint32(24))
 
 
-@njit(cache=True, nogil=True)
-def front_colour(
-    prisms: FloatArray,
-    colours: Float32Array,
-    sizes: Float32Array,
-    k: int,
-    building: int,
-    p: Colour,
-    face: Colour,
-    t: float,
-    d: Colour,
-) -> Colour:
-    """The colour of a point of a wall in white light.
+@borrowing()
+def facade_colour(
+    prisms: FloatArray, facades: Facades, k: int, ray: Ray, t: float, p: Vector, face: Vector
+) -> Vector:
+    """Red, green and blue of a wall in white light, where a ray meets building `k` of prisms float64[B, 8].
 
-    k: row of the building in prisms, as in `solids.Field`, and in colours and sizes, as in `shading.Paint`;
-    building: its id.
+    The point `p` lies at the distance `t` on the ray; `face` is the wall's normal.
 
-    Convention: `along` the wall counts from the middle of the building, as in the panorama.
+    Convention: as `ray_field.Field`. `along` the wall counts from the middle of the building, as in the panorama.
     """
+    colours, sizes, building, d = facades.colour, facades.size, facades.id[k], ray.direction
     east, north = p[0] - prisms[k, 0], p[1] - prisms[k, 1]
     through_u = abs(face[0] * prisms[k, 2] + face[1] * prisms[k, 3]) > 0.5
     along = (
@@ -75,11 +90,11 @@ def front_colour(
     return colours[k, first] * factor, colours[k, first + 1] * factor, colours[k, first + 2] * factor
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def _part(
     across: float, up: float, z: float, ground: bool, draw: float, kind: int, sizes: Float32Array, k: int
 ) -> int:
-    """Which part of a front it is: 0 wall, 1 trim, 2 glass, 3 door, 4 frame of a window."""
+    """Which part of a facade it is: 0 wall, 1 trim, 2 glass, 3 door, 4 frame of a window."""
     glass, wall, phase = sizes[k, 2], sizes[k, 4], sizes[k, 3]
     off = abs(across - 0.5)
     if kind == HOUSE and ground and draw < 0.25 and off < 0.2 and up < 0.72:

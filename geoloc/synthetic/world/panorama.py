@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geoloc.core.arrays import Float32Array, FloatArray
 from geoloc.synthetic.world.camera import Camera, develop
 from geoloc.synthetic.world.cars import Cars, cars_on
-from geoloc.synthetic.world.columns import NEAR_M, Sky, finish, paint_cars, paint_columns
+from geoloc.synthetic.world.columns import NEAR_M, Scene, Sky, finish, paint_cars, paint_columns
 from geoloc.synthetic.world.noise import generator
 from geoloc.synthetic.world.raster import City, Window
 from geoloc.synthetic.world.scene import Lens, lens_of, light_of, texels_of
@@ -62,7 +62,7 @@ def trace(
     shape = len(lens.sin), len(lens.tangent)
     colour, depth = np.empty((*shape, 3), np.float32), np.empty(shape, np.float32)
     patch = near_patch(texels, lens, light, _PATCH_PX)
-    paint_columns(texels, window.table, lens, light, patch, _sky(look, lens), colour, depth)
+    paint_columns(Scene(texels, window.table, lens, light, patch, _sky(look, lens)), colour, depth)
     boxes = _boxes(_cars_near(window, look, lens))
     if len(boxes):
         paint_cars(lens, boxes, colour, depth)

@@ -20,7 +20,14 @@ from geoloc.synthetic.world.ground import Ground, paint
 from geoloc.synthetic.world.network import Bounds, Edges, Network
 from geoloc.synthetic.world.noise import grain, mottle, noise_raster, uniform
 from geoloc.synthetic.world.style import CHUNK_M, CHUNK_PX, PIXEL_M, Style
-from geoloc.synthetic.world.texture import colour_ground, grow_crowns, raise_roofs
+from geoloc.synthetic.world.texture import (
+    GroundNoise,
+    Materials,
+    Roofs,
+    colour_ground,
+    grow_crowns,
+    raise_roofs,
+)
 
 _COLOURS = {
     kinds.LAWN: (98, 122, 62),
@@ -52,10 +59,12 @@ _MOTTLED = {
     kinds.SETTS: 0.2,
     kinds.BRICK: 0.14,
 }
-_GREEN_TABLE = np.array([m in (kinds.LAWN, kinds.BED, kinds.HEDGE) for m in range(len(_COLOURS))], np.float32)
-_GREEN_SHIFT = np.array([58, 18, 34], np.float32)
-_COLOUR_TABLE = np.array([_COLOURS[m] for m in range(len(_COLOURS))], np.float32)
-_MOTTLE_TABLE = np.array([_MOTTLED.get(m, 0.04) for m in range(len(_COLOURS))], np.float32)
+_MATERIALS = Materials(
+    colour=np.array([_COLOURS[m] for m in range(len(_COLOURS))], np.float32),
+    mottle=np.array([_MOTTLED.get(m, 0.04) for m in range(len(_COLOURS))], np.float32),
+    green=np.array([m in (kinds.LAWN, kinds.BED, kinds.HEDGE) for m in range(len(_COLOURS))], np.float32),
+    green_shift=np.array([58, 18, 34], np.float32),
+)
 
 
 @dataclass(frozen=True)
@@ -205,14 +214,14 @@ def _render(city: City, west_m: float, south_m: float) -> tuple[Layers, Building
 
 def _ground_colour(seed: int, west_m: float, south_m: float, ground: Ground) -> NDArray[np.uint8]:
     """Colour of the ground with coarse patches, tones of lots and fine grain: uint8[640, 640, 3]."""
-    wide = noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 48, seed + 50)
-    narrow = noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 14, seed + 51)
-    fine, finer = mottle(CHUNK_PX, 4, seed + 52), mottle(CHUNK_PX, 16, seed + 53)
-    coloured = colour_ground(
-        ground.material, ground.tone, wide, narrow, fine, finer, grain(CHUNK_PX, seed + 54),
-        _COLOUR_TABLE, _MOTTLE_TABLE, _GREEN_TABLE, _GREEN_SHIFT,
-    )  # fmt: skip
-    return np.asarray(coloured)
+    noise = GroundNoise(
+        wide=noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 48, seed + 50),
+        narrow=noise_raster(west_m, south_m, CHUNK_PX, PIXEL_M, 14, seed + 51),
+        fine=mottle(CHUNK_PX, 4, seed + 52),
+        finer=mottle(CHUNK_PX, 16, seed + 53),
+        grain=grain(CHUNK_PX, seed + 54),
+    )
+    return np.asarray(colour_ground(ground.material, ground.tone, noise, _MATERIALS))
 
 
 def _gather(blocks: list[Block], bounds: Bounds) -> Buildings:
@@ -246,8 +255,8 @@ def _raise_roofs(
 ) -> None:
     """Heights and colours of roofs, written in place."""
     solar = uniform(seed + 61, table["id"]) < 0.2
-    texture = grain(CHUNK_PX, seed + 54), mottle(CHUNK_PX, 16, seed + 53)
-    raise_roofs(table, solar, seed + 60, *corner, building, *texture, height, albedo)
+    roofs = Roofs(table, solar, seed + 60, grain(CHUNK_PX, seed + 54), mottle(CHUNK_PX, 16, seed + 53))
+    raise_roofs(roofs, corner, building, height, albedo)
 
 
 def _grow_crowns(

@@ -6,12 +6,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from geoloc.core.arrays import Float32Array, Int32Array, IntArray
 from geoloc.synthetic.world.camera import Camera, Rays, rays
 from geoloc.synthetic.world.noise import Scalar
+from geoloc.synthetic.world.pixels import borrowing
 from geoloc.synthetic.world.raster import Window
 from geoloc.synthetic.world.style import PIXEL_M
 from geoloc.synthetic.world.view_conditions import Look
@@ -75,13 +75,12 @@ class Light(NamedTuple):
     sun_north: np.float32
 
 
-def texels_of(window: Window) -> Texels:
-    """The arrays of a window."""
-    part = window.layers
-    return Texels(
-        part.albedo, part.material, part.marking, part.building, part.height_cm, part.canopy_dm, part.under_dm,
-        part.hue, window.west_px, window.north_px,
-    )  # fmt: skip
+def texels_of(window: Window, rows: slice = slice(None), columns: slice = slice(None)) -> Texels:
+    """The arrays of a window, or of some of its rows and columns, as views."""
+    names = ("albedo", "material", "marking", "building", "height_cm", "canopy_dm", "under_dm", "hue")
+    layers = {name: getattr(window.layers, name)[rows, columns] for name in names}
+    west_px, north_px = window.west_px + (columns.start or 0), window.north_px - (rows.start or 0)
+    return Texels(**layers, west_px=west_px, north_px=north_px)
 
 
 def lens_of(camera: Camera, x: float, y: float, heading_deg: float) -> Lens:
@@ -122,7 +121,7 @@ def light_of(look: Look) -> Light:
 _SCALE = np.float32(1 / PIXEL_M)
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def texel_at(texels: Texels, lens: Lens, east: Scalar, north: Scalar) -> tuple[int, int]:
     """Row and column of the texel `east` and `north` metres (float32) of the lens, clipped to the window.
 

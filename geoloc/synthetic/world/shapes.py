@@ -1,35 +1,41 @@
 """Where a ray enters the simple solids of the city: prisms with gables, cars, blocks and cylinders of one pixel.
 
-Rays are given by an origin and a direction in metres; an entry is the distance in units of the direction, infinite
-when the solid is missed or when the ray starts inside it.
+An entry is the distance from the ray's origin in units of its direction. It is infinite when the ray misses the solid
+or starts inside it.
 """
 
 from __future__ import annotations
 
 import math
-
-from numba import njit
+from typing import NamedTuple
 
 from geoloc.core.arrays import FloatArray
+from geoloc.synthetic.world.pixels import borrowing
 
 Vector = tuple[float, float, float]
+"""East, north and up."""
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def prism_entry(prisms: FloatArray, k: int, o: Vector, d: Vector) -> tuple[float, int]:
-    """Where a ray enters a building, and by which side: 1, 2 walls at -u, +u; 3, 4 at -v, +v; 5, 6 roof.
+class Ray(NamedTuple):
+    """A half-line: its origin in metres from the anchor of a `ray_field.Field`, and its direction."""
 
-    The solid is a rectangle under one flat or two sloping planes; depth is infinite when it is missed or when the
-    ray starts inside.
+    origin: Vector
+    direction: Vector
+
+
+@borrowing(forceinline=True, error_model="numpy")
+def prism_entry(prisms: FloatArray, k: int, ray: Ray) -> tuple[float, int]:
+    """Distance at which a ray enters building `k` of prisms float64[B, 8], and the side that it enters by.
+
+    The sides are 1 and 2 (walls at -u and +u), 3 and 4 (walls at -v and +v), 5 and 6 (roof), and 0 for a miss. The
+    solid is a rectangle under one flat plane or two sloping planes.
+
+    Convention: as `ray_field.Field`, which also lists the columns of prisms. The u axis is the building's own, turned
+    from east by the angle of its cos and sin; v is to the left of u.
     """
-    cos, sin, half_u, half_v, wall, gable = (
-        prisms[k, 2],
-        prisms[k, 3],
-        prisms[k, 4],
-        prisms[k, 5],
-        prisms[k, 6],
-        prisms[k, 7],
-    )
+    o, d = ray.origin, ray.direction
+    cos, sin, half_u, half_v = prisms[k, 2], prisms[k, 3], prisms[k, 4], prisms[k, 5]
+    wall, gable = prisms[k, 6], prisms[k, 7]
     east, north = o[0] - prisms[k, 0], o[1] - prisms[k, 1]
     u, v = east * cos + north * sin, north * cos - east * sin
     du, dv = d[0] * cos + d[1] * sin, d[1] * cos - d[0] * sin
@@ -60,9 +66,12 @@ def prism_entry(prisms: FloatArray, k: int, o: Vector, d: Vector) -> tuple[float
     return enter, side
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@borrowing(forceinline=True, error_model="numpy")
 def prism_normal(prisms: FloatArray, k: int, side: int) -> Vector:
-    """The outward unit normal of a side of a building, numbered as by `prism_entry`."""
+    """The outward unit normal of a side of building `k` of prisms float64[B, 8].
+
+    Convention: sides are numbered as by `prism_entry`; the normal is east, north, up.
+    """
     cos, sin, half_u, half_v, gable = prisms[k, 2], prisms[k, 3], prisms[k, 4], prisms[k, 5], prisms[k, 7]
     if side <= 2:
         sign = -1.0 if side == 1 else 1.0
@@ -79,9 +88,15 @@ def prism_normal(prisms: FloatArray, k: int, side: int) -> Vector:
     return cos * slope / long, sin * slope / long, 1 / long
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def car_entry(boxes: FloatArray, k: int, o: Vector, d: Vector) -> tuple[float, Vector]:
-    """Where a ray enters a car: a body on wheels and, behind its middle, a narrower cabin."""
+@borrowing(forceinline=True, error_model="numpy")
+def car_entry(boxes: FloatArray, k: int, ray: Ray) -> tuple[float, Vector]:
+    """Distance at which a ray enters car `k` of boxes float64[C, 7], and the normal of the side that it enters by.
+
+    A car is a body and, behind its middle, a narrower cabin.
+
+    Convention: as `ray_field.Field`, which also lists the columns of boxes; the normal is east, north, up.
+    """
+    o, d = ray.origin, ray.direction
     cos, sin, tall = boxes[k, 2], boxes[k, 3], boxes[k, 6]
     east, north = o[0] - boxes[k, 0], o[1] - boxes[k, 1]
     u, v = east * cos + north * sin, north * cos - east * sin
@@ -103,12 +118,9 @@ def car_entry(boxes: FloatArray, k: int, o: Vector, d: Vector) -> tuple[float, V
     return met, (0.0, 0.0, sign)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def _slab(
-    o: Vector, d: Vector, low: Vector,
-    high: Vector,
-) -> tuple[float, int, float]:  # fmt: skip
-    """Entry of a ray into an upright box: depth, axis of the side met, sign of its normal."""
+@borrowing(forceinline=True, error_model="numpy")
+def _slab(o: Vector, d: Vector, low: Vector, high: Vector) -> tuple[float, int, float]:
+    """Entry of a ray into a box along the axes: distance, axis of the entered side, sign of its normal."""
     enter, leave, axis, sign = -math.inf, math.inf, 0, 0.0
     for k in range(3):
         if abs(d[k]) < 1e-12:
@@ -124,12 +136,17 @@ def _slab(
     return enter, axis, sign
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@borrowing(forceinline=True, error_model="numpy")
 def block_entry(
-    i: int, j: int, o: Vector, d: Vector, start: float, end: float,
-    low: float, high: float,
-) -> tuple[float, Vector]:  # fmt: skip
-    """Entry of a ray into the column of one pixel between two heights."""
+    i: int, j: int, ray: Ray, start: float, end: float, low: float, high: float
+) -> tuple[float, Vector]:
+    """Entry of a ray into the column of one pixel between two heights: distance, normal of the entered side.
+
+    The ray crosses the pixel between the distances `start` and `end`.
+
+    Convention: the pixel lies i pixels east and j pixels north of the anchor; the normal is east, north, up.
+    """
+    o, d = ray.origin, ray.direction
     at_start, at_end = o[2] + d[2] * start, o[2] + d[2] * end
     if low <= at_start <= high:
         if start <= 1e-4:
@@ -145,12 +162,13 @@ def block_entry(
     return math.inf, (0.0, 0.0, 0.0)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def cylinder_entry(
-    i: int, j: int, o: Vector, d: Vector, radius: float, low: float,
-    high: float,
-) -> tuple[float, Vector]:  # fmt: skip
-    """Entry of a ray into an upright cylinder in the middle of a pixel; its ends are open."""
+@borrowing(forceinline=True, error_model="numpy")
+def cylinder_entry(i: int, j: int, ray: Ray, radius: float, low: float, high: float) -> tuple[float, Vector]:
+    """Entry of a ray into an upright cylinder in the middle of a pixel: distance, normal. The ends are open.
+
+    Convention: as `block_entry`; radius and heights in metres.
+    """
+    o, d = ray.origin, ray.direction
     east, north = o[0] - (i + 0.5) * 0.4, o[1] - (j + 0.5) * 0.4
     a = d[0] * d[0] + d[1] * d[1]
     b = east * d[0] + north * d[1]

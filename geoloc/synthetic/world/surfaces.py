@@ -7,6 +7,7 @@ from numba import njit
 
 from geoloc.core.arrays import Float32Array
 from geoloc.synthetic.world.noise import Scalar
+from geoloc.synthetic.world.pixels import borrowing
 from geoloc.synthetic.world.scene import Lens, Light, Texels
 from geoloc.synthetic.world.style import CHUNK_PX, PIXEL_M
 
@@ -15,7 +16,7 @@ _HALF = np.float32(0.5)
 _SCALE = np.float32(1 / PIXEL_M)
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float32Array) -> None:
     """The unlit colour of a texel's ground or roof, road marks rubbed off by the view's wear, to out float32[3].
 
@@ -35,7 +36,7 @@ def ground_colour(texels: Texels, light: Light, row: int, column: int, out: Floa
             out[k] += (light.paint[group, k] - out[k]) * share
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def far_ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float32Array) -> None:
     """As `ground_colour` for texels smaller than a picture's pixel: marks faded as a whole."""
     material = texels.material[row, column]
@@ -67,7 +68,7 @@ def near_patch(texels: Texels, lens: Lens, light: Light, reach_px: int) -> Float
     return patch
 
 
-@njit(cache=True, nogil=True)
+@borrowing()
 def sample_patch(patch: Float32Array, lens: Lens, east: Scalar, north: Scalar, out: Float32Array) -> None:
     """Interpolate a `near_patch` at `east` and `north` metres (float32) of its lens, to out float32[3].
 

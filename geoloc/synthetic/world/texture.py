@@ -1,9 +1,9 @@
-"""Compiled painters of a chunk's layers: colour of the ground, roofs, tree crowns."""
+"""Compiled painters of a chunk's layers: colours of the ground, roofs, tree crowns."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -20,17 +20,58 @@ _EDGE_M = np.float32(1.2)
 _PANEL = (np.float32(38), np.float32(44), np.float32(66))
 
 
+class GroundNoise(NamedTuple):
+    """Noises of a chunk's ground, float32[H, W] each.
+
+    wide, narrow: coarse patches in [0, 1]; fine, finer: smooth texture in [-0.5, 0.5]; grain: pixel noise in
+    [-0.5, 0.5).
+    """
+
+    wide: Float32Array
+    narrow: Float32Array
+    fine: Float32Array
+    finer: Float32Array
+    grain: Float32Array
+
+
+class Materials(NamedTuple):
+    """How materials look, by their number.
+
+    colour: float32[14, 3] in 0..255; mottle: float32[14], share of the noises; green: float32[14], 1 for what grows;
+    green_shift: float32[3], how coarse patches shift the colour of what grows.
+    """
+
+    colour: Float32Array
+    mottle: Float32Array
+    green: Float32Array
+    green_shift: Float32Array
+
+
+class Roofs(NamedTuple):
+    """The roofs of a chunk.
+
+    table: `BUILDING`[B]; solar: bool[B], which carry solar panels; seed: what their equipment is drawn from; grain,
+    mottle: float32[H, W], pixel noise and smooth noise.
+    """
+
+    table: Any
+    solar: BoolArray
+    seed: int
+    grain: Float32Array
+    mottle: Float32Array
+
+
 @njit(cache=True, nogil=True)
 def colour_ground(
-    material: NDArray[np.uint8], tone: NDArray[np.uint8], wide: Float32Array, narrow: Float32Array,
-    fine: Float32Array, finer: Float32Array,
-    grained: Float32Array, colours: Float32Array, mottled: Float32Array, green: Float32Array, green_shift: Float32Array,
-) -> NDArray[np.uint8]:  # fmt: skip
-    """Colour of the ground: uint8[H, W, 3].
+    material: NDArray[np.uint8], tone: NDArray[np.uint8], noise: GroundNoise, materials: Materials
+) -> NDArray[np.uint8]:
+    """Colour of the ground for material uint8[H, W] and tone uint8[H, W]: uint8[H, W, 3].
 
     Every material has a colour and a share of the noises; the coarse ones also shift the hue of what grows.
     `tone` 0..255 is the lot's own brightness, 128 neutral.
     """
+    wide, narrow, fine, finer, grain = noise
+    colour, mottled, green, green_shift = materials
     rows, columns = material.shape
     out = np.empty((rows, columns, 3), np.uint8)
     for r in range(rows):
@@ -39,33 +80,38 @@ def colour_ground(
             coarse = wide[r, c] + narrow[r, c] - np.float32(1)
             factor = np.float32(1) + (coarse + fine[r, c] + finer[r, c]) * mottled[kind]
             factor += (np.float32(tone[r, c]) - np.float32(128)) * np.float32(0.42 / 128)
-            factor += grained[r, c] * np.float32(0.12)
+            factor += grain[r, c] * np.float32(0.12)
             shift = coarse * green[kind]
             for k in range(3):
-                out[r, c, k] = to_byte(colours[kind, k] * factor + shift * green_shift[k])
+                out[r, c, k] = to_byte(colour[kind, k] * factor + shift * green_shift[k])
     return out
 
 
 @njit(cache=True, nogil=True)
 def raise_roofs(
-    table: Any, solar: BoolArray, seed: int, west_m: float, north_m: float, building: Int32Array,
-    grained: Float32Array, mottled: Float32Array, height_cm: NDArray[np.uint16], albedo: NDArray[np.uint8],
+    roofs: Roofs, corner: tuple[float, float], building: Int32Array, height_cm: NDArray[np.uint16],
+    albedo: NDArray[np.uint8],
 ) -> None:  # fmt: skip
-    """Heights and colours of the roofs of all buildings' pixels; written to `height_cm` and `albedo`.
+    """Write the heights and colours of roofs to height_cm uint16[H, W] and albedo uint8[H, W, 3].
 
-    Convention: (west_m, north_m) is the north-west corner of the rasters, row 0 their northern edge.
+    building: int32[H, W], row of the table, -1 none.
+
+    Convention: `corner` is the north-west corner of the rasters in city metres (x east, y north); row 0 is their
+    northern edge.
     """
+    west_m, north_m = corner
+    table, solar, seed, grain, mottled = roofs
     for r in range(building.shape[0]):
         for c in range(building.shape[1]):
             index = building[r, c]
             if index < 0:
                 continue
-            one = table[index]
-            east = np.float32(west_m + (c + 0.5) * PIXEL_M - one.x)
-            north = np.float32(north_m - (r + 0.5) * PIXEL_M - one.y)
-            u, v = east * one.cos + north * one.sin, north * one.cos - east * one.sin
-            noise = grained[r, c] * np.float32(0.1) + mottled[r, c] * np.float32(0.14)
-            high = _roof(one, solar[index], seed, u, v, noise, albedo[r, c])
+            row = table[index]
+            east = np.float32(west_m + (c + 0.5) * PIXEL_M - row.x)
+            north = np.float32(north_m - (r + 0.5) * PIXEL_M - row.y)
+            u, v = east * row.cos + north * row.sin, north * row.cos - east * row.sin
+            noise = grain[r, c] * np.float32(0.1) + mottled[r, c] * np.float32(0.14)
+            high = _roof(row, solar[index], seed, u, v, noise, albedo[r, c])
             height_cm[r, c] = np.uint16(round(high * np.float32(100)))
 
 

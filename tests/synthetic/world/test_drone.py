@@ -69,7 +69,7 @@ def test_straight_down_it_shows_what_the_imagery_shows(window: Window) -> None:
     shown = window.layers.building[place.row.astype(int), place.column.astype(int)]
     for kind in (GROUND, ROOF):
         of = hits.kind == kind
-        expected = hits.index[of] if kind == ROOF else np.full(of.sum(), -1)
+        expected = hits.item[of] if kind == ROOF else np.full(of.sum(), -1)
         assert of.mean() > 0.15
         assert (shown[of] == expected).mean() > 0.97  # outlines are painted on whole pixels
     assert {WALL, CROWN} <= set(hits.kind.tolist())
