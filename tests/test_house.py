@@ -24,9 +24,6 @@ NO_MODULE = {
     *("runs", "keys", "lines", "sights", "registers"),
 }
 ARRAY = re.compile(r"\b(\w*Array|Codes|Pixels|Embeddings|Tensor|NDArray)\b")
-# Public functions on arrays whose docstring states no shape yet, at most, by room. It only shrinks; a room without
-# an entry has none.
-WITHOUT_SHAPES = {"synthetic": 33}
 
 
 def _pins(lock: str) -> dict[str, list[tuple[Version, str]]]:
@@ -130,7 +127,7 @@ def _public_functions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, as
 
 def test_public_functions_on_arrays_state_shapes() -> None:
     """Where a parameter or the result is an array: a form such as float32[N, D], or the word elementwise."""
-    lacking: dict[str, list[str]] = {}
+    lacking = []
     checked = 0
     for path in sorted((ROOT / "geoloc").rglob("*.py")):
         for name, node in _public_functions(ast.parse(path.read_text())):
@@ -140,11 +137,9 @@ def test_public_functions_on_arrays_state_shapes() -> None:
                 continue
             checked += 1
             if not re.search(r"\[[^\]\n]+\]|elementwise", ast.get_docstring(node) or ""):
-                room = path.relative_to(ROOT / "geoloc").parts[0]
-                lacking.setdefault(room, []).append(f"{path.relative_to(ROOT)}: {name}")
+                lacking.append(f"{path.relative_to(ROOT)}: {name}")
     assert checked > 250
-    for room, names in lacking.items():
-        assert len(names) <= WITHOUT_SHAPES.get(room, 0), f"state shapes in {room}:\n" + "\n".join(names)
+    assert not lacking, "state shapes:\n" + "\n".join(lacking)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

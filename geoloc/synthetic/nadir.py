@@ -169,7 +169,10 @@ def look_down(
 
 
 def relit(image: Pixels, rng: np.random.Generator, look: NadirLook) -> Pixels:
-    """The picture by another camera in other light: exposure, contrast, colour cast, blur and noise."""
+    """The same view from another camera in other light, as uint8[H, W, 3]; image uint8[H, W, 3].
+
+    Exposure, contrast, colour cast, blur and noise change as `look` allows.
+    """
     blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(float(rng.uniform(0, look.blur_px))))
     values = np.asarray(blurred, dtype=np.float32)
     contrast = 1 + rng.uniform(-look.contrast, look.contrast)
@@ -181,9 +184,9 @@ def relit(image: Pixels, rng: np.random.Generator, look: NadirLook) -> Pixels:
 
 
 def texture(image: Pixels) -> float:
-    """How much there is to recognise: the mean over 8 x 8 squares of the standard deviation of grey levels.
+    """A measure of detail in image uint8[H, W, 3]: the mean standard deviation of grey levels in squares of 8 x 8.
 
-    The grain of the sensor and of JPEG is averaged away first (by halves), so open water has next to nothing.
+    The grain of the sensor and of JPEG is averaged away first (by halves), so open water has almost none.
     """
     grey = np.asarray(Image.fromarray(image).convert("L").reduce(2), dtype=np.float32)
     side = 8

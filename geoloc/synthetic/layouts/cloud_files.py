@@ -61,7 +61,7 @@ def _pieces(area: Bounds) -> list[Bounds]:
 
 
 def npy(values: NDArray[np.generic]) -> bytes:
-    """The bytes of an `.npy` file, without Python objects."""
+    """An array of any shape and plain type [...] as the bytes of an `.npy` file, without Python objects."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()

@@ -96,9 +96,11 @@ def plan(spec: CvactSpec) -> Export:
 def act_data(names: list[str], utm: FloatArray, sets: dict[str, IntArray]) -> bytes:
     """The bytes of `ACT_data.mat`: MATLAB 5, the same for the same data.
 
-    panoIds: char array, one id a row; utm: N x 2 double, easting and northing; trainSet.trainInd, valSet.valInd,
-    valSetAll.valInd: column vectors of 1-based numbers, each the SECOND field of its struct (some readers index
-    by position); the name of the first field, a count, is ours.
+    utm: float64[N, 2] of easting and northing in metres; sets: int64[...] numbers from 0 of `train`, `val`, `val_all`.
+
+    The file has panoIds: char array, one id a row; utm: N x 2 double; trainSet.trainInd, valSet.valInd and
+    valSetAll.valInd: column vectors of 1-based numbers, each the SECOND field of its struct, because some readers index
+    by position. The name of the first field, a count, is ours.
     """
 
     def group(field: str, count: str, members: IntArray) -> dict[str, object]:

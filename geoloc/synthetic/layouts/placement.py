@@ -40,7 +40,10 @@ class Placement:
         return np.asarray(lat, np.float64), np.asarray(lon, np.float64)
 
     def from_latlon(self, lat: ArrayLike, lon: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """City metres x, y of degrees: the inverse of `to_latlon`."""
+        """City metres x, y of degrees, the inverse of `to_latlon`: float64[...] twice.
+
+        Convention: as the class; arguments in the order latitude, longitude.
+        """
         easting, northing = _projection(self.projection)(np.asarray(lon, float), np.asarray(lat, float))
         east, north = np.asarray(easting) - self.easting_m, np.asarray(northing) - self.northing_m
         cos, sin = self._turn

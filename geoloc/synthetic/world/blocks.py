@@ -80,7 +80,7 @@ class Plan:
         return (self.u_m, self.v_m) if side < 2 else (self.v_m, self.u_m)
 
     def on_side(self, side: int, a: ArrayLike, b: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Block coordinates u, v of a side's (a, b)."""
+        """Block coordinates u, v of a side's (a, b), which broadcast: float64[...] twice."""
         a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
         return ((a, b), (a, 1 - b), (b, a), (1 - b, a))[side]
 
@@ -111,7 +111,7 @@ class Plan:
         self.woods.append(np.column_stack([points, radius, height, self.rng.random(count)]))
 
     def rows(self, length_m: float, low_m: float, high_m: float) -> tuple[FloatArray, FloatArray]:
-        """Cut a side into lots of random width: centres and widths as shares of it."""
+        """Cut a side into lots of random width: centres and widths as shares of it, float64[N] twice."""
         count = max(1, int(length_m / self.rng.uniform(low_m, high_m)))
         cuts = np.concatenate([[0.0], np.cumsum(self.rng.uniform(0.7, 1.35, count))])
         cuts /= cuts[-1]
@@ -163,12 +163,18 @@ def _bilinear(quad: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
 
 
 def quarter(network: Network, point: FloatArray) -> int:
-    """The kind of quarter (`WORKS_QUARTER`, `HOUSES`, `TERRACES` or `TOWERS`) at a city point."""
+    """The kind of quarter (`WORKS_QUARTER`, `HOUSES`, `TERRACES` or `TOWERS`) at a city point float64[2].
+
+    Convention: x east, y north in city metres.
+    """
     return WORKS_QUARTER + int(quarter_index(network.seed, network.style, point[0], point[1]))
 
 
 def choose_kind(network: Network, i: int, j: int, centre: FloatArray) -> int:
-    """The kind of block (i, j): park, parking and sport by chance, else its quarter's."""
+    """The kind of block (i, j): park, parking and sport by chance, else its quarter's.
+
+    Convention: centre float64[2] is x east, y north in city metres.
+    """
     style = network.style
     draw = hash_int(network.seed + 102, i, j) / 2**32
     for kind, share in ((PARK, style.park_share), (PARKING, style.parking_share), (SPORT, style.sport_share)):

@@ -135,7 +135,7 @@ def develop(
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
-    """The picture as JPEG bytes."""
+    """A picture uint8[H, W, 3] as JPEG bytes."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

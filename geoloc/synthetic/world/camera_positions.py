@@ -93,7 +93,10 @@ def _near(points: FloatArray, others: FloatArray, limit_m: float) -> BoolArray:
 
 
 def thin(points: FloatArray, count: int, spacing_m: float) -> IntArray:
-    """Numbers of up to `count` points, first come first served, none nearer than the spacing to another."""
+    """Numbers of up to `count` of the points float64[N, 2] in metres: int64[M].
+
+    The points are taken in their order; a point is left out when it lies nearer than the spacing to one before it.
+    """
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     chosen: list[int] = []
     limit = spacing_m * spacing_m

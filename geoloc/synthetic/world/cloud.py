@@ -68,7 +68,9 @@ def _lattice(bounds: Bounds, step: float, key: int) -> tuple[FloatArray, FloatAr
 
 
 def pixels_of(window: Window, x: FloatArray, y: FloatArray) -> tuple[IntArray, IntArray]:
-    """Rows and columns of the window's pixels that hold city points; outside points go to the nearest pixel.
+    """Rows and columns of the window's pixels that hold city points x, y float64[N]: int64[N] twice.
+
+    Points outside the window go to the nearest pixel.
 
     Convention: x east, y north in city metres; row 0 is the northern edge.
     """

@@ -34,7 +34,7 @@ def _projection() -> pyproj.Proj:
 
 
 def to_latlon(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Latitude and longitude (WGS84 degrees) of city coordinates in metres.
+    """Latitude and longitude (WGS84 degrees) of city coordinates in metres: float64[...] twice.
 
     Convention: x grows to grid east, y to grid north of UTM zone 26 N; the city's (0, 0) is
     (`ORIGIN_EASTING_M`, `ORIGIN_NORTHING_M`).
@@ -46,7 +46,7 @@ def to_latlon(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def from_latlon(lat: ArrayLike, lon: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """City coordinates x, y in metres of WGS84 degrees: the inverse of `to_latlon`.
+    """City coordinates x, y in metres of WGS84 degrees, the inverse of `to_latlon`: float64[...] twice.
 
     Convention: as `to_latlon`; arguments in the order latitude, longitude.
     """
@@ -55,9 +55,9 @@ def from_latlon(lat: ArrayLike, lon: ArrayLike) -> tuple[FloatArray, FloatArray]
 
 
 def convergence_deg(x: ArrayLike, y: ArrayLike) -> FloatArray:
-    """Grid convergence in degrees: the true heading of grid north.
+    """Grid convergence in degrees, the true heading of grid north: float64[...].
 
-    Convention: true heading = grid heading + convergence, both clockwise; positive east of 27 W.
+    Convention: x, y as `to_latlon`; true heading = grid heading + convergence, both clockwise; positive east of 27 W.
     """
     lat, lon = to_latlon(x, y)
     return np.asarray(_projection().get_factors(lon, lat).meridian_convergence)

@@ -82,19 +82,19 @@ class Canvas:
         return drawn
 
     def fill(self, polygon: FloatArray, material: int, tone: int | None = None) -> None:
-        """Paint a polygon of one material, with a tone of its own if given."""
+        """Paint a polygon of city points float64[N, 2] in one material, with a tone of its own if given."""
         flat = self.pixels(polygon).ravel().tolist()
         self.material.polygon(flat, fill=material)
         if tone is not None:
             self.tone.polygon(flat, fill=tone)
 
     def line(self, points: FloatArray, material: int, width_m: float) -> None:
-        """Paint a polyline of one material."""
+        """Paint a polyline of city points float64[N, 2] in one material."""
         flat = self.pixels(points).ravel().tolist()
         self.material.line(flat, fill=material, width=max(1, round(width_m / PIXEL_M)))
 
     def layers(self) -> list[NDArray[np.uint8]]:
-        """The four layers as arrays."""
+        """Material, tone, barrier height and marking: four arrays uint8[640, 640]."""
         return [np.array(image) for image in self.images]
 
 

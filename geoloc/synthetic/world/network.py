@@ -34,7 +34,7 @@ class Edges:
         return len(self.i)
 
     def only(self, keep: BoolArray) -> Edges:
-        """The edges where `keep` is true."""
+        """The edges where keep bool[N] is true."""
         return Edges(self.i[keep], self.j[keep], self.kind[keep], self.half_width_m[keep], self.curve[keep])
 
     def draw(self, seed: int, *keys: ArrayLike) -> FloatArray:
@@ -105,7 +105,10 @@ class Network:
         return np.select([draw < 0.2, draw < 0.75], [8.0, 4.6], 3.4)
 
     def index_range(self, bounds: Bounds) -> tuple[IntArray, IntArray]:
-        """Grid lines whose nodes may have to do with `bounds`: columns i and rows j."""
+        """Grid lines whose nodes may affect `bounds`: columns int64[I] and rows int64[J].
+
+        Convention: bounds are west, south, east, north in city metres; i grows to the east, j to the north.
+        """
         west, south, east, north = bounds
         block, reach = self.style.block_m, self.style.reach_m
         i = np.arange(int((west - reach) // block) - 1, int((east + reach) // block) + 2)
@@ -122,7 +125,10 @@ class Network:
         return np.select([kind < 2, kind == 2], [open_, avenue], cross)
 
     def edges_of(self, i: IntArray, j: IntArray, kinds: tuple[int, ...] = (0, 1, 2, 3)) -> Edges:
-        """All edges that start at the nodes i x j."""
+        """All edges that start at the nodes of columns i int64[I] and rows j int64[J].
+
+        Convention: i grows to the east, j to the north.
+        """
         grid = np.meshgrid(i, j, np.asarray(kinds), indexing="ij")
         ii, jj, kk = (g.ravel().astype(np.int64) for g in grid)
         keep = self.exists(ii, jj, kk)

@@ -50,12 +50,12 @@ class StreetGraph:
         return made
 
     def neighbours(self, node: int) -> Int32Array:
-        """Numbers of the nodes beside one, in order."""
+        """Numbers of the neighbours of a node in ascending order: int32[K]."""
         matrix = self.matrix
         return np.asarray(matrix.indices[matrix.indptr[node] : matrix.indptr[node + 1]])
 
     def only(self, keep: BoolArray) -> StreetGraph:
-        """The nodes where `keep` is true and the links between them, numbered anew."""
+        """The nodes where keep bool[N] is true and the links between them, numbered from 0 again."""
         number = np.cumsum(keep) - 1
         links = self.links[keep[self.links].all(1)]
         return StreetGraph(self.x[keep], self.y[keep], self.yaw_deg[keep], number[links])

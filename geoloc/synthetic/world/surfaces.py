@@ -38,7 +38,10 @@ def ground_colour(texels: Texels, light: Light, row: int, column: int, out: Floa
 
 @borrowing()
 def far_ground_colour(texels: Texels, light: Light, row: int, column: int, out: Float32Array) -> None:
-    """As `ground_colour` for texels smaller than a picture's pixel: marks faded as a whole."""
+    """As `ground_colour`, to out float32[3], for texels smaller than a picture's pixel: marks faded as a whole.
+
+    Convention: row and column of the window.
+    """
     material = texels.material[row, column]
     for k in range(3):
         out[k] = texels.albedo[row, column, k] * light.ground[material, k]

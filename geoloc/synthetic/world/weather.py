@@ -124,7 +124,7 @@ def develop_photo(colour: Float32Array, look: Look) -> NDArray[np.uint8]:
 
 
 def photo_jpeg(picture: NDArray[np.uint8], look: Look) -> bytes:
-    """A picture as JPEG bytes at the quality of its look's camera."""
+    """A picture uint8[H, W, 3] as JPEG bytes at the quality of its look's camera."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=lens_of(look).quality)
     return buffer.getvalue()
