@@ -1,4 +1,4 @@
-"""Nadir drone photos made from imagery: real pixels with exact truth, to try the aerial branch on.
+"""Nadir drone photos from imagery: real pixels with exact truth, to test the aerial branch.
 
 A photo looks straight down. It is turned, scaled, moved, lit and blurred differently from the imagery and stored
 as JPEG, so that it shares no pixel with any tile; its position and heading are known exactly. What lies beneath

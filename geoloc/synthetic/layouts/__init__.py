@@ -1,7 +1,7 @@
 """The city in the directory layouts and annotation files of published data sets.
 
-Each layout plans an `Export`: every picture with its exact pose, and the annotation files as bytes. Nothing is
-rendered while planning, and nothing here knows Ray; `write` renders and writes any part of a plan.
+Each layout plans an `Export`: every picture with its exact pose, and the annotation files as bytes. A plan renders
+nothing. `render.write_block` renders and writes the pictures of one block. Nothing here knows Ray.
 """
 
 from __future__ import annotations

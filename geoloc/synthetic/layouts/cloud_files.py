@@ -18,7 +18,7 @@ from geoloc.synthetic.world.raster import City
 
 
 def write_cloud(city: City, cloud: PointCloud, write: Writer) -> int:
-    """Sample the cloud, write its two files and all index arrays; the number of files.
+    """Sample the cloud, write its two files and all index arrays, and return the number of files.
 
     Convention: columns are x (east), height and z, which grows to the SOUTH (the northing, negated).
     """

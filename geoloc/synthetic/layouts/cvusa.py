@@ -2,7 +2,7 @@
 
     bingmap/19/<id>.jpg            750 x 750, zoom 19 of a web map, north up
     streetview/panos/<id>.jpg      224 x 1232, all around, 32.7 degrees up and down
-    streetview/annotations/<id>.png   224 x 1232, classes of ground: see `annotations`
+    streetview/annotations/<id>.png   224 x 1232, classes of ground: see `labels`
     splits/train-19zl.csv, val-19zl.csv   aerial, panorama, annotation; no header
     split_locations/all.csv        aerial lat, lon, photo lat, lon, heading; no header; row = id - 1
 

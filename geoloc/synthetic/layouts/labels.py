@@ -1,6 +1,6 @@
-"""What each pixel of a panorama shows, as a picture of class numbers: the annotation of CVUSA.
+"""The class of every pixel of a panorama, as a picture of class numbers: the annotation of CVUSA.
 
-Numbers: 0 sky, 1 road and other hard ground, 2 what was built (walls, roofs, barriers, cars), 3 plants and soil,
+Numbers: 0 sky, 1 road and other hard ground, 2 buildings and objects (walls, roofs, barriers, cars), 3 plants and soil,
 4 water. They follow the four classes of Zhai et al. (CVPR 2017), with water apart.
 """
 

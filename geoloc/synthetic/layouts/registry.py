@@ -13,7 +13,7 @@ from geoloc.synthetic.layouts.view_images import Export
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What an export is to hold.
+    """Size and content of an export.
 
     places: photos (VIGOR), pairs (CVUSA, CVACT), buildings (University-1652) or panoramas (2.5D) in all, split
     as published (with small numbers no 2.5D area holds less than a twelfth); None: the published number.

@@ -73,23 +73,23 @@ def make_city(source: CitySource, epoch: int = 0, *, chunks: int = 48) -> City:
 
 
 def write_block(city: City, pictures: Sequence[Picture], write: Writer) -> int:
-    """Render the pictures of one block and write them; their number.
+    """Render the pictures of one block, write them, and return their number.
 
     Pictures that some layouts hold twice, under other names, are rendered once.
     """
-    stage = _Stage(city, pictures)
+    scene = _BlockScene(city, pictures)
     made: dict[Picture, bytes] = {}
     for picture in pictures:
         same = replace(picture, path=PurePosixPath(picture.path).suffix, split="", place="")
         if same not in made:
-            made[same] = stage.encoded(picture)
+            made[same] = scene.encoded(picture)
         write(picture.path, made[same])
     return len(pictures)
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """One block being rendered: the window that all its pictures see, and its imagery."""
+class _BlockScene:
+    """One block for its pictures: the window that they all see, and its imagery."""
 
     city: City
     pictures: Sequence[Picture]
@@ -105,7 +105,7 @@ class _Stage:
         areas = np.array([_area(picture) for picture in self.pictures])
         if any(picture.view == AERIAL for picture in self.pictures):
             margin = self.imagery_margin_m + SHADOW_RANGE_M
-            areas = np.vstack([areas, _widened(self.corner, margin)])
+            areas = np.vstack([areas, _block_bounds(self.corner, margin)])
         west, south = areas[:, :2].min(0)
         east, north = areas[:, 2:].max(0)
         return self.city.window((float(west), float(south), float(east), float(north)))
@@ -118,7 +118,7 @@ class _Stage:
     @cached_property
     def imagery(self) -> tuple[NDArray[np.uint8], Bounds]:
         """The flight's picture of all tiles of the block, at the city's own resolution, and its bounds."""
-        bounds = _widened(self.corner, self.imagery_margin_m)
+        bounds = _block_bounds(self.corner, self.imagery_margin_m)
         look = flight_look(self.city.seed, int(self.corner[1] // _FLIGHT_M), int(self.corner[0] // _LEG_M))
         return render_aerial(self.city, bounds, PIXEL_M, look, window=self.window), bounds
 
@@ -138,13 +138,13 @@ class _Stage:
         return (drone_look if picture.view == DRONE else street_look)(self.city.seed, *picture.key)
 
 
-def _widened(corner: tuple[float, float], margin_m: float) -> Bounds:
+def _block_bounds(corner: tuple[float, float], margin_m: float) -> Bounds:
     x, y = corner
     return x - margin_m, y - margin_m, x + BLOCK_M + margin_m, y + BLOCK_M + margin_m
 
 
 def _area(picture: Picture) -> Bounds:
-    """What a picture needs of the city; the imagery of tiles is reckoned by the block."""
+    """The area that a picture needs. The imagery of tiles is rendered by the block."""
     if picture.view == DRONE:
         return drone_bounds(_pose(picture), picture.fov_deg)
     reach = picture.side_m / 2 if picture.view in (AERIAL, MAP) else VIEW_RANGE_M
@@ -162,9 +162,9 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _aerial(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
+def _aerial(scene: _BlockScene, picture: Picture) -> NDArray[np.uint8]:
     """A tile cut from the block's imagery, north up: its exact outline, down to fractions of a pixel."""
-    image, (west, _, _, north) = stage.imagery
+    image, (west, _, _, north) = scene.imagery
     left, top = (
         (picture.x - picture.side_m / 2 - west) / PIXEL_M,
         (north - picture.y - picture.side_m / 2) / PIXEL_M,
@@ -178,45 +178,45 @@ def _aerial(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
     return np.asarray(cut)
 
 
-def _panorama(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
+def _panorama(scene: _BlockScene, picture: Picture) -> NDArray[np.uint8]:
     camera = Camera(
         picture.height_px, picture.width_px, picture.top_deg, picture.bottom_deg, picture.altitude_m,
         1 if picture.height_px > _FINE_PX else 2,
     )  # fmt: skip
-    look = photo_look(stage.city.seed, *picture.key)
+    look = photo_look(scene.city.seed, *picture.key)
     return render_panorama(
-        stage.city, (picture.x, picture.y), look, camera, heading_deg=picture.heading_deg, window=stage.window
+        scene.city, (picture.x, picture.y), look, camera, heading_deg=picture.heading_deg, window=scene.window
     )
 
 
-def _labels(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
-    look = photo_look(stage.city.seed, *picture.key)
-    return ground_labels(stage.window, picture, look)
+def _labels(scene: _BlockScene, picture: Picture) -> NDArray[np.uint8]:
+    look = photo_look(scene.city.seed, *picture.key)
+    return ground_labels(scene.window, picture, look)
 
 
-def _street(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
+def _street(scene: _BlockScene, picture: Picture) -> NDArray[np.uint8]:
     camera = StreetCamera(
         picture.width_px, picture.height_px, picture.fov_deg, picture.pitch_deg, 0.0, picture.altitude_m
     )
     return render_street(
-        stage.city, (picture.x, picture.y), stage.look(picture), camera, heading_deg=picture.heading_deg,
-        window=stage.window,
+        scene.city, (picture.x, picture.y), scene.look(picture), camera, heading_deg=picture.heading_deg,
+        window=scene.window,
     )  # fmt: skip
 
 
-def _drone(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
+def _drone(scene: _BlockScene, picture: Picture) -> NDArray[np.uint8]:
     return render_drone(
-        stage.city, _pose(picture), stage.look(picture), size_px=picture.width_px, fov_deg=picture.fov_deg,
-        window=stage.window,
+        scene.city, _pose(picture), scene.look(picture), size_px=picture.width_px, fov_deg=picture.fov_deg,
+        window=scene.window,
     )  # fmt: skip
 
 
-def _map(stage: _Stage, picture: Picture) -> NDArray[np.uint8]:
-    drawn = render_map(stage.city, picture.x, picture.y, side_m=picture.side_m, size_px=picture.width_px)
+def _map(scene: _BlockScene, picture: Picture) -> NDArray[np.uint8]:
+    drawn = render_map(scene.city, picture.x, picture.y, side_m=picture.side_m, size_px=picture.width_px)
     opaque = np.full((*drawn.shape[:2], 1), 255, np.uint8)
     return np.concatenate([drawn, opaque], -1)  # published map tiles are RGBA
 
 
-_RENDERERS: dict[str, Callable[[_Stage, Picture], NDArray[np.uint8]]] = {
+_RENDERERS: dict[str, Callable[[_BlockScene, Picture], NDArray[np.uint8]]] = {
     AERIAL: _aerial, PANORAMA: _panorama, LABELS: _labels, STREET: _street, DRONE: _drone, MAP: _map,
 }  # fmt: skip

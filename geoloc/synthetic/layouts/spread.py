@@ -1,4 +1,4 @@
-"""Where the places of a layout lie: squares of city large enough for what is wanted, far from each other."""
+"""Places of a layout: squares of the city that are large enough and far from each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def grow(west: float, south: float, area_km2: float, find: Callable[[Bounds], T]) -> tuple[Bounds, T]:
-    """The smallest of a series of growing squares in which `find` succeeds, and what it found.
+    """The smallest of a series of growing squares in which `find` succeeds, and its result.
 
     `find` raises `ConfigError` where a square holds too little; the last such error is passed on.
 

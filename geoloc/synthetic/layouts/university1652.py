@@ -103,7 +103,7 @@ def plan(spec: UniversitySpec) -> Export:
         pictures += _train_pictures(spec, label, building)
     for number, (label, building) in enumerate(zip(labels[spec.train :], test, strict=True)):
         pictures += _test_pictures(spec, label, building, query=number < spec.test)
-    pictures += _masked(spec, pictures, cities, half)
+    pictures += _masked_copies(spec, pictures, cities, half)
     details = {
         "train_buildings": spec.train, "query_buildings": spec.test, "gallery_buildings": spec.test + spec.extra,
         "distractors": spec.distractors, "tile_m": _TILE_M,
@@ -242,7 +242,7 @@ def _streets(
     return made
 
 
-def _masked(
+def _masked_copies(
     spec: UniversitySpec, pictures: list[Picture], cities: list[CitySource], first: int
 ) -> list[Picture]:
     """Masked copies of the drone queries (and of the test gallery's tiles where wanted), and the distractors."""

@@ -1,4 +1,4 @@
-"""What an export holds: pictures with their exact poses, annotation files, and who writes them."""
+"""The plan of an export: pictures with their exact poses, and annotation files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 
 
 class Writer(Protocol):
-    """Where an export goes."""
+    """A function that writes the files of an export."""
 
     def __call__(self, path: str, data: bytes) -> None:
         """Write a file; `path` is relative to the data set's root, with slashes."""
@@ -42,7 +42,7 @@ class CitySource:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to be made: where its file goes and the exact pose of its camera.
+    """The plan of one picture: the path of its file and the exact pose of its camera.
 
     city: number of its `CitySource`; x, y: camera, or centre of a tile, in city metres; key: what its look is
     drawn from; side_m: ground side of aerial and map tiles; altitude_m: height of the camera above the ground;
@@ -90,7 +90,7 @@ class PointCloud:
     places: Sequence[tuple[str, float, float]]
 
     def paths(self) -> list[str]:
-        """All its files."""
+        """The paths of all files of the cloud."""
         return [self.points, self.classes, *(path for path, _, _ in self.places)]
 
 

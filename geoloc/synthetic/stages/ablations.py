@@ -1,6 +1,6 @@
-"""The stage `city ablations`: the city's test photos taken again without this or that, located in an index.
+"""The stage `city ablations`: renders the city's test photos without trees, buildings, ... and locates them.
 
-<output>/ablations.json   Recall@1 of each, written last
+<output>/ablations.json   Recall@1 of each ablation, written last
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHUNKS = 40
 
 
 class CityAblationConfig(BaseModel):
-    """How many photos, and how they are searched."""
+    """Number of photos and settings of the search."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class CityAblationConfig(BaseModel):
 
 
 class CityAblationInputs(BaseModel):
-    """Which city, and which index of its test tiles."""
+    """The city and the index of its test tiles."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class CityAblationInputs(BaseModel):
 
 
 class Ablation(BaseModel):
-    """What remains without one thing; recall of the same photos, as a share."""
+    """Recall of the same photos without one kind of object, as a share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +64,7 @@ class Ablation(BaseModel):
 
 
 class CityAblationResult(BaseModel):
-    """Recall@1 with everything there and with one thing after the other left out."""
+    """Recall@1 of the complete photos and of each ablation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,7 +106,7 @@ def run(
     district = plan_districts(city, city_config.districts())[2]
     photos = district.photos[: config.photos]
     hits = {what: 0 for what in LEFT_OUT}
-    for pieces in track(_retaken(city, district, photos, city_config.camera()), total=_sheets(district, photos),
+    for pieces in track(_photos_without(city, district, photos, city_config.camera()), total=_sheets(district, photos),
                         what="ablations", unit="sheets"):  # fmt: skip
         for what, taken in pieces.items():
             hits[what] += _hits(localizer, taken, config.rerank)
@@ -158,7 +158,7 @@ RetakenPhotos = list[tuple[Pixels, float, str]]
 """Pictures, the true headings of their centre, and the names of their tiles."""
 
 
-def _retaken(
+def _photos_without(
     city: City, district: District, photos: list[Photo], camera: Camera
 ) -> Iterator[dict[str, RetakenPhotos]]:
     """The photos of one sheet after the other, by what was left out."""

@@ -1,4 +1,4 @@
-"""The stage `city`: renders the procedural city's imagery and photos to files, the way they would be delivered.
+"""The stage `city`: renders the procedural city's imagery and photos to files, as an agency would deliver them.
 
 <output>/plan.json                          what the files are made from; written first
 <output>/<split>/imagery/sheet_RR_CC.tif    GeoTIFF sheets, EPSG:32626
@@ -47,7 +47,7 @@ RENDERER_VERSION = 2
 
 
 class CityConfig(BaseModel):
-    """What the city's data set holds."""
+    """Size and content of the city's data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,7 +109,7 @@ class CityConfig(BaseModel):
     sheets_per_task: int = Field(default=18, ge=1, description="Neighbouring sheets that one task renders.")
 
     def districts(self) -> DistrictSettings:
-        """The part that says what lies where."""
+        """The settings of the districts."""
         return DistrictSettings(
             **{
                 name: getattr(self, name)
@@ -131,7 +131,7 @@ class CityConfig(BaseModel):
 
 
 class CityResult(BaseModel):
-    """What was rendered and where it lies."""
+    """Where the data set is and how much was rendered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -199,7 +199,7 @@ def _render_all(config: CityConfig, output: str, districts: list[District]) -> N
     """Render what is missing, each district cut into runs of neighbouring sheets."""
     tasks: list[tuple[str, list[Work]]] = []
     for district in districts:
-        work = _missing(output, district)
+        work = _missing_work(output, district)
         runs = max(1, math.ceil(len(work) / config.sheets_per_task))
         bounds = [round(k * len(work) / runs) for k in range(runs + 1)]
         tasks += [(district.name, work[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
@@ -211,18 +211,18 @@ def _render_all(config: CityConfig, output: str, districts: list[District]) -> N
     tasks.sort(key=lambda task: -sum(1 + len(photos) for _, _, photos in task[1]))
     remote = ray.remote(num_cpus=1)(_render_run)
     pending = [remote.remote(config, output, split, work) for split, work in tasks]
-    for _ in track(_finished(pending), total=len(pending), what="city", unit="tasks"):
+    for _ in track(completed_results(pending), total=len(pending), what="city", unit="tasks"):
         pass
 
 
-def _finished(pending: list[Any]) -> Iterator[int]:
-    """Results of tasks in the order in which they end; a task's error is raised here."""
+def completed_results(pending: list[Any]) -> Iterator[int]:
+    """The results of Ray tasks in the order in which they end. The error of a task is raised here."""
     while pending:
         ready, pending = ray.wait(pending)
         yield ray.get(ready[0])
 
 
-def _missing(output: str, district: District) -> list[Work]:
+def _missing_work(output: str, district: District) -> list[Work]:
     """Sheets and photos without a file, sheet by sheet in rows that run back and forth."""
     folder = storage.join(output, district.name)
     names = {file.name for file in storage.list_files(folder)}

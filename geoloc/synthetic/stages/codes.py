@@ -27,7 +27,7 @@ _MOST_CODES = 4_000_000_000
 
 
 class CityCodesConfig(BaseModel):
-    """Which codes."""
+    """Number and seed of the codes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +36,7 @@ class CityCodesConfig(BaseModel):
 
 
 class CityCodesInputs(BaseModel):
-    """Where the statistics come from."""
+    """The table whose statistics the codes follow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class CityCodesInputs(BaseModel):
 
 
 class CityCodesResult(BaseModel):
-    """What was made."""
+    """Where the table is and how large it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ def run(
     manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
     reused = manifest is not None
     if manifest is None:
-        maker, rows = _learned(like), BLOCK * _BLOCKS_PER_PART
+        maker, rows = _fit_maker(like), BLOCK * _BLOCKS_PER_PART
         units = [
             {"first": first, "last": min(first + rows, config.count), "seed": config.seed}
             for first in range(0, config.count, rows)
@@ -84,8 +84,8 @@ def run(
     )  # fmt: skip
 
 
-def _learned(like: str) -> CodesMaker:
-    """What makes codes like those of a table."""
+def _fit_maker(like: str) -> CodesMaker:
+    """A maker of codes with the statistics of a table's codes."""
     table = part_table.read(like, kind="codes", columns=["code", "model_id"])
     codes = np.frombuffer(b"".join(table["code"].to_pylist()), np.uint8).reshape(table.num_rows, -1)
     return CodesMaker(fit_codes(codes), str(table["model_id"][0].as_py()))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from geoloc.synthetic.layouts.cloud_files import write_cloud
 from geoloc.synthetic.layouts.registry import ExportSettings, plan_layout
 from geoloc.synthetic.layouts.render import blocks, make_city, write_block
 from geoloc.synthetic.layouts.view_images import CitySource, Export, Picture, PointCloud, Writer, truth_csv
-from geoloc.synthetic.stages.city import RENDERER_VERSION
+from geoloc.synthetic.stages.city import RENDERER_VERSION, completed_results
 from geoloc.synthetic.world.raster import City
 
 Layout = Literal["cvusa", "cvact", "vigor", "university1652", "map25d"]
@@ -38,7 +38,7 @@ _PICTURES_PER_TASK = 120
 
 
 class CityExportConfig(BaseModel):
-    """Which data set is made, and how large."""
+    """Layout and size of the data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,7 +80,7 @@ class CityExportConfig(BaseModel):
     )
 
     def settings(self) -> ExportSettings:
-        """The part that says what is made."""
+        """The settings on which the content of the data set depends."""
         values = self.model_dump(exclude={"layout", "pictures_per_task"})
         return ExportSettings(**{**values, "cities": None if self.cities is None else tuple(self.cities)})
 
@@ -92,7 +92,7 @@ class CityExportConfig(BaseModel):
 
 
 class CityExportResult(BaseModel):
-    """What was made and where it lies."""
+    """Where the data set is and how many pictures it has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -100,7 +100,7 @@ class CityExportResult(BaseModel):
     layout: str
     reused: bool
     pictures: int
-    made: int = Field(description="pictures rendered by this run; the others were there")
+    made: int = Field(description="pictures rendered by this run; the others existed already")
     views: dict[str, int]
     seconds: float
 
@@ -164,13 +164,13 @@ def _render(config: CityExportConfig, output: str, export: Export) -> int:
     remote_cloud, remote_run = ray.remote(num_cpus=1)(_make_cloud), ray.remote(num_cpus=1)(_make_run)
     pending = [remote_cloud.remote(output, export.cities[cloud.city], cloud) for cloud in clouds]
     pending += [remote_run.remote(output, tuple(export.cities), groups) for groups in runs]
-    for _ in track(_finished(pending), total=len(pending), what="city export", unit="tasks"):
+    for _ in track(completed_results(pending), total=len(pending), what="city export", unit="tasks"):
         pass
     return len(missing)
 
 
 def _runs(groups: list[list[Picture]], least: int) -> list[list[list[Picture]]]:
-    """Blocks in a row, so many that each run has at least that many pictures; a run stays in one city."""
+    """Group neighbouring blocks into runs of at least `least` pictures; a run stays in one city."""
     runs: list[list[list[Picture]]] = []
     for group in groups:
         last = runs[-1] if runs else None
@@ -180,13 +180,6 @@ def _runs(groups: list[list[Picture]], least: int) -> list[list[list[Picture]]]:
         else:
             last.append(group)
     return runs
-
-
-def _finished(pending: list[Any]) -> Iterator[int]:
-    """Results of tasks in the order in which they end; a task's error is raised here."""
-    while pending:
-        ready, pending = ray.wait(pending)
-        yield ray.get(ready[0])
 
 
 @lru_cache(maxsize=1)

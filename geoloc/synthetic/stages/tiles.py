@@ -30,7 +30,7 @@ _VERSION = 1
 
 
 class CityTilesConfig(BaseModel):
-    """Which distractor tiles."""
+    """Number, seed and size of the distractor tiles."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class CityTilesConfig(BaseModel):
 
 
 class CityTilesResult(BaseModel):
-    """What was made."""
+    """Where the table is and how large it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

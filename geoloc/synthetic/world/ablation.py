@@ -1,6 +1,6 @@
-"""Photos with something left out, to see what a network lives on.
+"""Photos without one kind of object, to see on which cues a network depends.
 
-The same place, look, cars and camera noise; only the named thing is missing.
+Place, look, cars and camera noise stay the same.
 """
 
 from __future__ import annotations

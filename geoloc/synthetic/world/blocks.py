@@ -1,6 +1,6 @@
 """City blocks: lots, buildings, trees, hedges and grounds between the streets.
 
-A block is made from its own random generator, so it comes out the same whoever asks first.
+Each block has its own random generator, so it does not depend on the order in which blocks are generated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Block:
 
 
 class Plan:
-    """A block being drawn: its frame, its generator and what was put into it so far.
+    """An unfinished block: its frame, its random generator and the objects in it so far.
 
     Convention: u runs 0..1 along the block's southern side, v 0..1 along its western side, both inside the
     pavements. A side's frame is (a, b): a along the side, b into the block; sides are south, north, west, east.

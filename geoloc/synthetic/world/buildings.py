@@ -1,4 +1,4 @@
-"""What a building is, and how the looks of many are drawn at once."""
+"""The table of buildings, and random colours, storeys and windows for many at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The street camera: its geometry, and what it does to a picture (exposure, blur, noise, JPEG)."""
+"""The street camera: its geometry, exposure, blur, noise and JPEG compression."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Rays:
-    """What is the same for all pictures of a camera.
+    """The rays that all pictures of a camera share.
 
     azimuth: float64[C] relative to the heading; tangent: float32[R] of each row's elevation, lowest row first;
     distance_m: float32[S] of the march's steps; base_row: int64[S], the first row above the ground there.

@@ -31,7 +31,7 @@ class Positions:
 
 
 def street_points(network: Network, bounds: Bounds, seed: int) -> FloatArray:
-    """Candidate camera points on the asphalt within bounds, in an order that tells nothing: float64[N, 2].
+    """Candidate camera points on the asphalt within bounds, in random order: float64[N, 2].
 
     Convention: x east, y north in city metres. A point depends on its street and the seed alone.
     """

@@ -138,6 +138,6 @@ def _banks(city: City, window: Window) -> BoolArray:
     return out
 
 
-def widened(bounds: Bounds, margin_m: float) -> Bounds:
+def expand_bounds(bounds: Bounds, margin_m: float) -> Bounds:
     """Bounds grown by a margin on every side."""
     return bounds[0] - margin_m, bounds[1] - margin_m, bounds[2] + margin_m, bounds[3] + margin_m

@@ -14,7 +14,7 @@ from geoloc.core.errors import ConfigError
 from geoloc.core.semantics import SemanticClass
 from geoloc.synthetic.world.blocks import HEDGE
 from geoloc.synthetic.world.buildings import Buildings
-from geoloc.synthetic.world.classes import crown_classes, ground_classes, widened
+from geoloc.synthetic.world.classes import crown_classes, expand_bounds, ground_classes
 from geoloc.synthetic.world.network import Bounds
 from geoloc.synthetic.world.noise import hash_int, uniform
 from geoloc.synthetic.world.raster import City, Window
@@ -45,7 +45,7 @@ def point_cloud(
             f"No points can be laid at {points_per_m2:g} per square metre over {bounds}; "
             "give a density above 0 and bounds as west, south, east, north."
         )
-    window = window or city.window(widened(bounds, _MARGIN_M))
+    window = window or city.window(expand_bounds(bounds, _MARGIN_M))
     step, key = points_per_m2**-0.5, hash_int(city.seed + 700, seed)
     parts = [
         _surface_points(city, window, bounds, step, key),

@@ -29,7 +29,7 @@ _ROUNDS = 4
 
 @dataclass(frozen=True)
 class CodeModel:
-    """What is remembered of real codes.
+    """The statistics of real codes.
 
     threshold: float32[D], a bit is set where its latent exceeds it; factors: float32[K, D] and rest: float32[D],
     the latent's covariance is factors.T @ factors + diag(rest ** 2), of unit diagonal; kinship: float32[Q]
@@ -48,7 +48,7 @@ class CodeModel:
 
 
 def fit_codes(codes: Codes) -> CodeModel:
-    """The model of codes uint8[N, bits // 8]; of very many, evenly spaced ones are looked at.
+    """The model of codes uint8[N, bits // 8]; from a large table it takes evenly spaced rows.
 
     Raises `InputError` for fewer than 200.
     """

@@ -1,4 +1,4 @@
-"""Compiled painters of a panorama's columns: what stands, what grows, the ground, the sky, cars and haze.
+"""Compiled painters of a panorama's columns: obstacles, crowns, the ground, the sky, cars and haze.
 
 An unfinished picture is stored column by column, lowest row first: colour float32[C, R, 3] and depth float32[C, R] in
 metres, infinite for the sky. A painter follows one ray and touches one column only, so no order of work can change
@@ -43,7 +43,7 @@ class Sky(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a panorama shows.
+    """Everything that a panorama shows, except its cars.
 
     buildings: `BUILDING`[B]; patch: float32[P, P, 3], the ground around the camera (`surfaces.near_patch`).
     """

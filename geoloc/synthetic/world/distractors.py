@@ -1,4 +1,4 @@
-"""Distractor tiles without end: tile i of a city is the same whoever asks, in whatever order, for however many.
+"""Any number of distractor tiles: tile i of a city depends on neither the order nor the number of tiles.
 
 Land of their own south of the benchmark's districts is divided into squares of 1,024 m; each gives the next 2,048
 tiles, whose centres lie on its streets. One lit picture of the square serves them all; exposure, colours and
@@ -71,7 +71,7 @@ def square_bounds(city: City, square: int) -> Bounds:
 
 
 def square_centres(city: City, square: int) -> FloatArray:
-    """Centres of the tiles of a square, on its streets in an order that tells nothing: float64[2048, 2].
+    """Centres of the tiles of a square, on its streets, in random order: float64[2048, 2].
 
     Where streets are too short, the rest lie anywhere in it. Convention: x east, y north in city metres.
     """
@@ -88,7 +88,7 @@ def square_centres(city: City, square: int) -> FloatArray:
 
 
 def tile_name(city: City, index: int) -> str:
-    """The id of a tile: unique, and saying nothing about the place."""
+    """The id of a tile: unique and without information about the place."""
     return f"t{hash_int(city.seed + 810, index):08x}{index:08x}"
 
 

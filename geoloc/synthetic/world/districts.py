@@ -1,4 +1,4 @@
-"""The data set's plan: districts for training, validation and test, what is photographed where, what is cut where."""
+"""The data set's plan: districts for training, validation and test, places of photos and of tiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GROWTHS = 6
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo to be taken: its file name, camera position in city metres, grid heading and look key."""
+    """The plan of one photo: its file name, camera position in city metres, grid heading and look key."""
 
     name: str
     folder: str
@@ -59,7 +59,7 @@ class District:
 
 @dataclass(frozen=True)
 class DistrictSettings:
-    """How much of everything: counts, spacings and sizes in metres.
+    """Counts, spacings and sizes in metres.
 
     Tiles of validation and test keep `spacing_m` from each other and from distractors, which keep
     `distractor_spacing_m` among themselves: about half a tile, so that neighbours overlap and yet can be told apart.
@@ -96,7 +96,7 @@ def plan_districts(city: City, settings: DistrictSettings) -> list[District]:
 
 
 def _grow(city: City, settings: DistrictSettings, index: int, west: float, south: float) -> District:
-    """The smallest district of whole sheets from a corner whose streets hold what the settings ask for."""
+    """The smallest district of whole sheets from a corner whose streets hold enough photos and tiles."""
     count = (settings.train_photos, settings.validation_photos, settings.test_photos)[index]
     area = count / _PHOTOS_PER_KM2[index]
     if SPLITS[index] == "test":

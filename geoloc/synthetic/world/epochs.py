@@ -1,4 +1,4 @@
-"""What the years change: some buildings go, some come, trees grow and are felled or planted, roads are repaved.
+"""Changes over the years: buildings disappear and appear, trees grow and are felled, roads are repaved.
 
 Streets, lots, and every building and tree that is not touched stay as they were, to the byte. Each epoch builds on
 the one before; what happens to a thing is drawn from its own name, so that any part of the city ages on its own.
@@ -35,8 +35,8 @@ def age_block(network: Network, name: tuple[int, int], block: Block, epoch: int)
         _grow(block, seed)
 
 
-def repaved(edges: Edges, seed: int, epoch: int) -> IntArray:
-    """In which epoch each street was last paved: int64[N], 0 for the first."""
+def paving_epochs(edges: Edges, seed: int, epoch: int) -> IntArray:
+    """The epoch in which each street was last paved: int64[N], 0 for the first."""
     last = np.zeros(len(edges), np.int64)
     for turn in range(1, epoch + 1):
         last[edges.draw(seed + 715, turn) < REPAVED_SHARE] = turn

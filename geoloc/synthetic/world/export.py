@@ -40,7 +40,7 @@ def sheet_name(sheet: Sheet) -> str:
 
 
 def work_bounds(sheet: Sheet) -> Bounds:
-    """The area that a sheet and the photos in it look at."""
+    """The area that a sheet and the photos in it show, with the margin for shadows."""
     margin = max(VIEW_RANGE_M, SHADOW_RANGE_M)
     west, south, east, north = sheet.bounds
     return west - margin, south - margin, east + margin, north + margin

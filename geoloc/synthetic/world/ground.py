@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.synthetic.world import blocks as kinds
 from geoloc.synthetic.world.blocks import Block
-from geoloc.synthetic.world.epochs import repaved
+from geoloc.synthetic.world.epochs import paving_epochs
 from geoloc.synthetic.world.network import CURVE_POINTS, Edges, Network
 from geoloc.synthetic.world.noise import hash_array, noise_raster
 from geoloc.synthetic.world.style import CHUNK_M, CHUNK_PX, PIXEL_M
@@ -103,7 +103,7 @@ def paint(
 ) -> Ground:
     """The ground of the chunk whose south-west corner is given."""
     corner = round(west_m / PIXEL_M), round((south_m + CHUNK_M) / PIXEL_M)
-    canvas = Canvas(*corner, repaved(edges, network.seed, epoch))
+    canvas = Canvas(*corner, paving_epochs(edges, network.seed, epoch))
     for block in blocks:
         _paint_block(canvas, block)
     for block in blocks:

@@ -1,6 +1,6 @@
 """Randomness that depends on coordinates alone: integer hashes and smooth value noise.
 
-Nothing here keeps a state, so any part of the city can be made without the rest and in any order.
+Nothing here keeps a state, so any part of the city can be generated without the rest and in any order.
 """
 
 from __future__ import annotations

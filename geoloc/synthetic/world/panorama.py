@@ -51,10 +51,9 @@ def render_panorama(
 def trace(
     window: Window, position: tuple[float, float], look: Look, camera: Camera, heading_deg: float
 ) -> tuple[NDArray[np.uint8], Float32Array]:
-    """What reaches the lens, before the camera's own look, and how far away it is.
+    """Light at the lens, before the camera's own look, and the distance of everything.
 
-    uint8[height_px, width_px, 3] and, at the full resolution of the rays, metres: float32[R, C], infinite for
-    the sky.
+    uint8[height_px, width_px, 3], and float32[R, C] in metres at the full resolution of the rays, infinite for the sky.
 
     Convention: as `render_panorama`; row 0 is the top in both.
     """

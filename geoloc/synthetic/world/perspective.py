@@ -84,7 +84,7 @@ class View:
 def render_view(
     window: Window, bounds: Bounds, view: View, look: Look, *, reach_m: float, clear_m: float = 0.0
 ) -> Float32Array:
-    """What reaches a pinhole camera, before its own look: float32[height_px, width_px, 3] in 0..255.
+    """Light at a pinhole camera, before its own look: float32[height_px, width_px, 3] in 0..255.
 
     One ray a pixel, and three where neighbours differ. `bounds` is the area that can be seen; the picture depends
     on it but not on the rest of the window. Nothing farther than `reach_m` over the ground is drawn.

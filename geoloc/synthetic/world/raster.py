@@ -69,7 +69,7 @@ _MATERIALS = Materials(
 
 @dataclass(frozen=True)
 class Layers:
-    """What the city is at every pixel of 0.4 m; row 0 is the northern edge.
+    """The city at every pixel of 0.4 m; row 0 is the northern edge.
 
     albedo uint8[H, W, 3]: colour without season, light, marks or cars. material uint8: of the ground.
     marking uint8: group of the road mark, 0 none. building int32: row in `table`, -1 none.
@@ -111,7 +111,7 @@ class Window:
 
 
 class City:
-    """A procedural city: any part of it, the same from the same seed in whatever order it is asked for.
+    """A procedural city, generated part by part. The seed alone determines it, not the order of the parts.
 
     `epoch` counts the times that the years have changed it (`geoloc.synthetic.world.epochs`); its streets stay.
     `City(seed).window(bounds)` gives the layers of an area. At most `chunks` rendered chunks (7 MB each) are kept.

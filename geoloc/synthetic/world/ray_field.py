@@ -1,4 +1,4 @@
-"""What rays can meet in an area: buildings as prisms, cars as boxes, crowns and barriers by the pixel.
+"""The solids of an area for rays: buildings as prisms, cars as boxes, crowns and barriers by the pixel.
 
 A `Field` is cut from a window on the city's own pixel grid, always the same square for the same request, so that
 pictures do not depend on how large a window they were given. Above the 0.4 m layers lies a pyramid of greatest
@@ -98,7 +98,7 @@ def build_field(
     anchor_i, anchor_j = int(np.floor(eye[0] / PIXEL_M)), int(np.floor(eye[1] / PIXEL_M))
     origin = anchor_i * PIXEL_M, anchor_j * PIXEL_M
     prisms = _prisms(window.table, origin)
-    boxes = _boxes(kept_cars(cars_on(window.edges, look), eye, clear_m, bounds), origin)
+    boxes = _boxes(cars_in_area(cars_on(window.edges, look), eye, clear_m, bounds), origin)
     car = np.full(height.shape, -1, np.int16)
     _mark_boxes(car, boxes, float(west_px - anchor_i), float(north_px - anchor_j))
     near, top = _outline(height, canopy, building, car, prisms, boxes)
@@ -124,7 +124,7 @@ def _prisms(table: Buildings, origin: tuple[float, float]) -> FloatArray:
     return np.ascontiguousarray(np.stack(columns, -1))
 
 
-def kept_cars(cars: Cars, eye: tuple[float, float], clear_m: float, bounds: Bounds) -> Cars:
+def cars_in_area(cars: Cars, eye: tuple[float, float], clear_m: float, bounds: Bounds) -> Cars:
     """The cars of an area whose centres are farther than `clear_m` from the eye, in their own order."""
     away = np.hypot(cars.centre[:, 0] - eye[0], cars.centre[:, 1] - eye[1])
     low, high = np.array(bounds[:2]) - 4, np.array(bounds[2:]) + 4

@@ -1,4 +1,4 @@
-"""What compiled painters read: the texels of a window, the rays of a camera, the light of a look."""
+"""Inputs of the compiled painters: the texels of a window, the rays of a camera, the light of a look."""
 
 from __future__ import annotations
 

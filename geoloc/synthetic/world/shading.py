@@ -21,7 +21,7 @@ from geoloc.synthetic.world.network import Bounds
 from geoloc.synthetic.world.noise import mottle
 from geoloc.synthetic.world.pixels import borrowing
 from geoloc.synthetic.world.raster import Window
-from geoloc.synthetic.world.ray_field import Field, crop, kept_cars, shadow_ceiling
+from geoloc.synthetic.world.ray_field import Field, cars_in_area, crop, shadow_ceiling
 from geoloc.synthetic.world.scene import Texels, texels_of
 from geoloc.synthetic.world.shapes import Ray, Vector
 from geoloc.synthetic.world.sky_light import SkyLight, light_of_weather, sky_colour
@@ -92,7 +92,7 @@ def mix_paint(
     ground = GroundLook(np.array(look.ground_gain), np.array(strength), worn, 2.36 - 3 * look.wear)
     texels = np.empty((*field.height_cm.shape, 8), np.uint8)
     _mix(texels_of(window, *crop(window, bounds)), field, ground, texels)
-    cars = kept_cars(cars_on(window.edges, look), eye, clear_m, bounds)
+    cars = cars_in_area(cars_on(window.edges, look), eye, clear_m, bounds)
     return Paint(
         texels, shadow_ceiling(window, bounds, look), np.array(look.crown_colours), np.array(marks),
         cars.colour.astype(np.float32), facades_of(window.table), light_of_weather(look, weather_of(look)),

@@ -1,4 +1,4 @@
-"""Light and sky of a picture taken by rays: what the weather makes of the sun, and clouds on a plane overhead."""
+"""Light and sky of pictures by rays: the sun in the weather of a look, and clouds on a plane overhead."""
 
 from __future__ import annotations
 

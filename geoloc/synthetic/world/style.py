@@ -1,4 +1,4 @@
-"""What may differ from city to city: sizes, frequencies and the mix of quarters."""
+"""Parameters that differ from city to city: sizes, frequencies and the mix of quarters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How a view differs from the city itself: season, sun, exposure, worn and repainted marks, traffic.
 
-Aerial imagery and every photo draw their own look, so that nothing of it helps to match them.
+Aerial imagery and every photo draw a look of their own, so that looks do not help to match them.
 """
 
 from __future__ import annotations

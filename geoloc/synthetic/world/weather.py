@@ -1,6 +1,6 @@
-"""Weather and lens of street and drone photos: clouds, haze, a low sun, and what a cheap camera adds to them.
+"""Weather and lens of street and drone photos: clouds, haze, a low sun, and the defects of a cheap camera.
 
-Both are drawn from the look's seed, so that a look says all there is to know about a picture.
+Both are drawn from the look's seed, so that a look determines the picture.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Weather:
 
 @dataclass(frozen=True)
 class Lens:
-    """What a camera does: blur in pixels, gamma, saturation, vignetting and noise in grey levels, JPEG quality."""
+    """Effects of a camera: blur in pixels, gamma, saturation, vignetting and noise in grey levels, JPEG quality."""
 
     blur_px: float
     gamma: float
@@ -104,7 +104,7 @@ def lens_of(look: Look) -> Lens:
 
 
 def develop_photo(colour: Float32Array, look: Look) -> NDArray[np.uint8]:
-    """The picture that a look's camera makes of what reaches it, float32[H, W, 3] in 0..255: uint8[H, W, 3]."""
+    """The picture uint8[H, W, 3] of a look's camera, from the light at its lens, float32[H, W, 3] in 0..255."""
     lens = lens_of(look)
     rows, columns = colour.shape[:2]
     out = np.clip(colour * np.float32(1 / 255), 0, 1) ** np.float32(lens.gamma)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from geoloc.synthetic.world.blocks import Block
-from geoloc.synthetic.world.epochs import FELLED_SHARE, GONE_SHARE, REPAVED_SHARE, repaved
+from geoloc.synthetic.world.epochs import FELLED_SHARE, GONE_SHARE, REPAVED_SHARE, paving_epochs
 from geoloc.synthetic.world.network import clearance_m
 from geoloc.synthetic.world.raster import City
 
@@ -68,9 +68,9 @@ def test_streets_stay_and_some_are_repaved() -> None:
     bounds = (0.0, 0.0, 2000.0, 2000.0)
     edges, old = now.network.edges_in(bounds), then.network.edges_in(bounds)
     np.testing.assert_array_equal(edges.curve, old.curve)
-    share = (repaved(edges, 11, 1) == 1).mean()
-    assert 0.6 * REPAVED_SHARE < share < 1.4 * REPAVED_SHARE
-    assert not repaved(edges, 11, 0).any()
+    share = (paving_epochs(edges, 11, 1) == 1).mean()
+    assert 0.6 * REPAVED_SHARE < share < 1.4 * REPAVED_SHARE, paving_epochs
+    assert not paving_epochs(edges, 11, 0).any()
 
 
 def test_most_of_a_picture_is_the_same_in_the_next_epoch() -> None:
