@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from geoloc.losses.contrastive import masked, near_pairs, symmetric_info_nce
+from geoloc.losses.contrastive import (
+    InfoNceLoss,
+    make_pair_loss,
+    masked,
+    near_pairs,
+    symmetric_info_nce,
+)
+from geoloc.losses.triplet import TripletLoss, TripletRecipe
+from geoloc.recipe.training import LossRecipe
 
 
 def by_hand(logits: list[list[float]], smoothing: float, ignored: set[tuple[int, int]]) -> float:
@@ -69,12 +77,27 @@ def test_an_ignored_pair_gets_no_gradient() -> None:
 
 
 def test_near_pairs_in_metres() -> None:
-    east = torch.tensor([0.0, 3.0, 100.0, float("nan")])
-    north = torch.tensor([0.0, 4.0, 0.0, 0.0])
-    near = near_pairs(east, north, 5.1)
-    assert near.tolist() == [
-        [True, True, False, False],
-        [True, True, False, False],
-        [False, False, True, False],
-        [False, False, False, False],
-    ]
+    """5 m apart is not nearer than 5 m; the fourth camera is far north only, the fifth nowhere."""
+    east = torch.tensor([0.0, 3.0, 100.0, 0.0, float("nan")])
+    north = torch.tensor([0.0, 4.0, 0.0, 7.0, 0.0])
+    for distance_m, two_are_near in ((5.0, False), (5.1, True)):
+        expected = torch.diag(torch.tensor([True, True, True, True, False]))
+        expected[0, 1] = expected[1, 0] = two_are_near
+        expected[1, 3] = expected[3, 1] = True  # the square root of 18
+        assert near_pairs(east, north, distance_m).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("scale", [8.0, 1e4])
+def test_the_learned_scale_is_bounded_at_a_temperature_of_a_hundredth(scale: float) -> None:
+    loss = make_pair_loss(LossRecipe(temperature=1 / scale, label_smoothing=0.1))
+    cosines = torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.7, -0.5], [0.4, 0.0, 0.6]])
+    ignored = torch.tensor([[False, True, False], [False, True, False], [False, False, False]])
+    logits = (cosines * min(scale, math.exp(4.6))).tolist()
+    assert loss(cosines, ignored).item() == pytest.approx(by_hand(logits, 0.1, {(0, 1)}), rel=1e-5)
+    assert [name for name, _ in loss.named_parameters()] == ["log_scale"]
+
+
+def test_a_recipe_names_its_pair_loss() -> None:
+    assert isinstance(make_pair_loss(LossRecipe()), InfoNceLoss)
+    assert isinstance(make_pair_loss(LossRecipe(triplet=TripletRecipe())), TripletLoss)
+    assert isinstance(make_pair_loss(LossRecipe(pair_loss=TripletRecipe())), TripletLoss)

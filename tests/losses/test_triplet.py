@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from geoloc.losses.triplet import guidance_loss, hardest_share, triplet_of_similarity
+from geoloc.losses.triplet import (
+    TripletLoss,
+    TripletRecipe,
+    guidance_loss,
+    hardest_share,
+    triplet_of_similarity,
+)
 
 STN_SCHEDULE = ((1, 1.0), (21, 0.1), (41, 0.05), (61, 0.01))
 
@@ -113,6 +119,27 @@ def test_the_published_schedule_of_hard_triplets() -> None:
     assert [hardest_share(epoch, STN_SCHEDULE[::-1]) for epoch in epochs] == expected
     assert hardest_share(3, ((5, 0.2),)) == 1.0
     assert hardest_share(3, ()) == 1.0
+
+
+def test_the_module_follows_its_recipe_and_epoch() -> None:
+    recipe = TripletRecipe(
+        alpha=5.0, diagonal="in", normaliser="counted", masked="log2", mining=((1, 1.0), (3, 0.3))
+    )
+    loss, cosines = TripletLoss(recipe), embedded(5, 1) @ embedded(5, 2).T
+    ignored = torch.zeros(5, 5, dtype=torch.bool)
+    ignored[0, 3] = ignored[3, 0] = True
+    for epoch, hardest in ((1, 1.0), (2, 1.0), (3, 0.3)):
+        loss.epoch = epoch
+        expected = triplet_of_similarity(
+            cosines,
+            alpha=5.0,
+            diagonal="in",
+            normaliser="counted",
+            masked="log2",
+            ignored=ignored,
+            hardest=hardest,
+        )
+        torch.testing.assert_close(loss(cosines, ignored), expected, rtol=0, atol=0)
 
 
 def test_gradients() -> None:
