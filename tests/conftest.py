@@ -137,19 +137,20 @@ def _await_listening(port: int, process: subprocess.Popen[bytes], log_path: Path
 
 def _make_bucket(endpoint: str) -> None:
     """The server listens a moment before its store takes buckets."""
-    import s3fs
+    import botocore.session
+    from botocore.exceptions import BotoCoreError, ClientError
 
+    client = botocore.session.get_session().create_client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1"
+    )
     deadline = time.monotonic() + _START_LIMIT_S
     while True:
-        store = s3fs.S3FileSystem(
-            endpoint_url=endpoint, skip_instance_cache=True, client_kwargs={"region_name": "us-east-1"}
-        )
         try:
-            store.mkdir(BUCKET)
-            store.pipe_file(f"{BUCKET}/.ready", b"ready")
-            store.rm_file(f"{BUCKET}/.ready")
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key=".ready", Body=b"ready")
+            client.delete_object(Bucket=BUCKET, Key=".ready")
             return
-        except OSError:
+        except (BotoCoreError, ClientError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)

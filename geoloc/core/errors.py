@@ -45,6 +45,10 @@ class StorageError(GeolocError):
     """A URI that cannot be reached, read or written (permission, disk full, unknown scheme)."""
 
 
+class StoreUnavailable(StorageError):
+    """A store that failed or stalled for the whole budget of retries; the input is fine, the same run may succeed."""
+
+
 class ArtifactError(GeolocError):
     """A table, model or index that is missing, incomplete, of another version, or in the way of an output."""
 

@@ -1,9 +1,11 @@
 """URIs: open, list, write atomically, put if absent, compare and swap, checksums.
 
-A location is a plain path, `file://...`, `s3://bucket/key` or any other URI that fsspec knows. Bulk bytes
-go through `pyarrow.fs`; on S3 the conditional puts that commits rest on go through s3fs: pyarrow has none.
+A location is a plain path, `file://...`, `s3://bucket/key` or a store that fsspec knows (gs, az, ...). Bulk bytes
+go through `pyarrow.fs`; on S3 the conditional puts that commits rest on go through botocore: pyarrow has none.
 S3 credentials, region and endpoint come from the standard AWS environment (`AWS_ACCESS_KEY_ID`,
 `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`).
+
+A store that fails or stalls costs time: every operation is repeated by the policy of `geoloc.core.retry`.
 
 Atomicity: `write_bytes` shows a reader the old bytes or the new ones. Locally that is a temporary file in
 the same directory, fsync, rename and fsync of the directory; on object stores a put is atomic by itself.
@@ -18,22 +20,26 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from geoloc.core import local_listing
-from geoloc.core.errors import ArtifactError, StorageError
+from geoloc.core import local_listing, s3
+from geoloc.core.errors import ArtifactError, StorageError, StoreUnavailable
+from geoloc.core.retry import OutOfBudget, StoreBusy, retried
 
 _CHUNK_BYTES = 8 * 2**20
 TEMPORARY_PREFIX = ".tmp-"
+# Stores that fsspec reaches with a package of its own. The web is none: it cannot be listed, and names in a user's
+# table would make this machine ask any other one.
+_OTHER_STORES = ("gs", "gcs", "az", "abfs", "abfss", "hdfs", "oci", "memory")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,31 +77,21 @@ def absolute(uri: str) -> str:
     return str(local_path(uri)) if is_local(uri) else uri
 
 
-def s3_endpoint() -> str | None:
-    """The S3 endpoint of the AWS environment, or None for AWS itself."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-@lru_cache(maxsize=8)
-def _s3_filesystem(endpoint: str | None, region: str | None, _key: str | None, _pid: int) -> pafs.FileSystem:
-    options: dict[str, Any] = {"allow_bucket_creation": True}
-    if endpoint:
-        scheme, _, host = endpoint.rpartition("://")
-        options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
-    if region or endpoint:
-        options["region"] = region or "us-east-1"
-    return pafs.S3FileSystem(**options)
-
-
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system and the path within it for a URI."""
+    """The pyarrow file system and the path within it for a URI; call it inside `attempt`, which repeats.
+
+    Raises `StorageError` for a scheme that is none of a store, and for chained URIs (`a::b`).
+    """
     if is_local(uri):
         return pafs.LocalFileSystem(), str(local_path(uri))
-    if urlparse(uri).scheme == "s3":
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        key = os.environ.get("AWS_ACCESS_KEY_ID")
-        # The pid keeps a forked child from sharing the parent's connections.
-        return _s3_filesystem(s3_endpoint(), region, key, os.getpid()), uri.removeprefix("s3://").rstrip("/")
+    scheme = urlparse(uri).scheme
+    if scheme == "s3":
+        return s3.filesystem(), uri.removeprefix(s3.SCHEME).rstrip("/")
+    if scheme not in _OTHER_STORES or "::" in uri:
+        raise StorageError(
+            f"Cannot open {uri!r}: this is no place that geoloc reads or writes. Use a path, file:// or s3://, or copy "
+            f"the file there (with a package of fsspec also {', '.join(_OTHER_STORES[:3])}, ...)."
+        )
     try:
         other, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -103,13 +99,20 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(other)), path
 
 
-@contextlib.contextmanager
-def _explained(action: str, uri: str) -> Iterator[None]:
-    """Turn the file systems' many exceptions into one sentence that names the action and the URI."""
+def attempt(action: str, uri: str, operation: Callable[[], Result]) -> Result:
+    """The result of an operation that may be repeated, tried again while a store's error is transient.
+
+    Turns the file systems' many exceptions into one sentence that names the action and the URI: `ArtifactError` for
+    a missing file, `StoreUnavailable` when the budget of the policy is spent, `StorageError` for everything else.
+    """
     try:
-        yield
+        return retried(operation, what=f"{action} {uri!r}")
     except FileNotFoundError as error:
         raise ArtifactError(f"Cannot {action} {uri!r}: there is no such file or directory.") from error
+    except OutOfBudget as error:
+        raise StoreUnavailable(
+            f"Cannot {action} {uri!r}: {error}. The store failed, nothing is wrong with the input: run it again."
+        ) from error
     except (OSError, pa.ArrowException) as error:
         detail = " ".join(str(error).split())[:300]
         raise StorageError(f"Cannot {action} {uri!r}: {detail}") from error
@@ -118,8 +121,7 @@ def _explained(action: str, uri: str) -> Iterator[None]:
 def file_info(uri: str) -> pafs.FileInfo:
     """Type and size of what is at a URI; the type is `NotFound` where nothing is."""
     fs, path = filesystem(uri)
-    with _explained("look at", uri):
-        return fs.get_file_info(path)
+    return attempt("look at", uri, lambda: fs.get_file_info(path))
 
 
 def exists(uri: str) -> bool:
@@ -151,9 +153,29 @@ def modified(uri: str) -> str:
 def read_bytes(uri: str) -> bytes:
     """The whole file."""
     fs, path = filesystem(uri)
-    with _explained("read", uri), fs.open_input_file(path) as stream:
-        data: bytes = stream.readall()
-        return data
+
+    def read() -> bytes:
+        with fs.open_input_file(path) as stream:
+            data: bytes = stream.readall()
+            if len(data) < stream.size():
+                raise StoreBusy(f"{len(data):,} of {stream.size():,} bytes arrived")
+            return data
+
+    return attempt("read", uri, read)
+
+
+def read_range(uri: str, offset: int, size_bytes: int) -> bytes:
+    """Bytes of a file from an offset on; fewer than asked for where the file ends."""
+    fs, path = filesystem(uri)
+
+    def read() -> bytes:
+        with fs.open_input_file(path) as stream:
+            data: bytes = stream.read_at(size_bytes, offset)
+            if len(data) < min(size_bytes, max(0, stream.size() - offset)):
+                raise StoreBusy(f"{len(data):,} of {size_bytes:,} bytes arrived")
+            return data
+
+    return attempt("read", uri, read)
 
 
 def read_text(uri: str) -> str:
@@ -168,12 +190,15 @@ def read_text(uri: str) -> str:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file atomically; parents are made as needed."""
     if is_local(uri):
-        with _explained("write", uri):
-            _replace_local(local_path(uri), data)
+        attempt("write", uri, lambda: _replace_local(local_path(uri), data))
         return
     fs, path = filesystem(uri)
-    with _explained("write", uri), fs.open_output_stream(path) as stream:
-        stream.write(data)
+
+    def write() -> None:
+        with fs.open_output_stream(path) as stream:
+            stream.write(data)
+
+    attempt("write", uri, write)
 
 
 def _replace_local(path: Path, data: bytes) -> None:
@@ -217,8 +242,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     bytes, so racing writers must not write identical data if they need to know who won.
     """
     if is_local(uri):
-        with _explained("write", uri):
-            return _link_local(local_path(uri), data)
+        return attempt("write", uri, lambda: _link_local(local_path(uri), data))
     if urlparse(uri).scheme != "s3":
         raise StorageError(f"{uri!r}: this kind of store has no conditional put; use a local path or s3://.")
     return _conditional_put(uri, data, {"IfNoneMatch": "*"})
@@ -236,32 +260,10 @@ def _link_local(path: Path, data: bytes) -> bool:
     return True
 
 
-def _s3fs() -> Any:
-    import s3fs
-
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return s3fs.S3FileSystem(
-        endpoint_url=s3_endpoint(), client_kwargs={"region_name": region}, use_listings_cache=False
-    )
-
-
 def _conditional_put(uri: str, data: bytes, condition: dict[str, str]) -> bool:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with _explained("write", uri):
-        try:
-            _s3fs().call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-        except OSError as error:
-            if not _is_precondition_failure(error):
-                raise
-            return exists(uri) and read_bytes(uri) == data
-    return True
-
-
-def _is_precondition_failure(error: OSError) -> bool:
-    text = f"{error} {error.__cause__}"
-    return any(
-        mark in text for mark in ("PreconditionFailed", "412", "ConditionalRequestConflict", "pre-condition")
-    )
+    if attempt("write", uri, lambda: s3.put_if(uri, data, condition)):
+        return True
+    return exists(uri) and read_bytes(uri) == data
 
 
 def compare_and_swap(uri: str, data: bytes, expected: bytes | None) -> bool:
@@ -273,21 +275,22 @@ def compare_and_swap(uri: str, data: bytes, expected: bytes | None) -> bool:
     if expected is None:
         return put_if_absent(uri, data)
     if is_local(uri):
-        path = local_path(uri)
-        with _explained("write", uri), _locked(path.with_name(path.name + ".lock")):
-            if not path.exists() or path.read_bytes() != expected:
-                return False
-            _replace_local(path, data)
-            return True
+        return attempt("write", uri, lambda: _swap_local(local_path(uri), data, expected))
     if urlparse(uri).scheme != "s3":
         raise StorageError(f"{uri!r}: this kind of store has no conditional put; use a local path or s3://.")
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with _explained("read", uri):
-        head = _s3fs().call_s3("head_object", Bucket=bucket, Key=key)
+    _, etag = attempt("read", uri, lambda: s3.head(uri))
     # Looked at before the bytes: a swap in between shows as other bytes or as another ETag, never as neither.
     if read_bytes(uri) != expected:
         return False
-    return _conditional_put(uri, data, {"IfMatch": str(head["ETag"])})
+    return _conditional_put(uri, data, {"IfMatch": etag})
+
+
+def _swap_local(path: Path, data: bytes, expected: bytes) -> bool:
+    with _locked(path.with_name(path.name + ".lock")):
+        if not path.exists() or path.read_bytes() != expected:
+            return False
+        _replace_local(path, data)
+        return True
 
 
 @contextlib.contextmanager
@@ -307,8 +310,8 @@ def list_files(uri: str, *, suffix: str = "", recursive: bool = True) -> list[St
     if is_local(uri):
         return [file for file in list_local(uri, recursive=recursive)[0] if file.uri.endswith(suffix)]
     fs, path = filesystem(uri)
-    with _explained("list", uri):
-        infos = fs.get_file_info(pafs.FileSelector(path, recursive=recursive, allow_not_found=True))
+    selector = pafs.FileSelector(path, recursive=recursive, allow_not_found=True)
+    infos = attempt("list", uri, lambda: fs.get_file_info(selector))
     root = uri.rstrip("/")
     found = [
         StoredFile(join(root, info.path[len(path) :]), int(info.size))
@@ -323,8 +326,7 @@ def list_files(uri: str, *, suffix: str = "", recursive: bool = True) -> list[St
 def list_local(uri: str, *, recursive: bool = True) -> tuple[list[StoredFile], Counter[str]]:
     """Files below a local directory, sorted by URI, and counts of what cannot be listed, by reason."""
     path = str(local_path(uri))
-    with _explained("list", uri):
-        files, left_out = local_listing.walk(path, recursive=recursive)
+    files, left_out = attempt("list", uri, lambda: local_listing.walk(path, recursive=recursive))
     root = uri.rstrip("/")
     found = [StoredFile(join(root, file[len(path) :]), size) for file, size in files]
     return [file for file in found if not file.name.startswith(TEMPORARY_PREFIX)], left_out
@@ -334,11 +336,13 @@ def delete(uri: str) -> None:
     """Remove a file or a directory with all below it; nothing happens where nothing is."""
     info = file_info(uri)
     fs, path = filesystem(uri)
-    with _explained("delete", uri):
-        if info.type == pafs.FileType.Directory:
-            fs.delete_dir(path)
-        elif info.type == pafs.FileType.File:
-            fs.delete_file(path)
+    if info.type == pafs.FileType.NotFound:
+        return
+    remove = fs.delete_dir if info.type == pafs.FileType.Directory else fs.delete_file
+    with contextlib.suppress(
+        ArtifactError
+    ):  # another one was faster, or the answer to our first try was lost
+        attempt("delete", uri, lambda: remove(path))
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -348,12 +352,16 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(uri: str) -> str:
     """Hexadecimal SHA-256 of a file, read in chunks (constant memory)."""
-    digest = hashlib.sha256()
     fs, path = filesystem(uri)
-    with _explained("read", uri), fs.open_input_stream(path) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+
+    def digest() -> str:
+        found = hashlib.sha256()
+        with fs.open_input_stream(path) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                found.update(chunk)
+        return found.hexdigest()
+
+    return attempt("read", uri, digest)
 
 
 def content_tag(uri: str) -> str | None:
@@ -365,41 +373,44 @@ def content_tag(uri: str) -> str | None:
         return None
     if urlparse(uri).scheme != "s3":
         return sha256_file(uri)
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with _explained("look at", uri):
-        head = _s3fs().call_s3("head_object", Bucket=bucket, Key=key)
-    return f"{head['ContentLength']} {head['ETag']}"
+    size, etag = attempt("look at", uri, lambda: s3.head(uri))
+    return f"{size} {etag}"
 
 
 def copy_file(source: str, target: str) -> None:
     """Copy one file between any two locations, in chunks; the target appears whole or not at all."""
     source_fs, source_path = filesystem(source)
-    with _explained("read", source), source_fs.open_input_stream(source_path) as reader:
-        if is_local(target):
-            _copy_to_local(reader, target)
-            return
-        target_fs, target_path = filesystem(target)
-        with _explained("write", target):
-            try:
-                with target_fs.open_output_stream(target_path) as writer:
-                    shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
-            except BaseException:
-                delete(target)  # closing the stream published what had been written so far
-                raise
+
+    def copy() -> None:
+        with source_fs.open_input_stream(source_path) as reader:
+            if is_local(target):
+                _copy_to_local(reader, local_path(target))
+            else:
+                _copy_to_store(reader, target)
+
+    attempt("copy", source, copy)
 
 
-def _copy_to_local(reader: Any, target: str) -> None:
-    path = local_path(target)
-    with _explained("write", target):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                shutil.copyfileobj(reader, stream, _CHUNK_BYTES)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        _sync_directory(path.parent)
+def _copy_to_store(reader: Any, target: str) -> None:
+    fs, path = filesystem(target)
+    try:
+        with fs.open_output_stream(path) as writer:
+            shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
+    except BaseException:
+        delete(target)  # closing the stream published what had been written so far
+        raise
+
+
+def _copy_to_local(reader: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            shutil.copyfileobj(reader, stream, _CHUNK_BYTES)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _sync_directory(path.parent)

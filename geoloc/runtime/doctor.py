@@ -12,10 +12,20 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import BaseModel, ConfigDict
 
-from geoloc.core import storage
+from geoloc.core import s3
 from geoloc.core.errors import GeolocError
 
-_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "faiss-cpu", "rasterio", "pyproj", "s3fs", "fastapi")
+_PACKAGES = (
+    "ray",
+    "torch",
+    "torchvision",
+    "pyarrow",
+    "faiss-cpu",
+    "rasterio",
+    "pyproj",
+    "botocore",
+    "fastapi",
+)
 _DISK_NEED_BYTES = 2 * 10**9
 _MEMORY_NEED_BYTES = 8 * 10**9
 
@@ -155,11 +165,10 @@ def _loopback() -> str:
 def _s3() -> str:
     if not os.environ.get("AWS_ACCESS_KEY_ID"):
         return "no AWS_ACCESS_KEY_ID in the environment; s3:// will use the machine's own role, if it has one"
-    endpoint = storage.s3_endpoint() or "AWS"
+    endpoint = s3.endpoint() or "AWS"
     from pyarrow.fs import FileSelector
 
-    filesystem, _ = storage.filesystem("s3://")
-    buckets = filesystem.get_file_info(FileSelector("", recursive=False))
+    buckets = s3.filesystem().get_file_info(FileSelector("", recursive=False))
     return f"{endpoint} answers, {len(buckets)} buckets"
 
 

@@ -10,15 +10,18 @@ import atexit
 import logging
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import ray
 
-from geoloc.core.errors import ConfigError, ServiceUnavailable
+from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
 
 # Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
 LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 2 * 2**30
 _START_ATTEMPTS = 3
+_TASK_RETRIES = 3
 _TARGET_BLOCK_BYTES = 64 * 2**20
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,6 +49,12 @@ def ensure_ray(num_cpus: int | None = None) -> None:
         else:
             _start(num_cpus)
     _configure_data()
+
+
+def remote_task(function: Callable[..., Any], **options: Any) -> Any:
+    """A function as a Ray task that is repeated when its worker dies or a store was away for too long."""
+    remote: Any = ray.remote  # takes kinds of exceptions to retry, and its stubs do not say so
+    return remote(max_retries=_TASK_RETRIES, retry_exceptions=[StoreUnavailable], **options)(function)
 
 
 def cpu_count() -> int:

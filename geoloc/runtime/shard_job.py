@@ -41,7 +41,7 @@ from geoloc.index.build.sorted_runs import (
 )
 from geoloc.index.format.manifest import SNAPSHOTS, ShardEntry
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
-from geoloc.runtime.ray_session import cpu_count, gpu_count
+from geoloc.runtime.ray_session import cpu_count, gpu_count, remote_task
 
 _HASHES_PER_TASK = 8_000_000
 
@@ -95,12 +95,12 @@ def build_shards(build: Build) -> list[ShardEntry]:
     plan = Plan.of(histogram, build.shards, build.fingerprint)
     save_plan(plan_uri, plan)
     cuts = gather(
-        [ray.remote(cut_run).remote(build.work_uri, run.number, plan.borders) for run in runs],
+        [remote_task(cut_run).remote(build.work_uri, run.number, plan.borders) for run in runs],
         "index: cutting",
         "runs",
     )
     tasks = [_task(build, number, cuts) for number in range(len(plan.counts))]
-    remote = ray.remote(build_shard).options(memory=build.memory_per_task_bytes, num_gpus=_gpus(build))
+    remote = remote_task(build_shard, memory=build.memory_per_task_bytes, num_gpus=_gpus(build))
     return gather([remote.remote(task) for task in tasks], "index: building", "shards")
 
 
@@ -113,7 +113,7 @@ def _finished(build: Build, plan: Plan | None) -> list[ShardEntry] | None:
     """All shards, when an earlier run has finished every one of them."""
     if plan is None:
         return None
-    remote = ray.remote(finished_shard)
+    remote = remote_task(finished_shard)
     refs = [
         remote.remote(build.index_uri, build.name, number, build.fingerprint)
         for number in range(len(plan.counts))
@@ -125,7 +125,7 @@ def _finished(build: Build, plan: Plan | None) -> list[ShardEntry] | None:
 
 def _write_runs(build: Build) -> tuple[list[Run], Histogram]:
     rows = run_rows(build.tiles, tile_bytes(build.bits, build.embedding_dim), cpu_count())
-    remote = ray.remote(write_run).options(memory=build.memory_per_task_bytes)
+    remote = remote_task(write_run, memory=build.memory_per_task_bytes)
     groups = group(build.sources, rows)
     runs: list[Run | None] = [None] * len(groups)
     total = Histogram.merged([])
@@ -154,14 +154,14 @@ def _check_repeats(build: Build, runs: Sequence[Run]) -> None:
     """Refuse an id that two tiles have; equal hashes give the candidates, which the ids confirm."""
     tasks = max(1, min(HASH_SLICES, build.tiles // _HASHES_PER_TASK))
     edges = np.linspace(0, HASH_SLICES, tasks + 1).astype(int).tolist()
-    compare = ray.remote(repeated_hashes)
+    compare = remote_task(repeated_hashes)
     shared: Any = ray.put(list(runs))  # Ray hands a task the value of a reference
     slices = [
         compare.remote(build.work_uri, shared, first, last) for first, last in itertools.pairwise(edges)
     ]
     hashes = np.concatenate(gather(slices, "index: comparing ids", "slices"))[:1000]
     if len(hashes):
-        find = ray.remote(ids_with_hashes)
+        find = remote_task(ids_with_hashes)
         refs = [find.remote(build.work_uri, run, hashes) for run in runs]
         check_repeats([name for names in gather(refs, "index: naming ids", "runs") for name in names])
 

@@ -17,13 +17,15 @@ import pyarrow as pa
 import ray.data
 
 from geoloc.core import errors, part_table, storage
-from geoloc.core.errors import GeolocError, InputError, TooManyBadRows
+from geoloc.core.errors import GeolocError, InputError, StoreUnavailable, TooManyBadRows
 from geoloc.core.part_table import Part, TableManifest
-from geoloc.core.progress import track
+from geoloc.core.progress import say, track
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.sources.quarantine import RefusedRow, count_reasons, quarantine_table
 
 _COUNTS_KEY = b"geoloc_counts"
+_ROUNDS = 3  # in which a part is made whose store was away
+_MOST_FAILED = 16  # parts in a round: then the store is away for all
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def make_parts(
 
     `maker` is a function `unit -> PartResult`, or, with `workers.actors`, a class that is built with `arguments` in
     each actor and called with a unit. Counts of refused rows are named `quarantined/<reason>`. The first
-    `GeolocError` of a task ends the stage with that error; the parts that were written stay.
+    `GeolocError` of a task ends the stage with that error; the parts that were written stay. A part that failed
+    because its store was away is made again after the others, in `_ROUNDS` rounds at most.
     """
     missing = set(part_table.missing_parts(uri, len(units)))
     done = [index for index in range(len(units)) if index not in missing]
@@ -88,14 +91,25 @@ def make_parts(
         part, counts = _existing(uri, index)
         written.append(part)
         totals.update(counts)
-    if missing:
-        results = _run(uri, units, sorted(missing), maker, workers or Workers(), arguments)
+    for round_number in range(1, _ROUNDS + 1):
+        failed: list[int] = []
+        results = _run(uri, units, sorted(missing), maker, workers or Workers(), arguments) if missing else ()
         for result in track(results, total=len(missing), what=what, unit="parts"):
             if result["failure"]:
-                raise _decode_error(result["failure"])
+                _note_failure(_decode_error(result["failure"]), int(result["index"]), failed, round_number)
+                continue
             written.append(Part.model_validate_json(result["part"]))
             totals.update(json.loads(result["counts"]))
+        missing = set(failed)
     return sorted(written, key=lambda part: part.name), totals
+
+
+def _note_failure(error: GeolocError, index: int, failed: list[int], round_number: int) -> None:
+    """Add a part to those of the next round, or raise its error."""
+    if not isinstance(error, StoreUnavailable) or round_number == _ROUNDS or len(failed) == _MOST_FAILED:
+        raise error
+    failed.append(index)
+    say(f"part {index} comes again after the others: {error}")
 
 
 def _run(
@@ -132,11 +146,13 @@ class _PartTask:
         self.__name__ = getattr(maker, "__name__", type(maker).__name__)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        index = int(row["index"])
         try:
-            part, counts = _write(self.uri, int(row["index"]), self.maker(json.loads(row["unit"])))
+            part, counts = _write(self.uri, index, self.maker(json.loads(row["unit"])))
         except GeolocError as error:
-            return {"part": "", "counts": "", "failure": _encode_error(error)}
-        return {"part": part.model_dump_json(), "counts": json.dumps(counts), "failure": ""}
+            return {"index": str(index), "part": "", "counts": "", "failure": _encode_error(error)}
+        part_json, counts_json = part.model_dump_json(), json.dumps(counts)
+        return {"index": str(index), "part": part_json, "counts": counts_json, "failure": ""}
 
 
 class _PartActor(_PartTask):

@@ -22,7 +22,7 @@ from geoloc.core.file_selection import select
 from geoloc.core.fingerprint import file_fingerprints
 from geoloc.core.progress import say
 from geoloc.sources.georeference import Affine, georeference, longitude_period, wgs84_transformer
-from geoloc.sources.sheet_file import open_sheet
+from geoloc.sources.sheet_file import check_sheet_files, open_sheet
 
 SUFFIXES = (".tif", ".tiff", ".gtiff", ".cog")
 SIDE_SUFFIXES = (
@@ -208,7 +208,8 @@ def _newest_first(sheets: Sequence[Sheet]) -> list[Sheet]:
 def _look_at(uri: str, scale: Scale | None, bands: Bands | None, nodata: float | None) -> Sheet:
     if storage.size_bytes(uri) == 0:
         raise InputError(f"{uri!r} is empty (0 bytes); copy the sheet again.", reason="empty")
-    with _explained(uri), open_sheet(uri) as source:
+    with _explained(uri), open_sheet(uri, with_place=True) as source:
+        check_sheet_files(uri, source)
         if source.width < 1 or source.height < 1:
             raise InputError(f"{uri!r} has {source.width} x {source.height} pixels; it shows nothing.")
         crs_wkt, to_world = georeference(uri, source)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
@@ -42,7 +41,7 @@ from geoloc.index.maintenance.update import (
 )
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.localization.calibration import load_calibration, save_calibration
-from geoloc.runtime.ray_session import cpu_count, ensure_ray
+from geoloc.runtime.ray_session import cpu_count, ensure_ray, remote_task
 from geoloc.runtime.shard_job import Build, build_shards, gather, remove_runs
 from geoloc.stages.index_build import (
     IndexConfig,
@@ -299,7 +298,7 @@ def _without(
     index_uri: str, base: Manifest, ids: pa.LargeStringArray, newer: Sequence[ShardEntry]
 ) -> tuple[list[ShardEntry], int]:
     """The shards of a snapshot without some tiles, and the number of tiles that were removed."""
-    remote, shared = ray.remote(mark_shard), tuple(newer)
+    remote, shared = remote_task(mark_shard), tuple(newer)
     tasks = [MarkTask(index_uri, entry, ids, shared) for entry in base.shards]
     marked = gather([remote.remote(task) for task in tasks], "index: marking", "shards")
     kept = [shard.entry for shard in marked if shard.entry is not None]

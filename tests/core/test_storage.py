@@ -85,7 +85,7 @@ def test_text_drops_a_byte_order_mark_and_refuses_other_encodings(place: str) ->
 
 
 def test_unknown_scheme_is_refused_with_what_is_known() -> None:
-    with pytest.raises(StorageError, match=r"Cannot open 'gopher://x/y'.*Use a path, file:// or s3://"):
+    with pytest.raises(StorageError, match=r"Cannot open .gopher://x/y.*Use a path, file:// or s3://"):
         storage.exists("gopher://x/y")
 
 
@@ -308,3 +308,15 @@ def test_wrong_credentials_are_one_sentence(s3_uri: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     with pytest.raises(StorageError, match=r"Cannot write 's3://.*'"):
         storage.write_bytes(s3_uri + "/x", b"x")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://127.0.0.1:1/x.tif", "https://host/x", "simplecache::s3://b/k", "zip://a::s3://b/k", "ftp://h/x"],
+)
+def test_the_web_and_chained_uris_are_no_stores(uri: str) -> None:
+    for operation in (storage.read_bytes, storage.exists, storage.list_files):
+        with pytest.raises(
+            StorageError, match=r"no place that geoloc reads or writes. Use a path, file:// or s3://"
+        ):
+            operation(uri)

@@ -250,14 +250,18 @@ def _write(directory: Path, rows: Rows, keys: KeyArray, hashes: KeyArray) -> Non
 def read_rows(uri: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.generic]:
     """Rows start to stop of a NumPy file [N, ...] at any URI; only their bytes are read."""
     fs, path = storage.filesystem(uri)
-    with fs.open_input_file(path) as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        stop = shape[0] if stop is None else stop
-        width = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        file.seek(file.tell() + start * width)
-        data = file.read_buffer((stop - start) * width)
-    return np.frombuffer(data, dtype).reshape(stop - start, *shape[1:])
+
+    def read() -> npt.NDArray[np.generic]:
+        with fs.open_input_file(path) as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            end = shape[0] if stop is None else stop
+            width = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+            file.seek(file.tell() + start * width)
+            data = file.read_buffer((end - start) * width)
+        return np.frombuffer(data, dtype).reshape(end - start, *shape[1:])
+
+    return storage.attempt("read", uri, read)
 
 
 def read_tiles(uri: str, start: int, stop: int) -> pa.Table:
@@ -266,9 +270,12 @@ def read_tiles(uri: str, start: int, stop: int) -> pa.Table:
     if stop <= start:
         return TILES_SCHEMA.empty_table()
     first, last = start // _BATCH_ROWS, (stop - 1) // _BATCH_ROWS
-    with fs.open_input_file(path) as file, pa.ipc.open_file(file) as reader:
-        table = pa.Table.from_batches([reader.get_batch(number) for number in range(first, last + 1)])
-        return table.slice(start - first * _BATCH_ROWS, stop - start)
+
+    def read() -> pa.Table:
+        with fs.open_input_file(path) as file, pa.ipc.open_file(file) as reader:
+            return pa.Table.from_batches([reader.get_batch(number) for number in range(first, last + 1)])
+
+    return storage.attempt("read", uri, read).slice(start - first * _BATCH_ROWS, stop - start)
 
 
 def cut_run(work_uri: str, number: int, borders: Sequence[int]) -> list[int]:

@@ -94,7 +94,8 @@ def collect_garbage(
 
 def _listing(index_uri: str) -> list[_File]:
     fs, root = storage.filesystem(index_uri)
-    infos = fs.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+    infos = storage.attempt("list", index_uri, lambda: fs.get_file_info(selector))
     return [
         _File(info.path[len(root) :].strip("/"), int(info.size), _seconds(info.mtime))
         for info in infos

@@ -106,12 +106,7 @@ def picture_bytes(picture: Picture) -> bytes:
     """The bytes of a picture; `ArtifactError` when the file is gone, `CorruptArtifact` when it ends early."""
     if picture.offset is None:
         return storage.read_bytes(picture.uri)
-    fs, path = storage.filesystem(picture.uri)
-    try:
-        with fs.open_input_file(path) as stream:
-            data: bytes = stream.read_at(picture.size_bytes, picture.offset)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"Cannot read {picture.uri!r}: there is no such file.") from error
+    data = storage.read_range(picture.uri, picture.offset, picture.size_bytes)
     if len(data) != picture.size_bytes:
         raise CorruptArtifact(
             f"{picture.uri!r} ends before byte {picture.offset + picture.size_bytes:,}; copy the file again."

@@ -66,7 +66,8 @@ def _zoom(request: Request) -> int:
 
 def _folders(root: str) -> list[str]:
     fs, path = storage.filesystem(root)
-    infos = fs.get_file_info(FileSelector(path, recursive=False, allow_not_found=True))
+    selector = FileSelector(path, recursive=False, allow_not_found=True)
+    infos = storage.attempt("list", root, lambda: fs.get_file_info(selector))
     return [info.base_name for info in infos if info.type == FileType.Directory]
 
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import storage
 from geoloc.core.fingerprint import begin_output
 from geoloc.core.progress import say, track
-from geoloc.runtime.ray_session import ensure_ray
+from geoloc.runtime.ray_session import ensure_ray, remote_task
 from geoloc.synthetic.world.camera import Camera
 from geoloc.synthetic.world.districts import SPLITS, District, DistrictSettings, Photo, Sheet, plan_districts
 from geoloc.synthetic.world.export import (
@@ -209,7 +209,7 @@ def _render_all(config: CityConfig, output: str, districts: list[District]) -> N
     total = sum(1 + len(photos) for _, work in tasks for _, _, photos in work)
     say(f"city: rendering {total:,} files in {len(tasks)} tasks")
     tasks.sort(key=lambda task: -sum(1 + len(photos) for _, _, photos in task[1]))
-    remote = ray.remote(num_cpus=1)(_render_run)
+    remote = remote_task(_render_run, num_cpus=1)
     pending = [remote.remote(config, output, split, work) for split, work in tasks]
     for _ in track(completed_results(pending), total=len(pending), what="city", unit="tasks"):
         pass

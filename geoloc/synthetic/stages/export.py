@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import storage
 from geoloc.core.fingerprint import begin_output
 from geoloc.core.progress import say, track
-from geoloc.runtime.ray_session import ensure_ray
+from geoloc.runtime.ray_session import ensure_ray, remote_task
 from geoloc.synthetic.layouts.cloud_files import write_cloud
 from geoloc.synthetic.layouts.registry import ExportSettings, plan_layout
 from geoloc.synthetic.layouts.render import blocks, make_city, write_block
@@ -161,7 +161,7 @@ def _render(config: CityExportConfig, output: str, export: Export) -> int:
     say(
         f"city export: {len(missing):,} pictures and {len(clouds)} point clouds in {len(runs) + len(clouds)} tasks"
     )
-    remote_cloud, remote_run = ray.remote(num_cpus=1)(_make_cloud), ray.remote(num_cpus=1)(_make_run)
+    remote_cloud, remote_run = remote_task(_make_cloud, num_cpus=1), remote_task(_make_run, num_cpus=1)
     pending = [remote_cloud.remote(output, export.cities[cloud.city], cloud) for cloud in clouds]
     pending += [remote_run.remote(output, tuple(export.cities), groups) for groups in runs]
     for _ in track(completed_results(pending), total=len(pending), what="city export", unit="tasks"):
