@@ -1,4 +1,4 @@
-"""Inverted lists on given codes: what they find, by distance, beside how fast they are."""
+"""Inverted lists on given codes: their recall and their speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_CODES = 20
 class ListsResult(BaseModel):
     """Search with lists against the exact scan, one thread, query by query.
 
-    A tile counts as found when it is no farther than the k-th true neighbour: equal distances are equal.
+    A tile is a hit when it is no farther than the k-th true neighbour, so ties do not matter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,7 @@ def measure_lists(
     held_out[np.random.default_rng(1).choice(len(codes), min(queries, len(codes) // 10), replace=False)] = (
         True
     )
-    asked, codes = np.ascontiguousarray(codes[held_out]), np.ascontiguousarray(codes[~held_out])
+    held_codes, codes = np.ascontiguousarray(codes[held_out]), np.ascontiguousarray(codes[~held_out])
     k = min(10, len(codes))
     began = time.perf_counter()
     lists = list_build.make_lists(codes, min(list_build.usual_lists(len(codes)), len(codes)), threads=threads)
@@ -59,14 +59,16 @@ def measure_lists(
     exact_s, truth = [], np.empty((0, k), np.int64)
     for _ in range(rounds):
         began = time.perf_counter()
-        truth = np.concatenate([kernel.nearest(codes, asked[q : q + 1], k)[0] for q in range(len(asked))])
+        truth = np.concatenate(
+            [kernel.nearest(codes, held_codes[q : q + 1], k)[0] for q in range(len(held_codes))]
+        )
         exact_s.append(time.perf_counter() - began)
     results = []
     for probes in (4, 16, 64):
         spent, keys = [], np.empty((0, k), np.int64)
         for _ in range(rounds):
             began = time.perf_counter()
-            keys = inverted_lists.scan_lists(codes, lists, asked, k, probes, kernel, None)
+            keys = inverted_lists.scan_lists(codes, lists, held_codes, k, probes, kernel, None)
             spent.append(time.perf_counter() - began)
         found, _ = topk.unpack(keys)
         results.append(
@@ -79,7 +81,7 @@ def measure_lists(
                 build_s=build_s,
                 recall_at_1=float((found[:, 0] <= truth[:, 0]).mean()),
                 recall_at_10=float((found <= truth[:, -1:]).mean()),
-                queries_per_s=len(asked) / float(np.median(spent)),
+                queries_per_s=len(held_codes) / float(np.median(spent)),
                 faster=Spread.of([a / b for a, b in zip(exact_s, spent, strict=True)]),
             )
         )

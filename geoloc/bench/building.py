@@ -1,4 +1,4 @@
-"""Building an index in parallel: all shards at once against one shard's build times their number over the cores."""
+"""Building an index in parallel: the time of all shards against the ideal time, from one shard's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIMIT = 0.85
 
 
 class BuildResult(BaseModel):
-    """Seconds to build one shard alone and all of them together, on so many cores."""
+    """Seconds to build one shard alone and all of them together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class BuildResult(BaseModel):
 
 
 def measure_build(directory: Path, *, tiles: int, bits: int, shards: int, rounds: int) -> BuildResult:
-    """Build `tiles` as `shards` shards on Ray, and a shard's share of them alone, in turn."""
+    """Build `tiles` as `shards` shards on Ray and, alternately, one shard's share of them alone."""
     ensure_ray()
     codes_uri = str(directory / "codes")
     each = tiles // shards
@@ -73,7 +73,7 @@ def _build(output: Path, sources: list[TablePart], bits: int, shards: int) -> fl
 
 
 def _write_part(codes_uri: str, number: int, count: int, bits: int) -> TablePart:
-    """A part of a codes table with generated codes, its ids above those of the parts before."""
+    """A part of a codes table with generated codes, with larger ids than the parts before."""
     rows, codes = tiles_of(count, number), random_codes(count, bits, number)
     lat, lon = np.asarray(rows["lat"]), np.asarray(rows["lon"])
     ids = pa.array([f"{number:04d}-{name}" for name in rows["tile_id"].to_pylist()], pa.string())

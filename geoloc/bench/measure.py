@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-# OpenMP's threads go on waiting for work a while, on the cores that the next variant needs.
+# OpenMP's threads keep waiting for work for a moment, on the cores that the next variant needs.
 _PAUSE_S = 0.02
 
 
@@ -29,7 +29,7 @@ class Spread(BaseModel):
 
 
 class Bar(BaseModel):
-    """What was measured against what it should be: `value` has to be at most, or at least, the limit."""
+    """A measurement and its limit: `value` has to be at most, or at least, the limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +62,7 @@ def interleave(variants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds):
         names = list(variants)
-        # Whoever comes first finds other things in the caches: the order turns round by round.
+        # The first variant meets other contents of the caches, so the order turns with every round.
         for name in names[number % len(names) :] + names[: number % len(names)]:
             time.sleep(_PAUSE_S)
             began = time.perf_counter()

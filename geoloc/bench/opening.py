@@ -1,4 +1,4 @@
-"""What it takes to open a large shard, and to re-rank candidates."""
+"""The time to open a large shard and to re-rank candidates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RERANK_CALLS = 20
 
 
 class OpeningResult(BaseModel):
-    """Milliseconds to open a shard of so many tiles, and bytes of memory that became ours alone by it."""
+    """Milliseconds to open a shard, and bytes of private memory that this took."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class OpeningResult(BaseModel):
 
 
 class RerankResult(BaseModel):
-    """Microseconds to take the products of a query with so many candidates, one thread, by how they are stored."""
+    """Microseconds for the products of a query with its candidates on one thread, by storage format."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +62,7 @@ class RerankResult(BaseModel):
 
 
 def measure_opening(directory: Path, entry: ShardEntry, bits: int, rounds: int) -> OpeningResult:
-    """Open a shard several times; its files are verified already, as on any host that opened them before."""
+    """Open a shard several times. Its files are verified already, as on a host that opened them before."""
     open_gallery(directory, entry, bits)
     process = psutil.Process()
     before = process.memory_full_info().uss

@@ -31,12 +31,12 @@ _USEARCH_PAIRS = 40_000_000
 _FLOOR_LIMIT, _ROW_LIMIT, _TRANSPOSED_LIMIT = 1.5, 2.2, 3.3
 
 
-class Differs(GeolocError):
-    """Two searches that must be equal are not: a bug, to be reported."""
+class AnswersDiffer(GeolocError):
+    """Two searches that must give the same answer do not. This is a bug to report."""
 
 
 class ScanResult(BaseModel):
-    """Seconds of one scan by each hand, in each round."""
+    """Seconds of one scan by every engine, round by round."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,7 +80,7 @@ class ScanResult(BaseModel):
 def compare_scans(
     shard: Shard, queries: Codes, k: int, *, kernel: Kernel, threads: int, rounds: int, usearch: bool
 ) -> ScanResult:
-    """Time one batch uint8[Q, bits / 8] with every library; raises `Differs` where their answers are not equal."""
+    """Time one batch uint8[Q, bits / 8] with every library; raises `AnswersDiffer` where their answers are not equal."""
     codes = shard.codes
     flat = faiss.IndexBinaryFlat(codes.shape[1] * 8)
     flat.add(codes)
@@ -146,13 +146,15 @@ def _check(codes: Codes, queries: Codes, answers: dict[str, Answer]) -> None:
     clear = distances < distances[:, -1:]
     for name, (theirs, _) in answers.items():
         if not np.array_equal(theirs, distances):
-            raise Differs(f"The distances of {name} differ from ours on {len(codes)} codes; report this.")
+            raise AnswersDiffer(
+                f"The distances of {name} differ from ours on {len(codes)} codes; report this."
+            )
     for name, (_, found) in answers.items():
         for query, line in enumerate(found):
-            apart = np.bitwise_count(codes[line] ^ queries[query]).sum(axis=1)
+            measured = np.bitwise_count(codes[line] ^ queries[query]).sum(axis=1)
             same = set(rows[query][clear[query]].tolist()) == set(line[clear[query]].tolist())
-            if not same or not np.array_equal(apart, distances[query]):
-                raise Differs(
+            if not same or not np.array_equal(measured, distances[query]):
+                raise AnswersDiffer(
                     f"The tiles that {name} found for query {query} are not the nearest; report this."
                 )
 

@@ -64,7 +64,7 @@ class SearchBench(BaseModel):
 def run(config: SearchBench, output: str | None = None) -> SearchReport:
     """Measure search, opening, re-ranking and building on this machine, against FAISS and usearch.
 
-    With `output` the report is written there as JSON. Raises `Differs` when another library's answer is not ours.
+    With `output` the report is written there as JSON. Raises `AnswersDiffer` when another library's answer is not ours.
     """
     _check(config)
     kernel, threads = default_kernel(), config.threads or index_scan.thread_count()

@@ -16,8 +16,8 @@ class MemoryWatch:
     """Samples the memory of this process and all below it, every two seconds, while it is entered.
 
     Pages that processes share (libraries, Ray's object store) are divided among them (proportional set size),
-    so the sum is what the run really takes. Where the kernel does not tell, resident size stands in.
-    Processes of a cluster that was attached to are not ours and do not count.
+    so the sum is the run's memory. Where the kernel has no such figure, the resident size is used.
+    Processes of a cluster that the run attached to do not count.
     """
 
     def __init__(self) -> None:

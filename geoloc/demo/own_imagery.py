@@ -4,8 +4,8 @@
 <output>/imagery/<set>         drone photos (`calibration`, `textured`, `textureless`) and their tables
 <output>/imagery/evaluation    a report for each set
 
-The photos are turned, scaled, moved off the tiles' centres, relit and compressed; nothing tells their heading.
-Where the ground has no texture, as on open sea, no photo can be located by anybody: those are measured apart.
+The photos are turned, scaled, moved off the tiles' centres, relit and compressed. Their heading is unknown.
+Ground without texture, such as open sea, cannot be located at all, so its photos are measured separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from geoloc.core import storage
 from geoloc.core.errors import InputError
 from geoloc.core.progress import say
 from geoloc.demo.service_check import Post, post_photos
-from geoloc.demo.stages import Way
+from geoloc.demo.stages import DemoRun
 from geoloc.demo.text import errors, post_summary, recall_lines
 from geoloc.evaluation.report.html import table
 from geoloc.serving.server import ServeConfig, start
@@ -36,7 +36,7 @@ SETS = {
 }
 _CALIBRATION = "calibration"
 _SCALES = (0.8, 1.25)
-_SENT_COLUMNS = ("photo", "id", "lat", "lon", "fov_deg", "view")  # the heading is truth, and stays at home
+_SENT_COLUMNS = ("photo", "id", "lat", "lon", "fov_deg", "view")  # the heading is truth and is not sent
 
 
 class ImageryResult(BaseModel):
@@ -81,49 +81,49 @@ def _radius(result: EvaluateResult) -> str:
     return f"{result.within_radius_m:g} m"
 
 
-def run(way: Way, imagery: list[str], photos: int, posts: int) -> ImageryResult:
+def run(demo: DemoRun, imagery: list[str], photos: int, posts: int) -> ImageryResult:
     """Index the imagery, measure `photos` drone photos made from it, and post `posts` of each set to its service.
 
-    As many photos again are made to calibrate the confidence with. Finished parts are reused.
+    The same number of photos is made once more to calibrate the confidence. Finished parts are reused.
     """
     built = index_imagery.run(
-        ImageryIndexConfig(), ImageryIndexInputs(imagery=imagery, model=way.model), _at(way, "index")
+        ImageryIndexConfig(), ImageryIndexInputs(imagery=imagery, model=demo.model), _at(demo, "index")
     )
-    _make_photos(way, imagery, photos)
-    _evaluate(way, _CALIBRATION)
+    _make_photos(demo, imagery, photos)
+    _evaluate(demo, _CALIBRATION)
     evaluations = {
-        name: _evaluate(way, name) for name in SETS if storage.exists(_at(way, name, "photos.csv"))
+        name: _evaluate(demo, name) for name in SETS if storage.exists(_at(demo, name, "photos.csv"))
     }
-    handle = start(ServeConfig(index=_at(way, "index")))
+    handle = start(ServeConfig(index=_at(demo, "index")))
     try:
         answers = {
-            name: post_photos(handle.url, _at(way, name, "tables", "queries"), posts) for name in evaluations
+            name: post_photos(handle.url, _at(demo, name, "tables", "queries"), posts) for name in evaluations
         }
     finally:
         handle.stop()
-    return ImageryResult(index=_at(way, "index"), tiles=built.tiles, evaluations=evaluations, posts=answers)
+    return ImageryResult(index=_at(demo, "index"), tiles=built.tiles, evaluations=evaluations, posts=answers)
 
 
-def _at(way: Way, *names: str) -> str:
-    return way.at("imagery", *names)
+def _at(demo: DemoRun, *names: str) -> str:
+    return demo.at("imagery", *names)
 
 
-def _make_photos(way: Way, imagery: list[str], count: int) -> None:
-    """Photos for each set, split by texture, each with a CSV of what may be known of them."""
-    look = NadirLook(ground_m=way.tile.tile_m, scale=_SCALES)
-    for seed, folder in ((way.sizes.seed, "test"), (way.sizes.seed + 1, _CALIBRATION)):
-        nadir_views(imagery, count, _at(way, "photos", folder), seed=seed, look=look)
-    rows = _rows(_at(way, "photos", "test", "photos.csv"))
+def _make_photos(demo: DemoRun, imagery: list[str], count: int) -> None:
+    """Photos for each set, split by texture, with a CSV of their known columns."""
+    look = NadirLook(ground_m=demo.tile.tile_m, scale=_SCALES)
+    for seed, folder in ((demo.sizes.seed, "test"), (demo.sizes.seed + 1, _CALIBRATION)):
+        nadir_views(imagery, count, _at(demo, "photos", folder), seed=seed, look=look)
+    rows = _rows(_at(demo, "photos", "test", "photos.csv"))
     sets = {
         "textured": [row for row in rows if row["textureless"] == "0"],
         "textureless": [row for row in rows if row["textureless"] == "1"],
-        _CALIBRATION: _rows(_at(way, "photos", _CALIBRATION, "photos.csv")),
+        _CALIBRATION: _rows(_at(demo, "photos", _CALIBRATION, "photos.csv")),
     }
     if not sets["textured"]:
         raise InputError("No ground with texture was found in the imagery; give other sheets or more photos.")
     for name, chosen in sets.items():
         if chosen:
-            _write_set(way, name, chosen)
+            _write_set(demo, name, chosen)
             say(f"imagery: {len(chosen)} photos, {name}")
 
 
@@ -131,29 +131,29 @@ def _rows(uri: str) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(storage.read_text(uri))))
 
 
-def _write_set(way: Way, name: str, rows: list[dict[str, Any]]) -> None:
-    folder = _at(way, "photos", _CALIBRATION if name == _CALIBRATION else "test", "photos")
+def _write_set(demo: DemoRun, name: str, rows: list[dict[str, Any]]) -> None:
+    folder = _at(demo, "photos", _CALIBRATION if name == _CALIBRATION else "test", "photos")
     text = io.StringIO()
     writer = csv.DictWriter(text, _SENT_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(row | {"id": row["photo"], "photo": storage.join(folder, row["photo"])} for row in rows)
-    storage.write_bytes(_at(way, name, "photos.csv"), text.getvalue().encode())
+    storage.write_bytes(_at(demo, name, "photos.csv"), text.getvalue().encode())
 
 
-def _evaluate(way: Way, name: str) -> EvaluateResult:
+def _evaluate(demo: DemoRun, name: str) -> EvaluateResult:
     ingest.run(
         IngestConfig(),
-        IngestInputs(photos=_at(way, name, "photos.csv")),
-        _at(way, name, "tables"),
-        overwrite=way.overwrite,
+        IngestInputs(photos=_at(demo, name, "photos.csv")),
+        _at(demo, name, "tables"),
+        overwrite=demo.overwrite,
     )
     return evaluate.run(
         EvaluateConfig(calibrate=name == _CALIBRATION),
         EvaluateInputs(
-            index=_at(way, "index"),
-            queries=_at(way, name, "tables"),
-            tiles=_at(way, "index-tables"),
+            index=_at(demo, "index"),
+            queries=_at(demo, name, "tables"),
+            tiles=_at(demo, "index-tables"),
         ),
-        _at(way, "evaluation", name),
-        overwrite=way.overwrite,
+        _at(demo, "evaluation", name),
+        overwrite=demo.overwrite,
     )

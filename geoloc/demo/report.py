@@ -1,4 +1,4 @@
-"""The demo's report: what was done, what was measured, and pictures of photos that were posted."""
+"""The demo's report: stages, figures, and pictures of the posted photos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from geoloc.core import part_table, storage
 from geoloc.demo.pictures import overview, polar
 from geoloc.demo.result import EVALUATIONS, DemoResult
 from geoloc.demo.service_check import Post
-from geoloc.demo.stages import Way
+from geoloc.demo.stages import DemoRun
 from geoloc.demo.text import errors, post_cells, post_summary
 from geoloc.evaluation.report.html import figure, page, plot, table
 from geoloc.evaluation.report.report import Pictures
@@ -21,29 +21,29 @@ _PANORAMA_PX = (384, 96)
 _TILE_PX = (120, 120)
 
 
-def render(result: DemoResult, way: Way) -> str:
+def render(result: DemoResult, demo: DemoRun) -> str:
     """The page as HTML with everything inside."""
     return page(
         "geoloc demo",
         [
-            "<h1>geoloc: from imagery to a served location</h1>" + _intro(result, way),
+            "<h1>geoloc: from imagery to a served location</h1>" + _intro(result, demo),
             "<h2>Stages</h2>"
             + table(["stage", "seconds"], ([k, f"{v:.1f}"] for k, v in result.seconds.items())),
             "<h2>Recall of the true tile, percent</h2>",
             *(_recall(name, meaning, result.evaluations[name]) for name, meaning in EVALUATIONS.items()),
             _posts(result.posts),
-            _map(result.posts, way),
-            _gallery(result.posts, way),
+            _map(result.posts, demo),
+            _gallery(result.posts, demo),
             result.imagery.page() if result.imagery is not None else "",
         ],
     )
 
 
-def _intro(result: DemoResult, way: Way) -> str:
+def _intro(result: DemoResult, demo: DemoRun) -> str:
     best = result.evaluations["gallery"]
     return (
         f"<p>The model <code>{html.escape(best.model_id)}</code> was trained on one district of a procedural city "
-        f"(seed {way.sizes.seed}) and never saw the district that is measured here. Codes have {best.bits} bits. "
+        f"(seed {demo.sizes.seed}) and never saw the district that is measured here. Codes have {best.bits} bits. "
         f"Snapshot <code>{html.escape(best.snapshot_id)}</code>.</p>"
     )
 
@@ -67,32 +67,32 @@ def _posts(posts: Sequence[Post]) -> str:
     return f"<h2>Photos posted to the service</h2><p>{html.escape(post_summary(posts))}</p>{rows}"
 
 
-def _map(posts: Sequence[Post], way: Way) -> str:
+def _map(posts: Sequence[Post], demo: DemoRun) -> str:
     if not posts:
         return ""
     return (
         "<h2>Where they are</h2><p>The held-out district from above; a line leads from where a photo was taken to "
         'where it was located.</p><p class="map">'
-        + plot(overview(way.at("city", "test", "imagery"), posts))
+        + plot(overview(demo.at("city", "test", "imagery"), posts))
         + "</p>"
     )
 
 
-def _gallery(posts: Sequence[Post], way: Way) -> str:
-    """Each posted photo beside its true tile, that tile as a polar image, and what was found."""
+def _gallery(posts: Sequence[Post], demo: DemoRun) -> str:
+    """Each posted photo beside its true tile, that tile as a polar image, and its matches."""
     shown = posts[:_SHOWN]
     if not shown:
         return ""
-    truth = _true_tiles(way, [post.query_id for post in shown])
+    truth = _true_tiles(demo, [post.query_id for post in shown])
     wanted = sorted({tile for post in shown for tile in (*post.matches[:_MATCHES], *truth[post.query_id])})
     pictures = Pictures(
-        storage.join(way.tables("test"), "queries"), storage.join(way.tables("gallery"), "tiles")
+        storage.join(demo.tables("test"), "queries"), storage.join(demo.tables("gallery"), "tiles")
     )
     photos, tiles = pictures.load([post.query_id for post in shown], wanted)
     rows = []
     for post in shown:
-        said = "not located" if post.error_m is None else f"{post.error_m:.1f} m off"
-        figures = [figure(photos.get(post.query_id), f"{post.query_id}: {said}", _PANORAMA_PX, "photo")]
+        outcome = "not located" if post.error_m is None else f"{post.error_m:.1f} m off"
+        figures = [figure(photos.get(post.query_id), f"{post.query_id}: {outcome}", _PANORAMA_PX, "photo")]
         for tile in truth[post.query_id][:1]:
             image = tiles.get(tile)
             figures.append(figure(polar(image) if image else None, "its tile, polar", _PANORAMA_PX, "true"))
@@ -104,9 +104,9 @@ def _gallery(posts: Sequence[Post], way: Way) -> str:
     return "<h2>Photos and their matches</h2><p>True tiles have a green frame.</p>" + "".join(rows)
 
 
-def _true_tiles(way: Way, query_ids: Sequence[str]) -> dict[str, list[str]]:
+def _true_tiles(demo: DemoRun, query_ids: Sequence[str]) -> dict[str, list[str]]:
     pairs = part_table.read(
-        storage.join(way.tables("test"), "pairs"), kind="pairs", columns=["query_id", "tile_id", "relation"]
+        storage.join(demo.tables("test"), "pairs"), kind="pairs", columns=["query_id", "tile_id", "relation"]
     )
     found: dict[str, list[str]] = {query_id: [] for query_id in query_ids}
     for row in pairs.to_pylist():

@@ -1,4 +1,4 @@
-"""What a demo measured, as data and as the text that ends it."""
+"""The figures of a demo, as data and as the text that it ends with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVALUATIONS = {
     "gallery": "the same photos, with distractors",
     "anywhere": "photos anywhere in a tile, with distractors",
 }
-"""Evaluations that are shown, and what is measured in each."""
+"""Evaluations of the report and what each of them measures."""
 
 
 class DemoResult(BaseModel):

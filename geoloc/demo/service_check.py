@@ -18,7 +18,7 @@ _SENT = ("view", "heading_deg", "fov_deg")
 
 
 class Post(BaseModel):
-    """One photo, where it was taken and what the service said; `error_m` is None when nothing was located."""
+    """A photo, its true position and the service's answer; `error_m` is None when it was not located."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -24,7 +24,7 @@ _CODE_BITS = (64, 128, 256, 512)
 
 
 class Sizes(BaseModel):
-    """How much of everything the demo makes."""
+    """Sizes of the data that the demo makes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,8 +49,8 @@ class Sizes(BaseModel):
     shards: int = Field(4, ge=1, description="Shards of the index.")
 
 
-class Way:
-    """Where everything lies below the output, and what was measured on the way."""
+class DemoRun:
+    """Where everything lies below the output, and what was measured so far."""
 
     def __init__(self, sizes: Sizes, output: str, *, overwrite: bool = False) -> None:
         self.sizes = sizes
@@ -60,7 +60,7 @@ class Way:
         recipe = Recipe.load(sizes.recipe)
         self.tile = IngestConfig(tile_m=recipe.model.tile_m, tile_px=recipe.model.tile_px)
         self.code_bits = tuple(bits for bits in _CODE_BITS if bits <= recipe.model.hash.bits)
-        # Training moves the network's field about the camera, which stands off the tile's centre already.
+        # Training moves the network's field around the camera, and the camera is off the tile's centre already.
         margin_m = _CITY.photo_offset_m + recipe.training.augmentation.offset_m
         pixels = recipe.model.tile_px + 2 * math.ceil(margin_m / recipe.model.metres_per_pixel)
         self.training_tile = IngestConfig(tile_m=pixels * recipe.model.metres_per_pixel, tile_px=pixels)
@@ -84,49 +84,49 @@ class Way:
         return self.at("index")
 
 
-def make_city(way: Way) -> str:
+def make_city(demo: DemoRun) -> str:
     """Render imagery and photos."""
-    sizes = way.sizes.model_dump(include=set(CityConfig.model_fields) & set(Sizes.model_fields))
-    done = city.run(CityConfig(**sizes, tile_m=way.tile.tile_m), way.at("city"), overwrite=way.overwrite)
+    sizes = demo.sizes.model_dump(include=set(CityConfig.model_fields) & set(Sizes.model_fields))
+    done = city.run(CityConfig(**sizes, tile_m=demo.tile.tile_m), demo.at("city"), overwrite=demo.overwrite)
     return f"{done.sheets} imagery sheets, {done.photos:,} photos{_reused(done.reused)}"
 
 
-def make_tables(way: Way) -> str:
+def make_tables(demo: DemoRun) -> str:
     """Ingest each district, the gallery with distractors, and the photos far from tile centres."""
     rows, reused = 0, True
-    for name, inputs in _ingests(way).items():
-        config = way.training_tile if name == "train" else way.tile
-        done = ingest.run(config, inputs, way.tables(name), overwrite=way.overwrite)
+    for name, inputs in _ingests(demo).items():
+        config = demo.training_tile if name == "train" else demo.tile
+        done = ingest.run(config, inputs, demo.tables(name), overwrite=demo.overwrite)
         rows += sum(table.rows for table in (done.tiles, done.queries, done.pairs) if table is not None)
         reused &= done.reused
     return f"{rows:,} rows of tiles, queries and pairs{_reused(reused)}"
 
 
-def _ingests(way: Way) -> dict[str, IngestInputs]:
+def _ingests(demo: DemoRun) -> dict[str, IngestInputs]:
     districts = {
         split: IngestInputs(
-            imagery=[way.at("city", split, "imagery")],
-            centres=way.at("city", split, "centres.csv"),
-            photos=way.at("city", split, "photos.csv"),
+            imagery=[demo.at("city", split, "imagery")],
+            centres=demo.at("city", split, "centres.csv"),
+            photos=demo.at("city", split, "photos.csv"),
         )
         for split in ("train", "validation", "test")
     }
     gallery = IngestInputs(
-        imagery=[way.at("city", split, "imagery") for split in ("test", "validation")],
-        centres=_gallery_centres(way),
+        imagery=[demo.at("city", split, "imagery") for split in ("test", "validation")],
+        centres=_gallery_centres(demo),
     )
-    anywhere = IngestInputs(photos=way.at("city", "test", "anywhere", "photos.csv"))
+    anywhere = IngestInputs(photos=demo.at("city", "test", "anywhere", "photos.csv"))
     return {**districts, "gallery": gallery, "anywhere": anywhere}
 
 
-def _gallery_centres(way: Way) -> str:
+def _gallery_centres(demo: DemoRun) -> str:
     """A CSV of all tiles of the map that is served: test tiles, distractors and the validation district.
 
-    The photos of the validation district calibrate that very map, so it has to hold their tiles.
+    The photos of the validation district calibrate this index, so it holds their tiles too.
     """
-    uri = way.at("gallery.csv")
+    uri = demo.at("gallery.csv")
     names = (("test", "centres.csv"), ("test", "distractors.csv"), ("validation", "centres.csv"))
-    texts = [storage.read_text(way.at("city", *name)).splitlines() for name in names]
+    texts = [storage.read_text(demo.at("city", *name)).splitlines() for name in names]
     lines = [texts[0][0], *(line for text in texts for line in text[1:])]
     data = ("\n".join(lines) + "\n").encode()
     if not storage.exists(uri) or storage.read_bytes(uri) != data:
@@ -134,63 +134,63 @@ def _gallery_centres(way: Way) -> str:
     return uri
 
 
-def train_model(way: Way) -> str:
+def train_model(demo: DemoRun) -> str:
     """Train the recipe on the training district."""
-    sizes = way.sizes
+    sizes = demo.sizes
     done = train.run(
         TrainConfig(
             recipe=sizes.recipe, steps=sizes.steps, batch_size=sizes.batch_size, num_workers=sizes.workers
         ),
-        TrainInputs(train=way.tables("train"), validation=way.tables("validation")),
-        way.model,
-        overwrite=way.overwrite,
+        TrainInputs(train=demo.tables("train"), validation=demo.tables("validation")),
+        demo.model,
+        overwrite=demo.overwrite,
     )
     return f"model {done.model_id}{_reused(done.reused)}"
 
 
-def encode_tiles(way: Way) -> str:
+def encode_tiles(demo: DemoRun) -> str:
     """Encode the tiles of both galleries."""
     rows, reused = 0, True
     for name in ("test", "gallery"):
-        inputs = EncodeInputs(tiles=way.tables(name), model=way.model)
-        done = encode.run(EncodeConfig(), inputs, way.at("codes", name), overwrite=way.overwrite)
+        inputs = EncodeInputs(tiles=demo.tables(name), model=demo.model)
+        done = encode.run(EncodeConfig(), inputs, demo.at("codes", name), overwrite=demo.overwrite)
         rows, reused = rows + done.rows, reused and done.reused
     return f"{rows:,} tiles to codes of {done.bits} bits{_reused(reused)}"
 
 
-def build_indexes(way: Way) -> str:
+def build_indexes(demo: DemoRun) -> str:
     """Build the small index of the test tiles and the one that is served."""
     reused, counts = True, []
-    for codes, index in (("test", way.at("index-small")), ("gallery", way.index)):
-        inputs = IndexInputs(codes=way.at("codes", codes), model=way.model)
-        config = IndexConfig(shards=way.sizes.shards)
-        done = index_build.run(config, inputs, index, overwrite=way.overwrite)
+    for codes, index in (("test", demo.at("index-small")), ("gallery", demo.index)):
+        inputs = IndexInputs(codes=demo.at("codes", codes), model=demo.model)
+        config = IndexConfig(shards=demo.sizes.shards)
+        done = index_build.run(config, inputs, index, overwrite=demo.overwrite)
         reused &= done.reused
         counts.append(f"{done.tiles:,} tiles in {done.shards} shards")
     return " and ".join(counts) + _reused(reused)
 
 
-def measure(way: Way) -> str:
+def measure(demo: DemoRun) -> str:
     """Calibrate on the validation district, then measure on the held-out one."""
     for name, index, queries in (
-        ("validation", way.index, "validation"),
-        ("small", way.at("index-small"), "test"),
-        ("gallery", way.index, "test"),
-        ("anywhere", way.index, "anywhere"),
+        ("validation", demo.index, "validation"),
+        ("small", demo.at("index-small"), "test"),
+        ("gallery", demo.index, "test"),
+        ("anywhere", demo.index, "anywhere"),
     ):
-        way.evaluations[name] = evaluate.run(
-            EvaluateConfig(calibrate=name == "validation", code_bits=way.code_bits),
+        demo.evaluations[name] = evaluate.run(
+            EvaluateConfig(calibrate=name == "validation", code_bits=demo.code_bits),
             EvaluateInputs(
                 index=index,
-                queries=way.tables(queries),
-                tiles=way.tables("gallery"),
-                trained_on=way.tables("train"),
-                encoded=way.at("evaluation", "encoded", queries),
+                queries=demo.tables(queries),
+                tiles=demo.tables("gallery"),
+                trained_on=demo.tables("train"),
+                encoded=demo.at("evaluation", "encoded", queries),
             ),
-            way.at("evaluation", name),
-            overwrite=way.overwrite,
+            demo.at("evaluation", name),
+            overwrite=demo.overwrite,
         )
-    best = way.evaluations["gallery"]
+    best = demo.evaluations["gallery"]
     return f"{best.queries:,} held-out photos against {best.gallery:,} tiles{_reused(best.reused)}"
 
 
@@ -198,7 +198,7 @@ def _reused(reused: bool) -> str:
     return " (reused)" if reused else ""
 
 
-STAGES: dict[str, Callable[[Way], str]] = {
+STAGES: dict[str, Callable[[DemoRun], str]] = {
     "city": make_city,
     "ingest": make_tables,
     "train": train_model,

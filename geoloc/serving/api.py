@@ -62,7 +62,7 @@ def create_api(backend: Backend, limits: ServingLimits) -> FastAPI:
         summary="Where was this photo taken?",
     )
     async def localize(request: Request) -> JSONResponse:
-        async with gate.entered(), asyncio.timeout(limits.deadline_s):
+        async with gate.enter(), asyncio.timeout(limits.deadline_s):
             answer = await _localize(request, backend, limits)
         return JSONResponse(answer.model_dump(mode="json"))
 
@@ -114,7 +114,7 @@ class _Gate:
         self._inside = 0
 
     @asynccontextmanager
-    async def entered(self) -> AsyncIterator[None]:
+    async def enter(self) -> AsyncIterator[None]:
         if self._inside >= self._limit:
             raise Overloaded(
                 f"{self._inside} requests are being answered, the most there may be; try again in a moment."

@@ -85,9 +85,9 @@ class ReplicaBackend:
     async def locate(self, one: Photo, region: Region | None, k: int) -> Answer:
         """Encode and search; the answer comes from one snapshot."""
         started = time.perf_counter()
-        queries = await _asked(self._encoder.encode.remote(one))
+        queries = await _result_of(self._encoder.encode.remote(one))
         encoded = {"encode": 1e3 * (time.perf_counter() - started)}
-        answer: Answer = await _asked(self._search.locate.remote(queries, region, k))
+        answer: Answer = await _result_of(self._search.locate.remote(queries, region, k))
         return Answer(
             answer.fix,
             answer.model_id,
@@ -98,11 +98,11 @@ class ReplicaBackend:
 
     async def health(self) -> Health:
         """What is being served."""
-        health: Health = await _asked(self._search.health.remote())
+        health: Health = await _result_of(self._search.health.remote())
         return health
 
 
-async def _asked(response: Any) -> Any:
+async def _result_of(response: Any) -> Any:
     """The result of a call to a replica, its errors as they were raised there."""
     try:
         return await response
@@ -135,7 +135,7 @@ def build_app(args: dict[str, Any]) -> Application:
     From a Serve configuration file, another snapshot is served by naming it in the deployments' `user_config`
     and deploying again: replicas swap to it without a restart. In a program, `ServeHandle.reload` does it.
     """
-    chosen = _checked(args)
+    chosen = _validated(args)
     index = storage.absolute(chosen.index)
     cpus = {"num_cpus": chosen.cpus_per_replica}
     gpus = {"num_gpus": 1} if chosen.device.startswith("cuda") else {}
@@ -184,7 +184,7 @@ def _deployment(replica: type, **options: Any) -> Any:
     return serve.deployment(replica, logging_config=_LOGGING, graceful_shutdown_wait_loop_s=0.5, **options)
 
 
-def _checked(args: dict[str, Any] | ServeArgs) -> ServeArgs:
+def _validated(args: dict[str, Any] | ServeArgs) -> ServeArgs:
     if isinstance(args, ServeArgs):
         return args
     try:

@@ -60,7 +60,7 @@ def install(app: FastAPI, limits: ServingLimits) -> None:
         )
 
     @app.exception_handler(TimeoutError)
-    def _late(request: Request, error: TimeoutError) -> JSONResponse:
+    def _deadline(request: Request, error: TimeoutError) -> JSONResponse:
         return problem(
             request,
             504,

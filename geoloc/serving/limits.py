@@ -56,7 +56,7 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # What stands in front (Serve's proxy) may have numbered the request; it then labels the answer itself.
+        # What stands in front (Serve's proxy) may have given the request an id; it then labels the answer itself.
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         numbered = _REQUEST_ID.fullmatch(given) is not None
         request_id = given if numbered else self._new_id()
@@ -64,7 +64,7 @@ class RequestEnvelope:
         declared = Headers(scope=scope).get("content-length", "")
         received = int(declared) if declared.isdigit() and int(declared) > self._limit_bytes else 0
 
-        async def counted() -> Message:
+        async def receive_counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -72,7 +72,7 @@ class RequestEnvelope:
                 raise BodyTooLarge
             return message
 
-        async def labelled(message: Message) -> None:
+        async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if not numbered:
@@ -81,4 +81,4 @@ class RequestEnvelope:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, counted, labelled)
+        await self._app(scope, receive_counted, send_labelled)

@@ -1,4 +1,4 @@
-"""What differs between two looks at one place: the camera's offset, the angle, light and colour.
+"""Random differences between two views of one place: the camera's offset, the angle, light and colour.
 
 Every draw comes from one `torch.Generator`, so that a seed fixes a run.
 """
@@ -16,12 +16,12 @@ from geoloc.recipe.training import AugmentationRecipe
 
 @dataclass(frozen=True)
 class PairDraw:
-    """One draw for a batch of pairs: the turn and mirroring of both views, the centre of the aerial look.
+    """One draw for a batch of pairs: the turn and mirroring of both views, the centre of the aerial view.
 
-    Convention: east_m, north_m [B] run from the tile's centre to the centre of the look, heading_deg [B] is
-    clockwise from north and comes to the middle column (of a square: to the top) of the aerial look. `columns`
-    int64[B] turns the panorama to the right: by the same angle, or where `apart` by one of its own. `scale` [B]
-    of the aerial look's radius; the panorama keeps `kept` int64[B] columns from `first` on (None: all).
+    Convention: east_m, north_m [B] run from the tile's centre to the centre of the view, heading_deg [B] is
+    clockwise from north and comes to the middle column (of a square: to the top) of the aerial view. `columns`
+    int64[B] turns the panorama to the right: by the same angle, or with `turned_apart` by another one. `scale` [B]
+    is that of the aerial view's radius; the panorama keeps `kept` int64[B] columns from `first` on (None: all).
     """
 
     columns: torch.Tensor
@@ -32,25 +32,25 @@ class PairDraw:
     scale: torch.Tensor | None = None
     first: torch.Tensor | None = None
     kept: torch.Tensor | None = None
-    apart: bool = False
+    turned_apart: bool = False
 
     @property
     def aerial(self) -> Pose:
-        """The pose of the aerial look."""
+        """The pose of the aerial view."""
         return Pose(self.east_m, self.north_m, self.heading_deg, self.scale, self.mirrored)
 
-    def bearings(self, width_px: int) -> tuple[Pose | None, Pose | None]:
-        """What orientation maps must say of the panorama (of `width_px` columns) and of the aerial look.
+    def orientation_poses(self, width_px: int) -> tuple[Pose | None, Pose | None]:
+        """Poses for the orientation maps of the panorama (of `width_px` columns) and of the aerial view.
 
         Views that are turned together are shown as if their middle were north; turned apart, the maps turn too.
         """
-        if not self.apart:
+        if not self.turned_apart:
             return None, None if self.scale is None else Pose(scale=self.scale)
         ground = Pose(heading_deg=self.columns * (360.0 / width_px), mirrored=self.mirrored)
         return ground, Pose(heading_deg=self.heading_deg, scale=self.scale, mirrored=self.mirrored)
 
     def relative_turn(self, width_px: int) -> torch.Tensor:
-        """How far the panorama's middle looks to the right of the aerial look's, in circles, float[B]."""
+        """How far the panorama's middle looks to the right of the aerial view's, in circles, float[B]."""
         turn = self.columns / width_px - self.heading_deg / 360.0
         return torch.where(self.mirrored, -turn, turn)
 
@@ -98,13 +98,13 @@ def draw_pairs(
 def _draw_further(
     draw: PairDraw, recipe: AugmentationRecipe, width_px: int, generator: torch.Generator
 ) -> PairDraw:
-    """What not every recipe draws, after what every recipe draws."""
+    """The draws that only some recipes need, after those of every recipe."""
     count = len(draw.columns)
     if recipe.turn == "quarters":
         quarters = torch.randint(0, 4, (count,), generator=generator)
-        draw = replace(draw, apart=True, heading_deg=90.0 * quarters)
+        draw = replace(draw, turned_apart=True, heading_deg=90.0 * quarters)
     elif recipe.turn == "any":
-        draw = replace(draw, apart=True, heading_deg=uniform((count,), 0.0, 360.0, generator))
+        draw = replace(draw, turned_apart=True, heading_deg=uniform((count,), 0.0, 360.0, generator))
     if recipe.centre_crop is not None:
         smallest, chance = recipe.centre_crop
         share = uniform((count,), smallest, 1.0, generator)
@@ -126,7 +126,7 @@ def _draw_further(
 def draw_drone(
     draw: PairDraw, recipe: AugmentationRecipe, *, reach_m: float, generator: torch.Generator
 ) -> Pose:
-    """The pose of a second look from above: shifted, scaled and slightly turned against the first.
+    """The pose of a second aerial view: shifted, scaled and slightly turned against the first.
 
     Convention: as `Pose`; at query time the heading is searched in whole columns, so the turn is a few degrees.
     """
@@ -160,7 +160,7 @@ def change_light(images: torch.Tensor, strength: float, generator: torch.Generat
     shift = 0.06 * strength * torch.randn(one, generator=generator)
     grey = torch.full((3, 3), 1 / 3)
     matrix = (gain * contrast * (grey + (torch.eye(3) - grey) * saturation)).to(images.device)
-    # Contrast turns about the picture's mean colour, which every fourth row and column knows well enough.
+    # Contrast turns about the picture's mean colour, for which every fourth row and column is enough.
     middle = images[:, :, ::4, ::4].mean((2, 3), keepdim=True).flatten(1)[:, :, None]
     bias = matrix @ middle * (1 / contrast - 1).to(images.device) + shift.to(images.device)
     pixels = images.permute(0, 2, 3, 1).reshape(count, -1, 3)

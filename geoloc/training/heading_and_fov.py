@@ -125,8 +125,8 @@ def measure_conditions(
             heading_known=condition.heading_known,
             rng=np.random.default_rng(seed),
         )
-        ranks, found = _search(encoder, shown, condition, tiles, store.tile_of)
-        yield _result(condition, ranks, found, shown.heading_deg, len(tiles))
+        ranks, estimated = _search(encoder, shown, condition, tiles, store.tile_of)
+        yield _result(condition, ranks, estimated, shown.heading_deg, len(tiles))
 
 
 def _search(
@@ -137,7 +137,7 @@ def _search(
     ranks, headings = np.empty(count), np.zeros(count)
     for start in range(0, count, _ROWS):
         rows = slice(start, min(start + _ROWS, count))
-        scores = _turns(
+        scores = _score_headings(
             encoder, photos.canvases[rows], photos.shown_px[rows], tiles, known=condition.heading_known
         )
         ranks[rows] = score_ranks(scores.max(-1), own[rows]).expected_rank()
@@ -146,7 +146,7 @@ def _search(
     return ranks, headings
 
 
-def _turns(
+def _score_headings(
     encoder: Encoder, canvases: Pixels, shown: BoolArray, tiles: Float32Array, *, known: bool
 ) -> Float32Array:
     """Cosines float32[Q, T, R] at R headings, one where it is known; by correlation where the model allows."""
@@ -165,12 +165,12 @@ def _turns(
 def _result(
     condition: Condition,
     ranks: FloatArray,
-    found: FloatArray,
+    estimated: FloatArray,
     heading: FloatArray,
     tiles: int,
 ) -> ConditionResult:
     first = ranks < 2  # tied with one other tile it is still the first: rank 1.5
-    error = np.abs((found - heading + 180) % 360 - 180)[first]
+    error = np.abs((estimated - heading + 180) % 360 - 180)[first]
     known = condition.heading_known or not first.any()
     return ConditionResult(
         condition=condition.name,

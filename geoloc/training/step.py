@@ -1,4 +1,4 @@
-"""One training step as a module: two looks at every place, embeddings of all workers, the losses."""
+"""One training step as a module: two views of every place, the embeddings of all workers, the losses."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class _Embedded:
-    """Unit embeddings of one worker's pairs; `coded` are the queries with their heading known, for the codes.
+class _PairEmbeddings:
+    """Unit embeddings of one worker's pairs; `aligned` are the queries turned to their known heading, for the codes.
 
     `shown` bool[B, columns]: which columns a query of limited view shows; None where all do.
     """
 
     queries: torch.Tensor
     references: torch.Tensor
-    coded: torch.Tensor
+    aligned: torch.Tensor
     shown: torch.Tensor | None
     drones: torch.Tensor | None
     guidance: torch.Tensor | None
@@ -71,13 +71,13 @@ class PairStep(nn.Module):
     def forward(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator
     ) -> StepResult:
-        """Loss over the pairs of all workers; `drone` is the pose of a second aerial aerial_view, for its own term."""
+        """Loss over the pairs of all workers; `drone` is the pose of a second aerial view, for its own term."""
         own = self._embed(batch, draw, drone, generator)
         ignored = same_place_pairs(batch, self.recipe.training.negative_distance_m)
         queries, references = gather_rows(own.queries), gather_rows(own.references)
-        coded = gather_rows(own.coded) if self.recipe.loss.heading == "unknown" else queries
+        aligned = gather_rows(own.aligned) if self.recipe.loss.heading == "unknown" else queries
         similarity = self._similarity(queries, references, own.shown)
-        loss = self.pair_loss(similarity, ignored) + self._hashing(coded, references, ignored)
+        loss = self.pair_loss(similarity, ignored) + self._hashing(aligned, references, ignored)
         if own.drones is not None:
             drones = gather_rows(own.drones)
             term = self.pair_loss(drones @ references.T, ignored) + self._hashing(drones, references, ignored)
@@ -104,7 +104,7 @@ class PairStep(nn.Module):
 
     def _embed(
         self, batch: PairBatch, draw: PairDraw, drone: Pose | None, generator: torch.Generator
-    ) -> _Embedded:
+    ) -> _PairEmbeddings:
         light = self.recipe.training.augmentation.photometric
         turned = turn_panorama(batch.panoramas, draw.columns, draw.mirrored)
         shown = None
@@ -114,28 +114,28 @@ class PairStep(nn.Module):
                 pixels = shown_pixels(draw.first, draw.kept, turned.shape[2])
                 shown = shown_columns(pixels, self.recipe.model.columns)
         tiles = to_unit(batch.tiles)
-        seen = self.model.convert_view(tiles, draw.aerial)
+        aerial = self.model.convert_view(tiles, draw.aerial)
         guidance = None
         if self.recipe.loss.guidance_weight is not None:
-            guidance = guidance_loss(seen, self.model.to_polar(tiles, draw.aerial))
+            guidance = guidance_loss(aerial, self.model.to_polar(tiles, draw.aerial))
         width = turned.shape[2]
-        ground, above = draw.bearings(width)
-        looks = [change_light(to_unit(turned), light, generator), change_light(seen, light, generator)]
-        views, bearings = ["panorama", "aerial"], [ground, above]
+        ground, above = draw.orientation_poses(width)
+        images = [change_light(to_unit(turned), light, generator), change_light(aerial, light, generator)]
+        views, poses = ["panorama", "aerial"], [ground, above]
         if drone is not None:
-            looks.append(change_light(self.model.convert_view(tiles, drone), light, generator))
+            images.append(change_light(self.model.convert_view(tiles, drone), light, generator))
             views.append("drone")
-            bearings.append(
-                Pose(heading_deg=draw.heading_deg, mirrored=draw.mirrored) if draw.apart else None
+            poses.append(
+                Pose(heading_deg=draw.heading_deg, mirrored=draw.mirrored) if draw.turned_apart else None
             )
         with torch.autocast(tiles.device.type, torch.bfloat16, enabled=self.recipe.training.bfloat16):
-            columns = self.model.columns_of(looks, views, bearings)
-        embedded = [flatten(look) for look in columns]
-        coded = embedded[0]
+            columns = self.model.columns_of(images, views, poses)
+        embedded = [flatten(each) for each in columns]
+        aligned = embedded[0]
         if self.recipe.loss.heading == "unknown":
-            coded = flatten(_turned_back(columns[0], draw.relative_turn(width)))
+            aligned = flatten(_turn_back(columns[0], draw.relative_turn(width)))
         drones = embedded[2] if drone is not None else None
-        return _Embedded(embedded[0], embedded[1], coded, shown, drones, guidance)
+        return _PairEmbeddings(embedded[0], embedded[1], aligned, shown, drones, guidance)
 
     def _hashing(
         self, queries: torch.Tensor, references: torch.Tensor, ignored: torch.Tensor
@@ -159,7 +159,7 @@ class PairStep(nn.Module):
 
 @torch.no_grad()
 def same_place_pairs(batch: PairBatch, distance_m: float) -> torch.Tensor:
-    """bool[N, N] over the pairs of all workers: which two show one place, so that they are no negatives.
+    """bool[N, N] over the pairs of all workers: whether two pairs show one place and so are no negatives.
 
     Two pairs show one place when they share a tile or their cameras are nearer than `distance_m` metres.
     """
@@ -168,7 +168,7 @@ def same_place_pairs(batch: PairBatch, distance_m: float) -> torch.Tensor:
     return near_pairs(camera[:, 0], camera[:, 1], distance_m) | (tile[:, None] == tile[None])
 
 
-def _turned_back(columns: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+def _turn_back(columns: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Columns float[B, channels, W] rolled to the right by the whole columns nearest to `turn` circles [B]."""
     width = columns.shape[-1]
     index = torch.arange(width, device=columns.device)[None] - (turn * width).round().long()[:, None]

@@ -69,8 +69,8 @@ def _optimizer(step: PairStep, recipe: TrainingRecipe) -> torch.optim.Optimizer:
 class Trainer:
     """A model, its optimizer and one worker's pairs.
 
-    Draws depend on (seed, step, worker) alone: a run that is resumed after a checkpoint sees what it would have
-    seen. Sums of floats over threads and workers may differ in the last bits, so runs agree closely, not exactly.
+    Draws depend on (seed, step, worker) alone: a run that is resumed after a checkpoint sees the same
+    pairs. Sums of floats over threads and workers may differ in the last bits, so runs agree closely, not exactly.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Trainer:
         self._pair_step = step
         self._optimizer = _optimizer(step, recipe.training)
         self.steps_done = 0
-        self._batches = self._from(0)
+        self._batches = self._batches_from(0)
 
-    def _from(self, start: int) -> Iterator[IntArray]:
+    def _batches_from(self, start: int) -> Iterator[IntArray]:
         seed = self.recipe.seed * 1009 + self.rank
         if self.recipe.training.sampler == "neighbours":
             index = self.store.index
@@ -111,7 +111,7 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """How often the pairs are being seen, from 1 on."""
+        """Number of the current pass over the pairs, from 1."""
         return 1 + self.steps_done // max(1, len(self.store) // self.batch_size)
 
     def step(self, progress: float) -> StepResult:
@@ -138,7 +138,7 @@ class Trainer:
             group["lr"] = learning_rate(progress, training) * group["rate"]
         self._pair_step.pair_loss.epoch = self.epoch
         self._step.train()
-        result: StepResult = self._step(batch, self._here(draw), self._here(drone), generator)
+        result: StepResult = self._step(batch, self._on_device(draw), self._on_device(drone), generator)
         self._check(result)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(result.loss)
@@ -161,8 +161,8 @@ class Trainer:
             tile=torch.from_numpy(index.tile_number[rows]).to(self.device),
         )
 
-    def _here(self, draw: _Draw) -> _Draw:
-        """A draw with its tensors on this trainer's device: they are drawn on the CPU, the same for every device."""
+    def _on_device(self, draw: _Draw) -> _Draw:
+        """The draw with its tensors on this trainer's device. Draws are made on the CPU, the same for every device."""
         if draw is None:
             return draw
         moved: dict[str, Any] = {
@@ -202,4 +202,4 @@ class Trainer:
         self._pair_step.load_state_dict(state["step"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.steps_done = int(state["steps_done"])
-        self._batches = self._from(self.steps_done)
+        self._batches = self._batches_from(self.steps_done)

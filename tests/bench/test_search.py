@@ -92,7 +92,7 @@ def test_an_answer_that_differs_ends_the_bench(tmp_path: Path, wrong: str) -> No
 
     entry = write_gallery(tmp_path / "g", random_codes(200, 64, 0))
     shard = open_gallery(tmp_path / "g", entry, 64)
-    with pytest.raises(scans.Differs, match="distances" if wrong == "distance" else "tiles"):
+    with pytest.raises(scans.AnswersDiffer, match="distances" if wrong == "distance" else "tiles"):
         scans.compare_scans(
             shard, random_codes(3, 64, 1), 4, kernel=Wrong(), threads=1, rounds=1, usearch=False
         )

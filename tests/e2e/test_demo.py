@@ -102,11 +102,11 @@ def test_without_serving_everything_else_is_there(demo: Any, demo_folder: str, t
     from geoloc.demo import report
     from geoloc.demo.result import DemoResult
     from geoloc.demo.run import DemoConfig
-    from geoloc.demo.stages import Way
+    from geoloc.demo.stages import DemoRun
 
     config = DemoConfig(**{name.replace("-", "_"): value for name, value in SIZES.items()}, recipe=RECIPE)
     bare = DemoResult.model_validate(demo | {"posts": []})
-    text, html = bare.text(), report.render(bare, Way(config, demo_folder))
+    text, html = bare.text(), report.render(bare, DemoRun(config, demo_folder))
     assert "posted to the service" not in text + html
     assert f"{SIZES['test-photos']} photos against {SIZES['test-photos']} tiles" in text
     assert "data:image" not in html

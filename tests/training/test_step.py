@@ -18,7 +18,7 @@ from geoloc.models.preprocessing import to_unit
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.augment import PairDraw, draw_pairs
 from geoloc.training.pair_store import PairIndex, PairStore
-from geoloc.training.step import _turned_back
+from geoloc.training.step import _turn_back
 from geoloc.training.trainer import Trainer
 
 COUNT = 12
@@ -96,7 +96,7 @@ def test_oricnn_learns_from_the_maps_alone_how_views_belong_together() -> None:
     trainer._step.forward = kept  # type: ignore[method-assign]
     trainer.step(0.0)
     (draw,) = draws
-    assert draw.apart
+    assert draw.turned_apart
     assert set((draw.heading_deg % 90).tolist()) == {0.0}
     assert len(set(draw.columns.tolist())) > 4  # the panorama's turn is its own
 
@@ -108,7 +108,7 @@ def test_turned_maps_belong_to_turned_pictures() -> None:
     draw = draw_pairs(
         torch.zeros(64), torch.zeros(64), recipe, width_px=256, reach_m=0.0, generator=generator
     )
-    ground, above = draw.bearings(256)
+    ground, above = draw.orientation_poses(256)
     assert ground is not None
     assert above is not None
     torch.testing.assert_close(ground.heading_deg, draw.columns * (360 / 256))
@@ -125,7 +125,7 @@ def test_turned_maps_belong_to_turned_pictures() -> None:
     draw = draw_pairs(
         torch.zeros(4), torch.zeros(4), together, width_px=256, reach_m=0.0, generator=generator
     )
-    assert draw.bearings(256) == (None, None)
+    assert draw.orientation_poses(256) == (None, None)
 
 
 def test_the_guided_loss_has_the_weighted_distance_added() -> None:
@@ -236,7 +236,7 @@ def _pixels_shown(draw: PairDraw, row: int, column: int) -> int:
     return sum((pixel - int(draw.first[row])) % 256 < int(draw.kept[row]) for pixel in pixels)
 
 
-def test_a_query_is_turned_back_before_it_is_coded() -> None:
+def test_a_query_is_turn_back_before_it_is_coded() -> None:
     recipe = unknown()
     store = noise(recipe)
     trainer = Trainer(store, recipe)
@@ -246,13 +246,13 @@ def test_a_query_is_turned_back_before_it_is_coded() -> None:
     heading = torch.tensor([0.0, 45.0, 90.0, 315.0])
     mirrored = torch.tensor([False, False, True, True])
     zeros = torch.zeros(4)
-    draw = PairDraw(columns, mirrored, zeros, zeros, heading, apart=True)
+    draw = PairDraw(columns, mirrored, zeros, zeros, heading, turned_apart=True)
     with torch.no_grad():
         # The panorama is the polar image itself, so its turn relative to the aerial look is exact in pixels.
         turned = trainer.model.to_polar(tiles, Pose(heading_deg=columns * (360 / 256), mirrored=mirrored))
         polar = trainer.model.to_polar(tiles, draw.aerial)
         query, reference = trainer.model.columns(turned, "aerial"), trainer.model.columns(polar, "aerial")
-        aligned = _turned_back(query, draw.relative_turn(256))
+        aligned = _turn_back(query, draw.relative_turn(256))
     similarity = (flatten(aligned) * flatten(reference)).sum(1)
     assert similarity.min() > 0.99
     assert (flatten(query) * flatten(reference)).sum(1)[1:].max() < 0.9

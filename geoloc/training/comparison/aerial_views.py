@@ -1,4 +1,4 @@
-"""What the aerial branch of a model sees of a tile, where on the tile that lies, and how photos score as they turn.
+"""What the aerial branch of a model sees of a tile, from which places, and how photos score against heading.
 
 Convention: places are those of `geometry.warp`, (x, y) in -1..1 from the outer left (top) edge of the aerial input to
 its right (bottom) edge, north up. Headings are degrees clockwise from north.
@@ -20,7 +20,7 @@ from geoloc.models.preprocessing import to_unit
 from geoloc.training.heading_and_fov import PROTOCOL_SEED, ProtocolPhotos, protocol_photos
 from geoloc.training.pair_store import PairStore
 
-OTHER_TILES = 100  # that photos' circles are drawn against, at the least
+OTHER_TILES = 100  # that photos are scored against, beside their own
 _CANDIDATES = 32  # headings tried where a model does not turn with its picture
 
 
@@ -52,8 +52,8 @@ class HeadingScores:
     heading_deg: FloatArray
 
     @property
-    def found(self) -> BoolArray:
-        """Whether the own tile is the best one, bool[N]."""
+    def own_first(self) -> BoolArray:
+        """Whether the own tile has the highest score, bool[N]."""
         return np.asarray(self.own.max(1) > self.other.max(1))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison, as JPEG and PNG bytes: what each aerial branch sees, and circles of scores.
+"""Pictures of a comparison, as JPEG and PNG bytes: what each aerial branch sees, and scores against heading.
 
 Convention: tiles are north up; in panoramas and polar images azimuth grows to the right, the middle is stated.
 Compass plots have north at the top and headings clockwise.
@@ -34,29 +34,29 @@ _LOWEST = -0.4  # cosine in the middle of a compass
 
 @dataclass(frozen=True)
 class TitledView:
-    """A sight with its title; `azimuth`: whether its columns are directions, south at both ends."""
+    """An aerial view with its title; `azimuth`: whether its columns are directions, south at both ends."""
 
     title: str
-    sight: AerialView
+    view: AerialView
     azimuth: bool
 
 
 def draw_place(panorama: Pixels, tile: Pixels, views: Sequence[TitledView], place: int) -> bytes:
     """One place as JPEG: its panorama and tile (uint8[H, W, 3]), then what every view transform makes of the tile.
 
-    `place` is the row of the views. Left of each sight its sampling grid on the tile: yellow where its top edge
+    `place` is the row of the views. Left of each view stands its sampling grid on the tile: yellow where its top edge
     comes from, red its bottom edge, cyan its middle column, white others, dots a spline's control points.
     """
     count = 1 + len(views)
     figure = Figure(figsize=(_LEFT_IN + 4 * _ROW_IN, count * _STEP_IN), dpi=100)
     left, right = _axes(figure, 0, count)
-    _tile(left, tile)
-    _strip(right, panorama, "panorama, and the tile with north up", azimuth=True)
+    _draw_tile(left, tile)
+    _draw_strip(right, panorama, "panorama, and the tile with north up", azimuth=True)
     for row, named in enumerate(views, start=1):
         left, right = _axes(figure, row, count)
-        _tile(left, tile)
-        _grid(left, named.sight.places[place], named.sight.controls[place], len(tile))
-        _strip(right, named.sight.pictures[place], named.title, azimuth=named.azimuth)
+        _draw_tile(left, tile)
+        _draw_grid(left, named.view.places[place], named.view.controls[place], len(tile))
+        _draw_strip(right, named.view.pictures[place], named.title, azimuth=named.azimuth)
     return _bytes(figure, "jpg")
 
 
@@ -69,7 +69,7 @@ def _axes(figure: Figure, row: int, count: int) -> tuple[Axes, Axes]:
     return square, strip
 
 
-def _tile(axes: Axes, tile: Pixels) -> None:
+def _draw_tile(axes: Axes, tile: Pixels) -> None:
     side = len(tile)
     axes.imshow(tile, extent=(0, side, side, 0))
     margin = _MARGIN * side
@@ -77,8 +77,8 @@ def _tile(axes: Axes, tile: Pixels) -> None:
     axes.set_facecolor("#444")
 
 
-def _grid(axes: Axes, places: FloatArray, controls: FloatArray, side: int) -> None:
-    """The sampling grid float64[h, w, 2] of a sight over its tile of `side` pixels."""
+def _draw_grid(axes: Axes, places: FloatArray, controls: FloatArray, side: int) -> None:
+    """The sampling grid float64[h, w, 2] of an aerial view over its tile of `side` pixels."""
     at = (places + 1) / 2 * side
     height, width = at.shape[:2]
     rows = np.linspace(0, height - 1, _LINES[0]).round().astype(int)
@@ -94,7 +94,7 @@ def _grid(axes: Axes, places: FloatArray, controls: FloatArray, side: int) -> No
         axes.plot(*((controls + 1) / 2 * side).T, ".", color="black", markersize=2.5)
 
 
-def _strip(axes: Axes, picture: Pixels, title: str, *, azimuth: bool) -> None:
+def _draw_strip(axes: Axes, picture: Pixels, title: str, *, azimuth: bool) -> None:
     width = picture.shape[1]
     axes.imshow(picture)
     axes.set_title(title, fontsize=8, loc="left", pad=3)
@@ -123,28 +123,30 @@ def draw_heading_scores(circles: Mapping[str, HeadingScores]) -> bytes:
         for column in range(count):
             compass = figure.add_subplot(grid[row, column], projection="polar")
             assert isinstance(compass, PolarAxes)
-            _compass(compass, circle, column)
+            _draw_compass(compass, circle, column)
             if column == 0:
                 compass.set_ylabel(name, fontsize=8, labelpad=26)
     return _bytes(figure, "png")
 
 
-def _compass(axes: PolarAxes, circle: HeadingScores, photo: int) -> None:
+def _draw_compass(axes: PolarAxes, circle: HeadingScores, photo: int) -> None:
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
     for scores, colour, width in ((circle.other[photo], _OTHER, 1.0), (circle.own[photo], _OWN, 1.6)):
         angle = np.linspace(0, 2 * np.pi, len(scores) + 1)
         axes.plot(angle, np.append(scores, scores[0]), color=colour, linewidth=width)
-    true, found = circle.shown.heading_deg[photo], circle.heading_deg[photo]
+    true, estimated = circle.shown.heading_deg[photo], circle.heading_deg[photo]
     axes.plot(np.deg2rad([true, true]), [_LOWEST, 1], color=_TRUE, linewidth=2.2, alpha=0.8)
-    axes.plot(np.deg2rad([found, found]), [_LOWEST, 1], "--", color=_FOUND, linewidth=1.4)
+    axes.plot(np.deg2rad([estimated, estimated]), [_LOWEST, 1], "--", color=_FOUND, linewidth=1.4)
     axes.set_ylim(_LOWEST, 1.0)
     axes.set_yticks([0, 0.5, 1], [])
     axes.set_xticks(np.deg2rad([0, 90, 180, 270]), ["N", "E", "S", "W"], fontsize=7)
     axes.tick_params(pad=-2)
-    off = abs((found - true + 180) % 360 - 180)
-    verdict = "found" if circle.found[photo] else "another tile scores more"
-    axes.set_title(f"{verdict}, {off:.1f}° off", fontsize=8, color=_OWN if circle.found[photo] else _FOUND)
+    off = abs((estimated - true + 180) % 360 - 180)
+    verdict = "found" if circle.own_first[photo] else "another tile scores more"
+    axes.set_title(
+        f"{verdict}, {off:.1f}° off", fontsize=8, color=_OWN if circle.own_first[photo] else _FOUND
+    )
 
 
 def _bytes(figure: Figure, kind: str) -> bytes:

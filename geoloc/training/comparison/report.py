@@ -65,10 +65,10 @@ def _summary(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> str:
 
 
 def _section(table: Table) -> str:
-    return f"<h2>{html.escape(table.title)}</h2>{_grouped(table)}"
+    return f"<h2>{html.escape(table.title)}</h2>{_grouped_table(table)}"
 
 
-def _grouped(table: Table) -> str:
+def _grouped_table(table: Table) -> str:
     """A table with a line of its own above each group."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.head)
     body, last, colours = [], "", bridge_colours()

@@ -46,12 +46,12 @@ def to_markdown(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> st
     """All tables and how to read them, as Markdown."""
     lines: list[str] = []
     for table in make_tables(rows, models):
-        lines += [f"## {table.title}", "", _joined(table.head), "|" + "---|" * len(table.head)]
-        lines += [*(_joined(line.cells) for line in table.lines), ""]
+        lines += [f"## {table.title}", "", _markdown_row(table.head), "|" + "---|" * len(table.head)]
+        lines += [*(_markdown_row(line.cells) for line in table.lines), ""]
     return "\n".join([*lines, *notes(rows), ""])
 
 
-def _joined(cells: Sequence[str]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -124,8 +124,8 @@ def _recipes(models: Sequence[ModelFacts]) -> list[ModelFacts]:
 
 def protocol_means(rows: Sequence[Measurement]) -> list[float]:
     """For each seed of a recipe the mean R@1 of the protocol's five conditions, where all are there."""
-    found = [[row.recall_1 for row in own if row.condition in PROTOCOL] for own in _by_seed(rows)]
-    return [float(np.mean(recalls)) for recalls in found if len(recalls) == len(PROTOCOL)]
+    seeds = [[row.recall_1 for row in own if row.condition in PROTOCOL] for own in _by_seed(rows)]
+    return [float(np.mean(recalls)) for recalls in seeds if len(recalls) == len(PROTOCOL)]
 
 
 def shares_of_aligned(rows: Sequence[Measurement]) -> list[float]:
