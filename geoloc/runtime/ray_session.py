@@ -28,6 +28,9 @@ _SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the environment is installed; workers must not rebuild it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU keeps the variables it was given
     "RAY_TRAIN_V2_ENABLED": "1",
+    # Our workers do nothing with the advance notice of a node's end, and the watcher alarms at every start: Ray warns
+    # of its own actor ("constructor arguments in the object store"). A node that goes is a worker failure all the same.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 

@@ -56,8 +56,10 @@ class LocalizeAnswer(Fix):
     request_id: str
     model_id: str
     view: str = Field(description="The kind of photo that the answer assumes.")
-    shards_answered: int
-    shards_total: int
+    shards_answered: int = Field(
+        description="Shards that were searched. A service answers from all of them, so this is `shards_total`."
+    )
+    shards_total: int = Field(description="Shards of the snapshot.")
     timings_ms: dict[str, float] = Field(description="Milliseconds by step: decode, encode, search, total.")
 
 

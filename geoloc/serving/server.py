@@ -7,12 +7,16 @@ import re
 import signal
 import socket
 import threading
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+import ray
 from pydantic import Field
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import LoggingConfig
 
 from geoloc.core import storage
@@ -25,6 +29,7 @@ from geoloc.serving.app import ENCODER, SEARCH, ServeArgs, build_app
 
 APPLICATION = "geoloc"
 _HEALTH_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 30.0
 _SWITCH_TIMEOUT_S = 600.0  # a large snapshot is copied to the machine and its checksums are verified
 
 
@@ -67,6 +72,7 @@ class ServeHandle:
 
     def stop(self) -> None:
         """End the service; Ray keeps running."""
+        _end_controller()
         serve.shutdown()  # type: ignore[no-untyped-call]
 
 
@@ -80,16 +86,17 @@ def start(config: ServeConfig) -> ServeHandle:
     read_manifest(index, config.snapshot_id or current_snapshot(index))
     port = _port(config.host, config.port)
     ensure_ray()
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": config.host, "port": port},
         logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
     )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    handle = ServeHandle(f"http://{_shown(config.host)}:{port}", config)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # again: `serve.start` sets Serve's own level
+    handle = ServeHandle(f"http://{_url_host(config.host)}:{port}", config)
     try:
         _deploy(config.args())
-    except ServiceUnavailable:
+    except (ServiceUnavailable, KeyboardInterrupt):
         handle.stop()
         raise
     _check_answers(handle.url)
@@ -97,14 +104,39 @@ def start(config: ServeConfig) -> ServeHandle:
 
 
 def serve_blocking(config: ServeConfig) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    handle = start(config)
-    say(f"Serving {config.index} at {handle.url} (POST /v1/localize, GET /healthz); Ctrl-C ends it.")
-    ended = threading.Event()
+    """Serve an index over HTTP until Ctrl-C or SIGTERM."""
+    ensure_ray()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
-    handle.stop()
+        signal.signal(
+            number, signal.default_int_handler
+        )  # after Ray, which answers SIGTERM with a stack trace
+    handle = start(config)
+    try:
+        say(f"Serving {config.index} at {handle.url} (POST /v1/localize, GET /healthz); Ctrl-C ends it.")
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        say("Stopping the service.")
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave replicas behind
+        handle.stop()
+
+
+def _end_controller() -> None:
+    """End Serve's controller and wait until it is gone.
+
+    `serve.shutdown` alone waits in a call that ends by the controller's death. Calls to the controller are repeated
+    for ever, so Ray then prints that the call failed although nothing went wrong.
+    """
+    try:
+        controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_STOP_TIMEOUT_S)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while time.monotonic() < deadline:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            time.sleep(0.1)
+    except (RayError, ValueError):  # ValueError: there is no controller any more
+        return
 
 
 def _deploy(args: ServeArgs) -> None:
@@ -127,11 +159,11 @@ def _check_answers(url: str) -> None:
 
 
 def _reason() -> str | None:
-    """What a replica said when it failed to start: the sentence of our own error in Serve's report of it."""
+    """Why a replica failed to start: the sentence of our own error in Serve's report."""
     deployments = serve.status().applications[APPLICATION].deployments.values()
     for deployment in deployments:
-        if found := re.findall(r"geoloc\.errors\.\w+: (.+)", deployment.message):
-            return str(found[-1]).strip()
+        if sentences := re.findall(r"geoloc\.core\.errors\.\w+: (.+)", deployment.message):
+            return str(sentences[-1]).strip()
     return None
 
 
@@ -148,7 +180,7 @@ def _port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _shown(host: str) -> str:
+def _url_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 (only shown, not bound)
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,8 +13,11 @@ import pytest
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, ConfigError
+from geoloc.core.extensions import VARIABLE
 from geoloc.models.encoder import Encoder
 from geoloc.stages.train import TrainConfig, TrainInputs, run
+
+PATIENT = {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
 
 
 def test_a_model_comes_out_and_is_reused(
@@ -44,6 +50,34 @@ def test_a_model_comes_out_and_is_reused(
         ArtifactError, match="holds a model made from other inputs or settings; pass --overwrite"
     ):
         run(other, inputs, output)
+
+
+def test_the_command_trains_an_extension_and_prints_nothing_but_its_own_lines(
+    ingested: str, tiny_path: str, tmp_path: Path
+) -> None:
+    """A Ray of its own, whose workers import the backbone from a module outside the package."""
+    root = Path(__file__).resolve().parents[2]
+    recipe = tmp_path / "patches.yaml"
+    section = "backbone: {kind: patches, channels: 16, stride: 4}"
+    recipe.write_text(re.sub(r"backbone: .*", section, Path(tiny_path).read_text()))
+    environment = os.environ | {VARIABLE: "tests.extensions.patches", "PYTHONPATH": str(root), **PATIENT}
+    environment.pop("RAY_ADDRESS", None)
+    words = ["train", "--recipe", str(recipe), "--steps", "4", "--train", ingested, "--num-workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "geoloc", *words, "--output", str(tmp_path / "model")],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model_id" in done.stdout
+    assert done.stderr
+    # Ray puts the name and the process of a worker before its lines, in colour.
+    own = re.compile(r"(\x1b\[\d+m)?(\(\S+ [^)]*\))?(\x1b\[0m)? ?train: ")
+    foreign = [line for line in done.stderr.splitlines() if not own.match(line)]
+    assert foreign == []
 
 
 def test_what_cannot_run_is_refused_before_any_worker_starts(
