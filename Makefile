@@ -15,7 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
-PROCESSES ?= 1
+# Compiled modules are kept, whatever the environment says: each of the many processes of Ray would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What `make mutants` changes: one module, one room or several, and the tests that must notice.
 MODULE ?= geoloc/geometry geoloc/losses geoloc/evaluation/ranking geoloc/localization/calibration.py geoloc/index/search
 mirror = $(or $(wildcard $(patsubst geoloc/%,tests/%,$(dir $(1)))test_$(notdir $(1))),$(patsubst geoloc/%,tests/%,$(if $(filter %.py,$(1)),$(dir $(1)),$(1))))
@@ -50,7 +51,7 @@ serve: $(READY)
 	@$(BIN)/geoloc serve --index demo/index $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest $(if $(filter-out 1,$(PROCESSES)),-n $(PROCESSES) --dist loadgroup) $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -17,7 +17,6 @@ import pytest
 
 pytest_plugins = ["small_index", "small_ingest"]
 BUCKET = "geoloc-tests"
-RAY_FOLDERS = ("tests/e2e/", "tests/cluster/", "tests/runtime/")  # some start a Ray of their own
 _START_LIMIT_S = 60.0
 
 
@@ -34,14 +33,6 @@ def _free_ports(count: int) -> list[int]:
 def free_port() -> Callable[[], int]:
     """A function that gives a port nobody listens on."""
     return lambda: _free_ports(1)[0]
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the suite for several processes: all tests of the session's Ray in one, else module by module."""
-    for item in items:
-        on_ray = "ray_local" in getattr(item, "fixturenames", ()) or item.location[0].startswith(RAY_FOLDERS)
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.location[0]))
 
 
 @pytest.fixture(scope="session")
