@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from geoloc import cli
+from geoloc.stages import index_update
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ["requirements.lock", "deploy/requirements.lock"]
@@ -156,3 +161,30 @@ def test_nothing_is_unpickled(path: Path) -> None:
                 assert keywords.get("weights_only") == "True"
             assert keywords.get("allow_pickle", "False") == "False"
             assert called not in ("yaml.load", "eval", "exec", "yaml.unsafe_load")
+
+
+def _signature(function: Callable[..., object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the parameters by position and by name alone."""
+    parameters = inspect.signature(function).parameters.values()
+    by_name = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    return tuple(each.name for each in parameters if each.name not in by_name), tuple(by_name)
+
+
+def test_every_stage_is_run_of_config_inputs_and_output() -> None:
+    """As docs/architecture.md says: one without inputs leaves them out, and updates of an index name the index."""
+    stages = {}
+    for room in ("geoloc.stages", "geoloc.synthetic.stages"):
+        for path in sorted((ROOT / room.replace(".", "/")).glob("*.py")):
+            module = importlib.import_module(f"{room}.{path.stem}")
+            if hasattr(module, "run"):
+                stages[path.stem] = _signature(module.run)
+    assert len(stages) >= 14
+    without_inputs = {"city", "export", "tiles"}
+    for name, (positional, by_name) in stages.items():
+        inputs = () if name in without_inputs else ("inputs",)
+        assert (positional, by_name) == (("config", *inputs, "output"), ("overwrite",)), name
+    for update in (index_update.add, index_update.remove):
+        assert _signature(update) == (("config", "inputs", "index_uri"), ())
+    assert _signature(index_update.compact) == (("config", "index_uri"), ())
+    commands = {command.module.rpartition(".")[2] for command in cli.COMMANDS.values()}
+    assert set(stages) - commands == {"index_imagery"}  # `index build --imagery` calls it

@@ -7,7 +7,7 @@ import time
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.bench.measure import Spread
+from geoloc.bench.measure import Spread, ratios
 from geoloc.core.arrays import Codes
 from geoloc.core.errors import ConfigError
 from geoloc.index.build import list_build
@@ -82,7 +82,7 @@ def measure_lists(
                 recall_at_1=float((found[:, 0] <= truth[:, 0]).mean()),
                 recall_at_10=float((found <= truth[:, -1:]).mean()),
                 queries_per_s=len(held_codes) / float(np.median(spent)),
-                faster=Spread.of([a / b for a, b in zip(exact_s, spent, strict=True)]),
+                faster=ratios(exact_s, spent),
             )
         )
     return results

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from geoloc.bench.galleries import random_codes, tiles_of
-from geoloc.bench.measure import Bar, Spread
+from geoloc.bench.measure import Bar, ratios
 from geoloc.core import geodesy, part_table, schemas
 from geoloc.index.build.sorted_runs import TablePart
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
@@ -35,9 +35,8 @@ class BuildResult(BaseModel):
     def bars(self) -> list[Bar]:
         """How much of the ideal speed-up is reached."""
         ideal = [one * self.shards / min(self.cores, self.shards) for one in self.one_s]
-        value = Spread.of([best / spent for best, spent in zip(ideal, self.all_s, strict=True)])
         what = f"building {self.shards} shards of {self.tiles_per_shard:,}: one shard's time x shards / cores / time"
-        return [Bar(what=what, value=value, limit=_LIMIT, at_most=False, unit="")]
+        return [Bar(what=what, value=ratios(ideal, self.all_s), limit=_LIMIT, at_most=False, unit="")]
 
 
 def measure_build(directory: Path, *, tiles: int, bits: int, shards: int, rounds: int) -> BuildResult:

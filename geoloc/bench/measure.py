@@ -71,11 +71,6 @@ def interleave(variants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
     return seconds
 
 
-def quickest(above: list[float], below: list[float]) -> float:
-    """The ratio of the quickest rounds of two variants."""
-    return min(above) / min(below)
-
-
 def ratios(above: list[float], below: list[float]) -> Spread:
     """The ratio of two variants, round by round."""
     return Spread.of([a / b for a, b in zip(above, below, strict=True)])

@@ -27,43 +27,38 @@ class SearchReport(BaseModel):
     bars: list[Bar]
 
     def text(self) -> str:
-        """The tables for people."""
-        return as_text(self)
-
-
-def as_text(report: SearchReport) -> str:
-    """Tables of what was measured, the bars last."""
-    lines = ["machine: " + ", ".join(f"{name} {value}" for name, value in report.machine.items())]
-    if report.scans:
-        lines += ["", "exact scan, milliseconds a batch: median (min to max); all answers equal", _head()]
-        lines += [_scan_line(scan) for scan in report.scans]
-    for opened in report.opening:
-        lines += [
-            "",
-            f"opening {opened.tiles:,} x {opened.bits} bits: {_spread(Spread.of(opened.milliseconds))} ms, "
-            f"{opened.private_bytes:,} bytes of private memory for {opened.shard_bytes:,} of files",
-        ]
-    if report.rerank:
-        lines += ["", "re-ranking one query, one thread, microseconds: median (min to max)"]
-        for rerank in report.rerank:
-            shown = ", ".join(f"{name} {_spread(value)}" for name, value in rerank.microseconds.items())
-            lines.append(f"  {rerank.candidates:>5} candidates x {rerank.dim}: {shown}")
-    if report.lists:
-        lines += ["", "inverted lists, one thread, recall by distance (equal distances are equal)"]
-    for lists in report.lists:
-        lines.append(
-            f"  {lists.tiles:,} x {lists.bits} bits ({lists.codes}), {lists.lists} lists in {lists.build_s:.1f} s, "
-            f"{lists.probes} probes: recall@1 {lists.recall_at_1:.3f}, @10 {lists.recall_at_10:.3f}, "
-            f"{lists.queries_per_s:,.0f} queries/s, {_spread(lists.faster)} x the exact scan"
-        )
-    for build in report.build:
-        lines += [
-            "",
-            f"building {build.tiles_per_shard:,} tiles x {build.bits} bits a shard on {build.cores} cores: one "
-            f"{_spread(Spread.of(build.one_s))} s, {build.shards} {_spread(Spread.of(build.all_s))} s",
-        ]
-    lines += ["", "bars: median (min to max over the rounds)"]
-    return "\n".join([*lines, *(f"  {bar.line()}" for bar in report.bars)])
+        """Tables of the measurements, the bars last."""
+        lines = ["machine: " + ", ".join(f"{name} {value}" for name, value in self.machine.items())]
+        if self.scans:
+            lines += ["", "exact scan, milliseconds a batch: median (min to max); all answers equal", _head()]
+            lines += [_scan_line(scan) for scan in self.scans]
+        for opened in self.opening:
+            lines += [
+                "",
+                f"opening {opened.tiles:,} x {opened.bits} bits: {_spread(Spread.of(opened.milliseconds))} ms, "
+                f"{opened.private_bytes:,} bytes of private memory for {opened.shard_bytes:,} of files",
+            ]
+        if self.rerank:
+            lines += ["", "re-ranking one query, one thread, microseconds: median (min to max)"]
+            for rerank in self.rerank:
+                shown = ", ".join(f"{name} {_spread(value)}" for name, value in rerank.microseconds.items())
+                lines.append(f"  {rerank.candidates:>5} candidates x {rerank.dim}: {shown}")
+        if self.lists:
+            lines += ["", "inverted lists, one thread, recall by distance (equal distances are equal)"]
+        for lists in self.lists:
+            lines.append(
+                f"  {lists.tiles:,} x {lists.bits} bits ({lists.codes}), {lists.lists} lists in {lists.build_s:.1f} s, "
+                f"{lists.probes} probes: recall@1 {lists.recall_at_1:.3f}, @10 {lists.recall_at_10:.3f}, "
+                f"{lists.queries_per_s:,.0f} queries/s, {_spread(lists.faster)} x the exact scan"
+            )
+        for build in self.build:
+            lines += [
+                "",
+                f"building {build.tiles_per_shard:,} tiles x {build.bits} bits a shard on {build.cores} cores: one "
+                f"{_spread(Spread.of(build.one_s))} s, {build.shards} {_spread(Spread.of(build.all_s))} s",
+            ]
+        lines += ["", "bars: median (min to max over the rounds)"]
+        return "\n".join([*lines, *(f"  {bar.line()}" for bar in self.bars)])
 
 
 def _head() -> str:

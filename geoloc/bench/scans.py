@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.bench.measure import Bar, Spread, interleave, quickest, ratios
+from geoloc.bench.measure import Bar, Spread, interleave, ratios
 from geoloc.core.arrays import Codes, IntArray
 from geoloc.core.errors import GeolocError
 from geoloc.index.format.shard import Shard
@@ -69,7 +69,7 @@ class ScanResult(BaseModel):
             Bar(
                 what=f"{where}: {what}",
                 value=ratios(above, below),
-                quickest=quickest(above, below),
+                quickest=min(above) / min(below),
                 limit=limit,
                 at_most=at_most,
             )
@@ -80,7 +80,7 @@ class ScanResult(BaseModel):
 def compare_scans(
     shard: Shard, queries: Codes, k: int, *, kernel: Kernel, threads: int, rounds: int, usearch: bool
 ) -> ScanResult:
-    """Time one batch uint8[Q, bits / 8] with every library; raises `AnswersDiffer` where their answers are not equal."""
+    """Time one batch uint8[Q, bits / 8] with every library; raises `AnswersDiffer` when answers differ."""
     codes = shard.codes
     flat = faiss.IndexBinaryFlat(codes.shape[1] * 8)
     flat.add(codes)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.bench import galleries
 from geoloc.bench.approximate import ListsResult, measure_lists
 from geoloc.bench.building import BuildResult, measure_build
-from geoloc.bench.measure import Bar, Spread
+from geoloc.bench.measure import Bar, ratios
 from geoloc.bench.opening import OpeningResult, measure_opening, measure_rerank
 from geoloc.bench.report import SearchReport
 from geoloc.bench.scans import OURS, ScanResult, compare_scans, has_usearch
@@ -32,7 +32,6 @@ from geoloc.index.search import scan as index_scan
 from geoloc.index.search.kernels.scan_kernel import Kernel, compiled_kernel, default_kernel
 
 _FULL_SIZES = (1_000_000, 10_000_000)
-_OPENING_TILES = 10_000_000
 _GROWTH_LIMIT = 10.0
 
 
@@ -167,11 +166,10 @@ def _growth(scans: list[ScanResult]) -> list[Bar]:
     for (tiles, bits, batch), small in by_key.items():
         large = by_key.get((10 * tiles, bits, batch))
         if large is not None:
-            pairs = zip(large.seconds[OURS], small.seconds[OURS], strict=True)
             bars.append(
                 Bar(
                     what=f"{tiles:,} to {10 * tiles:,} x {bits} bits, batch {batch}: scan time",
-                    value=Spread.of([a / b for a, b in pairs]),
+                    value=ratios(large.seconds[OURS], small.seconds[OURS]),
                     limit=_GROWTH_LIMIT,
                     at_most=True,
                 )

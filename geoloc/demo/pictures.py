@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from pyproj import Transformer
@@ -18,6 +17,7 @@ from geoloc.core import storage
 from geoloc.core.file_selection import select
 from geoloc.core.images import decode_image
 from geoloc.demo.service_check import Post
+from geoloc.evaluation.report.plots import encode_figure
 from geoloc.geometry.polar import aerial_to_polar
 
 _SHEET_PX = 160
@@ -61,10 +61,7 @@ def overview(imagery: str, posts: Sequence[Post]) -> bytes:
             axes.plot(to_x, to_y, "x", color="#e33", markersize=6, markeredgewidth=2)
     axes.set(xlabel=f"metres east ({crs})", ylabel="metres north", aspect="equal")
     axes.ticklabel_format(style="plain", useOffset=False)
-    sink = io.BytesIO()
-    FigureCanvasAgg(drawing)
-    drawing.savefig(sink, format="png")
-    return sink.getvalue()
+    return encode_figure(drawing)
 
 
 def _small(data: bytes) -> tuple[Sheet, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -88,13 +89,7 @@ class ReplicaBackend:
         queries = await _result_of(self._encoder.encode.remote(one))
         encoded = {"encode": 1e3 * (time.perf_counter() - started)}
         answer: Answer = await _result_of(self._search.locate.remote(queries, region, k))
-        return Answer(
-            answer.fix,
-            answer.model_id,
-            answer.shards_answered,
-            answer.shards_total,
-            encoded | answer.timings_ms,
-        )
+        return replace(answer, timings_ms=encoded | answer.timings_ms)
 
     async def health(self) -> Health:
         """What is being served."""

@@ -127,7 +127,7 @@ class UpdateResult(BaseModel):
     findings: list[str]
 
 
-def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
+def add(config: AddConfig, inputs: AddInputs, index_uri: str) -> UpdateResult:
     """Add tiles to an index, or replace those that have the same ids, as a new snapshot.
 
     Raises `ArtifactError` (no index, an id twice in the codes), `ModelMismatch`, `InputError`, `ConfigError`
@@ -166,7 +166,7 @@ def add(index_uri: str, inputs: AddInputs, config: AddConfig) -> UpdateResult:
     return result
 
 
-def remove(index_uri: str, inputs: RemoveInputs, config: UpdateConfig) -> UpdateResult:
+def remove(config: UpdateConfig, inputs: RemoveInputs, index_uri: str) -> UpdateResult:
     """Remove tiles from an index as a new snapshot; ids that it does not have are counted.
 
     Raises `ArtifactError` (no index), `InputError` (ids that cannot be read) and `CommitConflict`.
@@ -191,7 +191,7 @@ def remove(index_uri: str, inputs: RemoveInputs, config: UpdateConfig) -> Update
     return result.model_copy(update={"findings": [*findings, *result.findings]})
 
 
-def compact(index_uri: str, config: CompactConfig) -> UpdateResult:
+def compact(config: CompactConfig, index_uri: str) -> UpdateResult:
     """Merge small shards and rewrite those with many removed rows; every answer stays the same.
 
     Raises `ArtifactError` (no index), `ConfigError` (memory), `StorageError` (disk), and `CommitConflict` when

@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,7 @@ def run_worker(config: Mapping[str, Any]) -> None:
     All workers end at the same step and report equally often. Rank 0 writes the finished model to
     `config["output"]`, the card last.
     """
-    logging.disable(
-        logging.INFO
-    )  # Ray Train logs every report of every worker; our lines do not go through logging
+    logging.disable(logging.INFO)  # Ray Train logs every report of every worker; our lines do not use logging
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     recipe = Recipe.from_yaml(config["recipe"], where="the recipe of this run")
@@ -65,20 +64,18 @@ def _make_trainer(
     return Trainer(store, recipe, workers=workers, rank=rank, device=device)
 
 
+@dataclass
 class _Loop:
     """Steps, time limit, log and checkpoints of one worker."""
 
-    def __init__(
-        self, trainer: Trainer, recipe: Recipe, config: Mapping[str, Any], rank: int, workers: int
-    ) -> None:
-        self.trainer = trainer
-        self.recipe = recipe
-        self.config = config
-        self.rank = rank
-        self.workers = workers
-        self.log: list[dict[str, float]] = []
-        self.spent_s = 0.0
-        self.cpu_s = 0.0  # of this process, all of its threads
+    trainer: Trainer
+    recipe: Recipe
+    config: Mapping[str, Any]
+    rank: int
+    workers: int
+    log: list[dict[str, float]] = field(default_factory=list)
+    spent_s: float = 0.0
+    cpu_s: float = 0.0  # of this process, all of its threads
 
     def run(self) -> None:
         """Go on from the newest checkpoint, train to the end, write the model."""

@@ -93,16 +93,16 @@ class Life:
 
     def add(self, tiles: Tiles, *, size: int | None = None) -> UpdateResult:
         self.tiles = {**self.tiles, **tiles}
-        return self.keep(add(self.index, AddInputs(codes=self.codes(tiles)), AddConfig(tiles_per_shard=size)))
+        return self.keep(add(AddConfig(tiles_per_shard=size), AddInputs(codes=self.codes(tiles)), self.index))
 
     def remove(self, names: Sequence[str]) -> UpdateResult:
         self.tiles = {name: tile for name, tile in self.tiles.items() if name not in names}
         uri = str(self.root / "ids.txt")
         Path(uri).write_text("".join(f"{name}\n" for name in names))
-        return self.keep(remove(self.index, RemoveInputs(tiles=uri), UpdateConfig()))
+        return self.keep(remove(UpdateConfig(), RemoveInputs(tiles=uri), self.index))
 
     def compact(self, **settings: object) -> UpdateResult:
-        return self.keep(compact(self.index, CompactConfig(**settings)))  # type: ignore[arg-type]
+        return self.keep(compact(CompactConfig(**settings), self.index))  # type: ignore[arg-type]
 
     def back(self, snapshot_id: str) -> None:
         rollback(self.index, RollbackConfig(to=snapshot_id))
@@ -195,15 +195,15 @@ def test_the_same_update_again_changes_nothing(tmp_path: Path) -> None:
     life = new_life(tmp_path)
     more = some_tiles(["a", "t003"], 3)
     codes = life.codes(more)
-    one = add(life.index, AddInputs(codes=codes), AddConfig())
-    two = add(life.index, AddInputs(codes=codes), AddConfig())
+    one = add(AddConfig(), AddInputs(codes=codes), life.index)
+    two = add(AddConfig(), AddInputs(codes=codes), life.index)
     assert (one.reused, two.reused, two.snapshot_id) == (False, True, one.snapshot_id)
     life.tiles |= more
     assert life.remove(["a"]).removed == 1
     assert life.remove(["a"]).reused
     assert life.remove(["nobody", "nothing"]).findings == ["2 of 2 ids are not in the index."]
     # What was added, removed and added again is there once.
-    assert add(life.index, AddInputs(codes=codes), AddConfig()).added == 1
+    assert add(AddConfig(), AddInputs(codes=codes), life.index).added == 1
     life.tiles |= more
     check(life)
 
@@ -325,16 +325,16 @@ def test_another_writer_is_built_upon_or_said(tmp_path: Path, monkeypatch: pytes
             Path(life.root / "other.txt").write_text("\n".join(names))
             with monkeypatch.context() as patch:
                 patch.setattr(index_update, "_carry_calibration", original)
-                remove(life.index, RemoveInputs(tiles=str(life.root / "other.txt")), UpdateConfig())
+                remove(UpdateConfig(), RemoveInputs(tiles=str(life.root / "other.txt")), life.index)
             life.tiles = {name: tile for name, tile in life.tiles.items() if name not in names}
         return original(index_uri, parent, base, manifest)
 
     monkeypatch.setattr(index_update, "_carry_calibration", overtaken)
     codes = life.codes(some_tiles(["t003", "new"], 8))
     with pytest.raises(CommitConflict, match=r"Another builder made .* while this one worked on"):
-        add(life.index, AddInputs(codes=codes), AddConfig(retries=0))
+        add(AddConfig(retries=0), AddInputs(codes=codes), life.index)
     check(life)
-    result = add(life.index, AddInputs(codes=codes), AddConfig(retries=1))
+    result = add(AddConfig(retries=1), AddInputs(codes=codes), life.index)
     assert (result.added, result.replaced) == (1, 1)
     life.tiles |= some_tiles(["t003", "new"], 8)
     assert not others
@@ -393,9 +393,9 @@ def test_what_does_not_fit_the_index_is_refused(tmp_path: Path) -> None:
     before = Snapshot.open(life.index).snapshot_id
     for codes, words, kind in cases:
         with pytest.raises(kind, match=words):
-            add(life.index, AddInputs(codes=codes), AddConfig())
+            add(AddConfig(), AddInputs(codes=codes), life.index)
     with pytest.raises(ArtifactError, match="no finished index"):
-        add(str(tmp_path / "none"), AddInputs(codes=life.codes(life.tiles)), AddConfig())
+        add(AddConfig(), AddInputs(codes=life.codes(life.tiles)), str(tmp_path / "none"))
     assert Snapshot.open(life.index).snapshot_id == before
 
 

@@ -50,9 +50,11 @@ def _row(row: Iterable[str]) -> str:
     return f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def plot(data: bytes) -> str:
-    """A PNG picture."""
-    return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+def plot(data: bytes, alt: str = "plot", kind: str = "") -> str:
+    """A PNG or JPEG picture in its own size; `kind` is its CSS class."""
+    media, style = "png" if data.startswith(b"\x89PNG") else "jpeg", f' class="{kind}"' if kind else ""
+    source = f"data:image/{media};base64,{base64.b64encode(data).decode()}"
+    return f'<img{style} alt="{html.escape(alt)}" src="{source}">'
 
 
 def figure(data: bytes | None, caption: str, size_px: tuple[int, int], kind: str) -> str:

@@ -115,7 +115,12 @@ def _done(
     figure: Figure, axes: Axes, place: Literal["lower right", "upper right", "best"] = "lower right"
 ) -> bytes:
     axes.legend(loc=place, fontsize="small")
+    return encode_figure(figure)
+
+
+def encode_figure(figure: Figure, kind: Literal["png", "jpg"] = "png") -> bytes:
+    """The drawing as a picture file."""
     sink = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(sink, format="png")
+    figure.savefig(sink, format=kind, pil_kwargs={"quality": 85} if kind == "jpg" else {})
     return sink.getvalue()

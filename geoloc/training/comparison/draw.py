@@ -6,17 +6,16 @@ Compass plots have north at the top and headings clockwise.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
 from geoloc.core.arrays import FloatArray, Pixels
+from geoloc.evaluation.report.plots import encode_figure
 from geoloc.training.comparison.aerial_views import AerialView, HeadingScores
 
 _LINES = (5, 9)  # rows and columns of a sampling grid that are drawn
@@ -26,7 +25,7 @@ _ROW_IN, _LEFT_IN, _STEP_IN, _BELOW_IN = (
     1.95,
     2.15,
     0.18,
-)  # inches: a tile, where strips begin, row to row, ticks
+)  # inches: a tile, strips begin, row to row, ticks
 _TOP, _BOTTOM, _MIDDLE, _OTHERS = "#ffd400", "#ff2d2d", "#00e5ff", "#ffffff"
 _OWN, _OTHER, _TRUE, _FOUND = "#1f6fb4", "#9a9a9a", "#2b8a57", "#d03a2a"
 _LOWEST = -0.4  # cosine in the middle of a compass
@@ -57,7 +56,7 @@ def draw_place(panorama: Pixels, tile: Pixels, views: Sequence[TitledView], plac
         _draw_tile(left, tile)
         _draw_grid(left, named.view.places[place], named.view.controls[place], len(tile))
         _draw_strip(right, named.view.pictures[place], named.title, azimuth=named.azimuth)
-    return _bytes(figure, "jpg")
+    return encode_figure(figure, "jpg")
 
 
 def _axes(figure: Figure, row: int, count: int) -> tuple[Axes, Axes]:
@@ -126,7 +125,7 @@ def draw_heading_scores(circles: Mapping[str, HeadingScores]) -> bytes:
             _draw_compass(compass, circle, column)
             if column == 0:
                 compass.set_ylabel(name, fontsize=8, labelpad=26)
-    return _bytes(figure, "png")
+    return encode_figure(figure)
 
 
 def _draw_compass(axes: PolarAxes, circle: HeadingScores, photo: int) -> None:
@@ -147,10 +146,3 @@ def _draw_compass(axes: PolarAxes, circle: HeadingScores, photo: int) -> None:
     axes.set_title(
         f"{verdict}, {off:.1f}° off", fontsize=8, color=_OWN if circle.own_first[photo] else _FOUND
     )
-
-
-def _bytes(figure: Figure, kind: str) -> bytes:
-    sink = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(sink, format=kind, pil_kwargs={"quality": 85} if kind == "jpg" else {})
-    return sink.getvalue()

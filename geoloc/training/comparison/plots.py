@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from geoloc.evaluation.report.plots import encode_figure
 from geoloc.training.comparison.measurements import Measurement
 from geoloc.training.comparison.model_facts import CurvePoint, ModelFacts, bridge_titles, sorted_by_bridge
 from geoloc.training.comparison.tables import protocol_means, wilson
@@ -54,7 +53,7 @@ def recall_dots(rows: Sequence[Measurement], models: Sequence[ModelFacts]) -> by
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_yticks(range(len(recipes)), [model.recipe for model in recipes], fontsize=8)
     grid[0].set_ylim(len(recipes) - 0.4, -0.6)
-    return _png(figure)
+    return encode_figure(figure)
 
 
 def _dots(axes: Axes, place: int, values: Sequence[float], photos: int | None, colour: str) -> None:
@@ -91,15 +90,8 @@ def loss_curves(
     grid[1, 0].set(ylabel="own tile first in the batch, %")
     for axes in grid.flat:
         axes.grid(alpha=0.3)
-    return _png(figure)
+    return encode_figure(figure)
 
 
 def _recipes(models: Sequence[ModelFacts]) -> list[ModelFacts]:
     return list({model.recipe: model for model in sorted_by_bridge(models)}.values())
-
-
-def _png(figure: Figure) -> bytes:
-    sink = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(sink, format="png")
-    return sink.getvalue()

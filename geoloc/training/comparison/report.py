@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from geoloc.evaluation.report.html import page
+from geoloc.evaluation.report.html import page, plot
 from geoloc.training.comparison.measurements import Measurement
 from geoloc.training.comparison.model_facts import CurvePoint, ModelFacts
 from geoloc.training.comparison.plots import bridge_colours, loss_curves, recall_dots
@@ -41,13 +40,15 @@ def render(
     sections = [_STYLE + "<h1>Recipes compared</h1>" + _summary(rows, models)]
     for test, name in zip(tests, dict.fromkeys(row.test for row in rows), strict=True):
         dots = recall_dots([row for row in rows if row.test == name], models)
-        sections.append(_section(test) + picture(dots, f"R@1 on {name} by recipe and condition"))
-    sections.append(_section(recipes) + picture(loss_curves(curves, models), "losses over steps"))
+        sections.append(_section(test) + plot(dots, f"R@1 on {name} by recipe and condition", "wide"))
+    sections.append(_section(recipes) + plot(loss_curves(curves, models), "losses over steps", "wide"))
     heading = ""
     for shown in pictures:
         title = f"<h2>{html.escape(shown.heading)}</h2>" if shown.heading != heading else ""
         heading = shown.heading
-        sections.append(f"{title}<p>{html.escape(shown.words)}</p>" + picture(shown.picture, shown.heading))
+        sections.append(
+            f"{title}<p>{html.escape(shown.words)}</p>" + plot(shown.picture, shown.heading, "wide")
+        )
     sections.append(
         "<h2>How to read it</h2>" + "".join(f"<p>{html.escape(note)}</p>" for note in notes(rows))
     )
@@ -81,10 +82,3 @@ def _grouped_table(table: Table) -> str:
             )
         body.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line.cells) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-
-
-def picture(data: bytes, alt: str) -> str:
-    """An encoded picture at the page's width."""
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    content = base64.b64encode(data).decode()
-    return f'<img class="wide" alt="{html.escape(alt)}" src="data:image/{kind};base64,{content}">'

@@ -87,4 +87,4 @@ def test_a_photo_that_is_a_polar_image_points_to_its_heading(
 def test_a_photo_is_found_when_its_own_tile_scores_most() -> None:
     shown = ProtocolPhotos(np.zeros((2, 1, 1, 3), np.uint8), np.ones((2, 1), bool), np.zeros(2))
     own, other = np.array([[0.1, 0.9], [0.2, 0.3]]), np.array([[0.8, 0.2], [0.0, 0.4]])
-    assert HeadingScores(shown, own, other, np.zeros(2)).found.tolist() == [True, False]
+    assert HeadingScores(shown, own, other, np.zeros(2)).own_first.tolist() == [True, False]
