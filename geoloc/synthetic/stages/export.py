@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-import ray
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import storage
