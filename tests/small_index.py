@@ -186,9 +186,7 @@ def write_table(uri: str, kind: str, schema: pa.Schema, rows: list[dict[str, obj
     """A finished table of two parts."""
     table = schemas.conform(pa.Table.from_pylist(rows, schema=schema), schema)
     half = (len(rows) + 1) // 2
-    part_table.begin(uri, "test")
-    written = [part_table.write_part(uri, 0, table[:half]), part_table.write_part(uri, 1, table[half:])]
-    part_table.publish(uri, kind=kind, fingerprint="test", parts=written)
+    part_table.write_table(uri, [table[:half], table[half:]], kind=kind, fingerprint="test")
 
 
 def write_ingested(small: SmallIndex) -> None:

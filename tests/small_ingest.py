@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from geoloc.core import part_table, schemas, storage
+from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.geodesy import LatLon, LocalFrame
 from geoloc.geometry.polar import aerial_to_polar
 from geoloc.recipe.recipe import Recipe
@@ -97,13 +98,18 @@ def write_ingest(
     ):
         table = schemas.conform(pa.Table.from_pylist(rows), schema)
         place = storage.join(uri, kind)
-        part_table.begin(place, f"{kind}-{seed}-{count}-{extent_m}")
         half = max(1, count // 2)
-        written = [
-            part_table.write_part(place, number, table.slice(number * half, half if number == 0 else None))
-            for number in range(2)
-        ]
-        part_table.publish(place, kind=kind, fingerprint=f"{kind}-{seed}-{count}-{extent_m}", parts=written)
+        part_table.write_table(
+            place,
+            [table[:half], table[half:]],
+            kind=kind,
+            fingerprint=fingerprint_of([kind, seed, count, extent_m]),
+        )
+
+
+def part_path(table: Path | str, index: int) -> Path:
+    """The file of a part of a finished table on local disk."""
+    return Path(table) / part_table.read_manifest(str(table)).parts[index].name
 
 
 @pytest.fixture(scope="session")

@@ -85,4 +85,5 @@ def _write_part(codes_uri: str, number: int, count: int, bits: int) -> TablePart
         pa.array([_MODEL_ID] * count, pa.string()),
     ]
     table = pa.table(columns, schema=schemas.codes_schema(bits // 8, None))
-    return TablePart(codes_uri, part_table.write_part(codes_uri, number, table), _MODEL_ID)
+    plan = part_table.TablePlan(codes_uri, "bench")
+    return TablePart(codes_uri, plan.write_part(number, table), _MODEL_ID)

@@ -57,6 +57,10 @@ class CorruptArtifact(ArtifactError):
     """Bytes that do not match their recorded size or checksum."""
 
 
+class OutputInUse(ArtifactError):
+    """Another run is at work on the output, or has taken it over; nothing of ours was published."""
+
+
 class ModelMismatch(GeolocError):
     """A model, a table and an index that do not belong together (bits, dimension, tile size, model id)."""
 

@@ -7,11 +7,13 @@ is the same one, a changed input at the same URI is another.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError
+from geoloc.core.lease import LEASE_NAME, Lease
 
 PLAN_NAME = "plan.json"
 _READERS = 8  # on object stores the time goes into waiting
@@ -28,43 +30,73 @@ def file_fingerprints(uris: Sequence[str]) -> list[str | None]:
         return list(pool.map(storage.content_tag, uris))
 
 
+@contextmanager
 def begin_output(
     output: str, fingerprint: str, *, record: str, what: str, overwrite: bool = False, shared: bool = False
-) -> bytes | None:
-    """Open an output for writing: the bytes of its record when it is finished, None when there is work to do.
+) -> Iterator[bytes | None]:
+    """Open an output that is no table: the bytes of its record when it is finished, None when there is work to do.
 
-    `record` names the JSON file that the stage writes last. Work of another fingerprint is refused with
-    `ArtifactError`; `overwrite` removes it. Normally the directory belongs to the stage: `plan.json` holds the
-    fingerprint from the start, and the whole directory is removed. In a `shared` directory the record itself holds
-    the fingerprint, and the record alone is removed.
+    Within the `with` block the lease on the output is held, unless it is finished; `OutputInUse` when another run
+    is at work there. `record` names the JSON file that the stage writes last. Work of another fingerprint is refused
+    with `ArtifactError`; `overwrite` removes it. Normally the directory belongs to the stage: `plan.json` holds the
+    fingerprint from the start, and everything in the directory is removed. In a `shared` directory the record itself
+    holds the fingerprint, and the record alone is removed.
     """
+    holder = storage.join(output, record if shared else PLAN_NAME)
     record_uri = storage.join(output, record)
-    holder = record_uri if shared else storage.join(output, PLAN_NAME)
+    if _held(holder) == fingerprint and storage.exists(record_uri):
+        yield storage.read_bytes(record_uri)
+        return
+    with Lease(output):
+        _make_room(output, fingerprint, record, what, overwrite=overwrite, shared=shared)
+        # Another run may have finished it before the lease was ours.
+        yield storage.read_bytes(record_uri) if storage.exists(record_uri) else None
+
+
+def _make_room(
+    output: str, fingerprint: str, record: str, what: str, *, overwrite: bool, shared: bool
+) -> None:
+    """Refuse or remove work of another fingerprint, and write the plan where the stage owns the directory."""
+    holder = storage.join(output, record if shared else PLAN_NAME)
     held = storage.exists(holder)
-    if held and _read(holder) != fingerprint:
-        problem = (
-            f"holds {what} made from other inputs or settings; pass --overwrite to replace it, or choose another "
-            "output."
-        )
-    elif not held and not shared and storage.list_files(output):
-        problem = "already holds other files; choose an empty output or pass --overwrite."
-    else:
-        problem = ""
+    problem = ""
+    if held and _held(holder) != fingerprint:
+        problem = other_work(what)
+    elif not held and not shared:
+        problem = holds_other_files(output)
     if problem and not overwrite:
         raise ArtifactError(f"{output!r} {problem}")
     if problem:
-        storage.delete(record_uri)  # first: a reader never finds a record without its files
-        if not shared:
-            storage.delete(output)
+        storage.delete(storage.join(output, record))  # first: a reader never finds a record without its files
+        for file in storage.list_files(output) if not shared else ():
+            if not file.name.startswith(LEASE_NAME):
+                storage.delete(file.uri)
     if not shared and (problem or not held):
         storage.write_bytes(holder, json.dumps({"fingerprint": fingerprint}).encode() + b"\n")
-    return storage.read_bytes(record_uri) if storage.exists(record_uri) else None
 
 
-def _read(uri: str) -> str | None:
-    """The fingerprint that a JSON file holds; None where it holds none."""
+def other_work(what: str) -> str:
+    """The end of a sentence that refuses an output of another fingerprint."""
+    return f"holds {what} made from other inputs or settings; pass --overwrite to replace it, or choose another output."
+
+
+def holds_other_files(output: str) -> str:
+    """The end of a sentence that refuses a directory with files of others; empty when there are none."""
+    others = [file for file in storage.list_files(output) if not file.name.startswith(LEASE_NAME)]
+    return "already holds other files; choose an empty output or pass --overwrite." if others else ""
+
+
+def read_plan(content: bytes | None) -> tuple[str | None, int]:
+    """Fingerprint and generation that a JSON file holds: None where it holds none, 0 where it does not say."""
     try:
-        content = json.loads(storage.read_bytes(uri))
+        found = json.loads(content or b"null")
     except ValueError:
-        return None
-    return content.get("fingerprint") if isinstance(content, dict) else None
+        return None, 0
+    if not isinstance(found, dict):
+        return None, 0
+    return found.get("fingerprint"), int(found.get("generation", 0))
+
+
+def _held(uri: str) -> str | None:
+    """The fingerprint that a file holds; None where it holds none or is not there."""
+    return read_plan(storage.read_bytes(uri))[0] if storage.exists(uri) else None

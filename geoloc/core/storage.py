@@ -234,6 +234,11 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def has_conditional_put(uri: str) -> bool:
+    """Whether `put_if_absent` and `compare_and_swap` work at a URI: on local paths and S3."""
+    return urlparse(uri).scheme in ("", "file", "s3")
+
+
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Create a file only where none is; True when ours was created, False when another is there.
 

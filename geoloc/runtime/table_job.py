@@ -8,6 +8,7 @@ writes its own part; rows never travel through the driver or the object store.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import ray.data
 
 from geoloc.core import errors, part_table, storage
 from geoloc.core.errors import GeolocError, InputError, StoreUnavailable, TooManyBadRows
-from geoloc.core.part_table import Part, TableManifest
+from geoloc.core.part_table import Part, Receipt, TableDraft, TableManifest, TablePlan
 from geoloc.core.progress import say, track
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.sources.quarantine import RefusedRow, count_reasons, quarantine_table
@@ -26,6 +27,8 @@ from geoloc.sources.quarantine import RefusedRow, count_reasons, quarantine_tabl
 _COUNTS_KEY = b"geoloc_counts"
 _ROUNDS = 3  # in which a part is made whose store was away
 _MOST_FAILED = 16  # parts in a round: then the store is away for all
+_RECEIPTS_IN_A_FILE = 256
+_RECEIPTS_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def split(items: Sequence[Any], weight: Callable[[Any], int], limit: int) -> lis
 
 
 def make_parts(
-    uri: str,
+    table: TableDraft,
     units: Sequence[Any],
     maker: Callable[..., Any],
     *,
@@ -81,27 +84,45 @@ def make_parts(
     `maker` is a function `unit -> PartResult`, or, with `workers.actors`, a class that is built with `arguments` in
     each actor and called with a unit. Counts of refused rows are named `quarantined/<reason>`. The first
     `GeolocError` of a task ends the stage with that error; the parts that were written stay. A part that failed
-    because its store was away is made again after the others, in `_ROUNDS` rounds at most.
+    because its store was away is made again after the others, in `_ROUNDS` rounds at most. Parts with a receipt
+    are not read again; a part without one, of a run that was killed, is checked by the task that would make it.
     """
-    missing = set(part_table.missing_parts(uri, len(units)))
-    done = [index for index in range(len(units)) if index not in missing]
-    written: list[Part] = []
+    receipts = table.finished_parts()
+    missing = [index for index in range(len(units)) if index not in receipts]
+    written = [receipts[index].part for index in range(len(units)) if index in receipts]
     totals: Counter[str] = Counter()
-    for index in done:
-        part, counts = _existing(uri, index)
-        written.append(part)
-        totals.update(counts)
+    for receipt in receipts.values():
+        totals.update(receipt.counts)
     for round_number in range(1, _ROUNDS + 1):
         failed: list[int] = []
-        results = _run(uri, units, sorted(missing), maker, workers or Workers(), arguments) if missing else ()
-        for result in track(results, total=len(missing), what=what, unit="parts"):
+        results = _run(table.plan, units, missing, maker, workers or Workers(), arguments) if missing else ()
+        tracked = track(results, total=len(missing), what=what, unit="parts")
+        for receipt in _noted(table, tracked, failed, round_number):
+            written.append(receipt.part)
+            totals.update(receipt.counts)
+        missing = sorted(failed)
+    return sorted(written, key=lambda part: part_table.part_number(part.name)), totals
+
+
+def _noted(
+    table: TableDraft, results: Iterator[dict[str, str]], failed: list[int], round_number: int
+) -> Iterator[Receipt]:
+    """The receipts of tasks as they end, which are also written, many to a file, and at the end."""
+    waiting: list[Receipt] = []
+    written_s = time.monotonic()
+    try:
+        for result in results:
             if result["failure"]:
                 _note_failure(_decode_error(result["failure"]), int(result["index"]), failed, round_number)
                 continue
-            written.append(Part.model_validate_json(result["part"]))
-            totals.update(json.loads(result["counts"]))
-        missing = set(failed)
-    return sorted(written, key=lambda part: part.name), totals
+            waiting.append(Receipt.model_validate_json(result["receipt"]))
+            yield waiting[-1]
+            if len(waiting) >= _RECEIPTS_IN_A_FILE or time.monotonic() - written_s > _RECEIPTS_EVERY_S:
+                table.write_receipts(waiting)
+                waiting, written_s = [], time.monotonic()
+    finally:
+        if waiting:
+            table.write_receipts(waiting)
 
 
 def _note_failure(error: GeolocError, index: int, failed: list[int], round_number: int) -> None:
@@ -113,7 +134,7 @@ def _note_failure(error: GeolocError, index: int, failed: list[int], round_numbe
 
 
 def _run(
-    uri: str,
+    plan: TablePlan,
     units: Sequence[Any],
     missing: list[int],
     maker: Callable[..., Any],
@@ -125,11 +146,11 @@ def _run(
     source = ray.data.from_items(items, override_num_blocks=len(items))
     actor: Any = _PartActor  # Ray Data takes a class, and its annotations do not say so
     if workers.actors is None:
-        results = source.map(_PartTask(uri, maker), num_cpus=workers.cpus, num_gpus=workers.gpus)
+        results = source.map(_PartTask(plan, maker), num_cpus=workers.cpus, num_gpus=workers.gpus)
     else:
         results = source.map(
             actor,
-            fn_constructor_args=(uri, maker, arguments),
+            fn_constructor_args=(plan, maker, arguments),
             compute=ray.data.ActorPoolStrategy(size=min(workers.actors, len(missing))),
             num_cpus=workers.cpus,
             num_gpus=workers.gpus,
@@ -140,30 +161,34 @@ def _run(
 class _PartTask:
     """A plain callable that Ray ships with its maker."""
 
-    def __init__(self, uri: str, maker: PartMaker) -> None:
-        self.uri = uri
+    def __init__(self, plan: TablePlan, maker: PartMaker) -> None:
+        self.plan = plan
         self.maker = maker
         self.__name__ = getattr(maker, "__name__", type(maker).__name__)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         index = int(row["index"])
         try:
-            part, counts = _write(self.uri, index, self.maker(json.loads(row["unit"])))
+            receipt = self._make(index, row["unit"])
         except GeolocError as error:
-            return {"index": str(index), "part": "", "counts": "", "failure": _encode_error(error)}
-        part_json, counts_json = part.model_dump_json(), json.dumps(counts)
-        return {"index": str(index), "part": part_json, "counts": counts_json, "failure": ""}
+            return {"index": str(index), "receipt": "", "failure": _encode_error(error)}
+        return {"index": str(index), "receipt": receipt.model_dump_json(), "failure": ""}
+
+    def _make(self, index: int, unit: str) -> Receipt:
+        if self.plan.has_part(index):
+            return _existing(self.plan, index)
+        return _write(self.plan, index, self.maker(json.loads(unit)))
 
 
 class _PartActor(_PartTask):
     """Builds its maker once; a maker that cannot be built fails its units with one sentence, not a stack trace."""
 
-    def __init__(self, uri: str, maker: Callable[..., PartMaker], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, plan: TablePlan, maker: Callable[..., PartMaker], arguments: tuple[Any, ...]) -> None:
         try:
             built: PartMaker = maker(*arguments)
         except GeolocError as error:
             built = _FailingMaker(error)
-        super().__init__(uri, built)
+        super().__init__(plan, built)
 
 
 @dataclass(frozen=True)
@@ -176,20 +201,19 @@ class _FailingMaker:
         raise self.error
 
 
-def _write(uri: str, index: int, result: PartResult) -> tuple[Part, dict[str, int]]:
+def _write(plan: TablePlan, index: int, result: PartResult) -> Receipt:
     reasons = {f"quarantined/{reason}": count for reason, count in count_reasons(result.refused).items()}
     counts = dict(result.counts) | reasons
     rows = result.rows.replace_schema_metadata(
         {**(result.rows.schema.metadata or {}), _COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()}
     )
     refused = quarantine_table(result.refused) if result.refused else None
-    return part_table.write_part(uri, index, rows, refused), counts
+    return Receipt(part=plan.write_part(index, rows, refused), counts=counts)
 
 
-def _existing(uri: str, index: int) -> tuple[Part, dict[str, int]]:
-    part, metadata = part_table.written_part(uri, index)
-    counts: dict[str, int] = json.loads(metadata.get(_COUNTS_KEY, b"{}"))
-    return part, counts
+def _existing(plan: TablePlan, index: int) -> Receipt:
+    part, metadata = plan.written_part(index)
+    return Receipt(part=part, counts=json.loads(metadata.get(_COUNTS_KEY, b"{}")))
 
 
 def _encode_error(error: GeolocError) -> str:

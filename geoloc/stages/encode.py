@@ -24,7 +24,7 @@ from geoloc.core.arrays import Float32Array
 from geoloc.core.errors import ConfigError, CorruptArtifact, InputError
 from geoloc.core.fingerprint import PLAN_NAME, fingerprint_of
 from geoloc.core.images import decode_image
-from geoloc.core.part_table import Part, TableManifest
+from geoloc.core.part_table import Part, TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.models.encoder import Encoded, Encoder
 from geoloc.models.store import read_card
@@ -101,11 +101,11 @@ def run(config: EncodeConfig, inputs: EncodeInputs, output: str, *, overwrite: b
         "bits": card.bits,
         "embedding_dim": card.embedding_dim if config.embeddings else None,
     }
-    manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
-    reused = manifest is not None
-    if manifest is None:
-        units = [{"tiles": tiles, "part": part.model_dump()} for part in source.parts]
-        manifest = _make(config, output, model, units, fingerprint, details)
+    with part_table.begin(output, fingerprint, overwrite=overwrite) as table:
+        manifest, reused = table.finished, table.finished is not None
+        if manifest is None:
+            units = [{"tiles": tiles, "part": part.model_dump()} for part in source.parts]
+            manifest = _make(config, table, model, units, details)
     say(table_job.summary("codes", manifest) + (" (reused)" if reused else ""))
     return EncodeResult(
         output=output,
@@ -125,15 +125,10 @@ def tiles_table(uri: str) -> str:
 
 
 def _make(
-    config: EncodeConfig,
-    output: str,
-    model: str,
-    units: list[dict[str, Any]],
-    fingerprint: str,
-    details: dict[str, Any],
+    config: EncodeConfig, table: TableDraft, model: str, units: list[dict[str, Any]], details: dict[str, Any]
 ) -> TableManifest:
     written, totals = table_job.make_parts(
-        output,
+        table,
         units,
         TileEncoder,
         what="encoding tiles",
@@ -141,15 +136,13 @@ def _make(
         arguments=(model, config.batch_size, config.gpu, config.embeddings),
     )
     rows, refused = sum(part.rows for part in written), table_job.quarantined(totals)
-    table_job.check_bad_share("tiles", output, rows, refused, config.max_bad_share)
+    table_job.check_bad_share("tiles", table.plan.uri, rows, refused, config.max_bad_share)
     if rows >= _CONSTANT_FROM_ROWS and not totals["varied"]:
         raise CorruptArtifact(
             f"The model {model!r} gives the same embedding for all {rows:,} tiles, so it cannot tell them apart; "
             "train it again (its training collapsed)."
         )
-    return part_table.publish(
-        output, kind="codes", fingerprint=fingerprint, parts=written, quarantined=refused, details=details
-    )
+    return table.publish(kind="codes", parts=written, quarantined=refused, details=details)
 
 
 def _workers(config: EncodeConfig) -> Workers:

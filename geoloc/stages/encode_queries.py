@@ -39,26 +39,24 @@ def encode_queries(
             f"The queries table {queries!r} has no rows; ingest photos first.", reason="no_queries"
         )
     fingerprint = fingerprint_of([KIND, _VERSION, source.checksums, card.model_id, headings])
-    finished = part_table.begin(output, fingerprint, overwrite=overwrite)
-    if finished is not None:
-        return finished
-    ensure_ray()
-    written, totals = table_job.make_parts(
-        output,
-        _units(queries, source),
-        QueryEncoder,
-        what="encoding queries",
-        workers=Workers(actors=cpu_count()),
-        arguments=(model, headings),
-    )
-    return part_table.publish(
-        output,
-        kind=KIND,
-        fingerprint=fingerprint,
-        parts=written,
-        quarantined=table_job.quarantined(totals),
-        details={"model_id": card.model_id, "embedding_dim": card.embedding_dim, "bits": card.bits},
-    )
+    with part_table.begin(output, fingerprint, overwrite=overwrite) as table:
+        if table.finished is not None:
+            return table.finished
+        ensure_ray()
+        written, totals = table_job.make_parts(
+            table,
+            _units(queries, source),
+            QueryEncoder,
+            what="encoding queries",
+            workers=Workers(actors=cpu_count()),
+            arguments=(model, headings),
+        )
+        return table.publish(
+            kind=KIND,
+            parts=written,
+            quarantined=table_job.quarantined(totals),
+            details={"model_id": card.model_id, "embedding_dim": card.embedding_dim, "bits": card.bits},
+        )
 
 
 def _units(queries: str, source: TableManifest) -> list[dict[str, Any]]:

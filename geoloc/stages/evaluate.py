@@ -115,7 +115,7 @@ def run(
     costs only the search. Raises `ArtifactError` when the output holds another evaluation, `InputError` from
     the sanity checks, `ConfigError` for an unknown protocol, and the errors of opening the index.
     """
-    output = storage.absolute(output)
+    output, inputs = storage.absolute(output), _absolute(inputs)
     protocol = choose_protocol(config.protocol, inputs.queries)
     locator = Locator.open(inputs.index, inputs.snapshot_id)
     if config.calibrate:
@@ -123,10 +123,27 @@ def run(
     settings = _figure_settings(config, protocol, locator.snapshot.bits)
     fingerprint = _fingerprint(config, inputs, locator, protocol)
     # Shared: encoded queries lie here too and outlive an evaluation.
-    if record := begin_output(
+    with begin_output(
         output, fingerprint, record=METRICS_NAME, what="an evaluation", overwrite=overwrite, shared=True
-    ):
-        return EvaluateResult.model_validate_json(record).model_copy(update={"reused": True})
+    ) as record:
+        if record:
+            return EvaluateResult.model_validate_json(record).model_copy(update={"reused": True})
+        return _evaluate(
+            config, inputs, output, locator, protocol, settings, fingerprint, overwrite=overwrite
+        )
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    inputs: EvaluateInputs,
+    output: str,
+    locator: Locator,
+    protocol: Protocol,
+    settings: FigureSettings,
+    fingerprint: str,
+    *,
+    overwrite: bool,
+) -> EvaluateResult:
     warnings = _leaks(config, inputs, protocol)
     encoded_uri = _encoded(config, inputs, output, locator, overwrite=overwrite)
     encoded = EncodedTable(encoded_uri)
@@ -161,6 +178,14 @@ def run(
         storage.write_bytes(storage.join(output, REPORT_NAME), html.encode())
     storage.write_bytes(storage.join(output, METRICS_NAME), result.model_dump_json(indent=1).encode())
     return result
+
+
+def _absolute(inputs: EvaluateInputs) -> EvaluateInputs:
+    """The inputs with local paths that do not depend on the working directory, which workers do not share."""
+    uris = inputs.model_dump(
+        include={"index", "queries", "tiles", "encoded", "trained_on"}, exclude_none=True
+    )
+    return inputs.model_copy(update={name: storage.absolute(uri) for name, uri in uris.items()})
 
 
 def choose_protocol(name: str | None, queries: str) -> Protocol:
@@ -233,7 +258,7 @@ def _encoded(
     uri = inputs.encoded or storage.join(output, "encoded")
     encode_queries(
         storage.join(inputs.queries, "queries"),
-        locator.snapshot.model_uri,
+        locator.snapshot.shared_model_uri,
         uri,
         headings=config.headings,
         overwrite=overwrite and inputs.encoded is None,

@@ -93,19 +93,19 @@ def run(
     uri = storage.join(output, _LIST)
     stored = [checksum for manifest in manifests.values() for checksum in manifest.checksums]
     fingerprint = fingerprint_of(["webdataset", _VERSION, config.samples_per_shard, stored])
-    done = part_table.begin(uri, fingerprint, overwrite=overwrite)
-    if done is None:
+    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+        if table.finished is not None:
+            return _result(output, table.finished, reused=True)
         units = _units(config, root, output, manifests)
-        written, _ = table_job.make_parts(uri, units, write_shards, what="writing shards")
+        written, _ = table_job.make_parts(table, units, write_shards, what="writing shards")
         wanted = {name for part in written for name in part_table.read_part(uri, part)["name"].to_pylist()}
         for file in storage.list_files(output, suffix=".tar", recursive=False):
             if file.name not in wanted:
                 storage.delete(file.uri)  # of an earlier export with other settings
         _copy_note(root, output)
-        done = part_table.publish(uri, kind=_LIST, fingerprint=fingerprint, parts=written)
+        done = table.publish(kind=_LIST, parts=written)
         say(table_job.summary(_LIST, done))
         return _result(output, done, reused=False)
-    return _result(output, done, reused=True)
 
 
 def _result(output: str, manifest: TableManifest, *, reused: bool) -> ShardExportResult:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from geoloc.core import part_table, storage
 from geoloc.core.arrays import FloatArray
 from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
+from geoloc.core.lease import Lease
 from geoloc.core.progress import say
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import PartResult
@@ -59,6 +60,12 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
     """
     start = time.monotonic()
     output = storage.absolute(output)
+    with Lease(output):  # of all tables together: pairs belong to these tiles and these queries
+        result = _ingest(config, inputs, output, overwrite=overwrite)
+    return result.model_copy(update={"seconds": round(time.monotonic() - start, 3)})
+
+
+def _ingest(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool) -> IngestResult:
     fresh: list[bool] = []
     tiles = queries = pairs = None
     report = SheetReport(0, ())
@@ -81,7 +88,7 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
     return IngestResult(
         output=output,
         reused=not any(fresh),
-        seconds=round(time.monotonic() - start, 3),
+        seconds=0.0,
         tiles=tiles,
         queries=queries,
         pairs=pairs,
@@ -113,19 +120,20 @@ def _tiles(
             sheet_identities(sheets),
         ]
     )
-    if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return report_counts("tiles", uri, done, fresh, reused=True), report
-    units = _tile_units(config, inputs.centres, sheets, spec, settings)
-    written, totals = table_job.make_parts(uri, units, make_tiles, what="cutting tiles")
-    details = {
-        **asdict(spec),
-        **settings,
-        "metres_per_pixel": spec.metres_per_pixel,
-        "mostly_nodata": totals["mostly_nodata"],
-        "sheets": len(sheets),
-        "overlapping_sheets": report.overlapping,
-    }
-    manifest = publish_table("tiles", uri, fingerprint, written, totals, details, config.max_bad_share)
+    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+        if table.finished is not None:
+            return report_counts("tiles", uri, table.finished, fresh, reused=True), report
+        units = _tile_units(config, inputs.centres, sheets, spec, settings)
+        written, totals = table_job.make_parts(table, units, make_tiles, what="cutting tiles")
+        details = {
+            **asdict(spec),
+            **settings,
+            "metres_per_pixel": spec.metres_per_pixel,
+            "mostly_nodata": totals["mostly_nodata"],
+            "sheets": len(sheets),
+            "overlapping_sheets": report.overlapping,
+        }
+        manifest = publish_table("tiles", table, written, totals, details, config.max_bad_share)
     return report_counts("tiles", uri, manifest, fresh, reused=False), report
 
 
@@ -193,24 +201,32 @@ def _queries(
             file_fingerprints([photo.uri for photo in photos]),
         ]
     )
-    if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return report_counts("queries", uri, done, fresh, reused=True)
+    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+        if table.finished is not None:
+            return report_counts("queries", uri, table.finished, fresh, reused=True)
+        units = _query_units(config, photos, refused)
+        written, totals = table_job.make_parts(table, units, make_queries, what="checking photos")
+        manifest = publish_table("queries", table, written, totals, {}, config.max_bad_share)
+    return report_counts("queries", uri, manifest, fresh, reused=False)
+
+
+def _query_units(
+    config: IngestConfig, photos: Sequence[Photo], refused: Sequence[RefusedRow]
+) -> list[dict[str, Any]]:
+    """The photos of each part, and rows that were refused already with the first."""
     bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
     groups = table_job.split(
         photos,
         lambda photo: max(1, round((photo.size_bytes or 0) / bytes_per_row)),
         config.rows_per_part,
     )
-    units = [
+    return [
         {
             "photos": [asdict(photo) for photo in group],
             "refused": [asdict(row) for row in (refused if index == 0 else [])],
         }
         for index, group in enumerate(groups or [[]])
     ]
-    written, totals = table_job.make_parts(uri, units, make_queries, what="checking photos")
-    manifest = publish_table("queries", uri, fingerprint, written, totals, {}, config.max_bad_share)
-    return report_counts("queries", uri, manifest, fresh, reused=False)
 
 
 def make_queries(unit: dict[str, Any]) -> PartResult:
@@ -232,26 +248,27 @@ def _pairs(
     fingerprint = fingerprint_of(
         ["pairs", _VERSION, config.positive_radius_m, tile_m, [*tiles.checksums, *queries.checksums]]
     )
-    if done := part_table.begin(uri, fingerprint, overwrite=overwrite):
-        return report_counts("pairs", uri, done, fresh, reused=True)
-    # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
-    from geoloc.sources.pairing import Pairer
+    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+        if table.finished is not None:
+            return report_counts("pairs", uri, table.finished, fresh, reused=True)
+        # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
+        from geoloc.sources.pairing import Pairer
 
-    centres = part_table.read(tiles_uri, columns=["tile_id", "lat", "lon"])
-    pairer = Pairer(
-        centres["tile_id"].to_pylist(),
-        *_degrees(centres),
-        tile_m=tile_m,
-        positive_radius_m=config.positive_radius_m,
-    )
-    written = []
-    for index, part in enumerate(queries.parts):
-        rows = part_table.read_part(queries_uri, part, ["query_id", "lat", "lon"])
-        written.append(
-            part_table.write_part(uri, index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
+        centres = part_table.read(tiles_uri, columns=["tile_id", "lat", "lon"])
+        pairer = Pairer(
+            centres["tile_id"].to_pylist(),
+            *_degrees(centres),
+            tile_m=tile_m,
+            positive_radius_m=config.positive_radius_m,
         )
-    details = {"positive_radius_m": config.positive_radius_m}
-    manifest = publish_table("pairs", uri, fingerprint, written, Counter(), details, 1.0)
+        written = []
+        for index, part in enumerate(queries.parts):
+            rows = part_table.read_part(queries_uri, part, ["query_id", "lat", "lon"])
+            written.append(
+                table.write_part(index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
+            )
+        details = {"positive_radius_m": config.positive_radius_m}
+        manifest = publish_table("pairs", table, written, Counter(), details, 1.0)
     return report_counts("pairs", uri, manifest, fresh, reused=False)
 
 

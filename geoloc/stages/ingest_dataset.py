@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
+from geoloc.core.part_table import TableDraft
 from geoloc.core.progress import say
 from geoloc.core.schemas import NOTE_NAME
 from geoloc.runtime import table_job
@@ -100,22 +101,26 @@ class _Work:
         text = json.dumps([described, bad]).replace(json.dumps(self.root)[1:-1], "")
         settings = [kind, config.rows_per_part, size_px, config.jpeg_quality]
         fingerprint = fingerprint_of([*self.source, settings, storage.sha256_bytes(text.encode())])
-        if done := part_table.begin(uri, fingerprint, overwrite=self.overwrite):
-            return report_counts(kind, uri, done, self.fresh, reused=True)
-        storage.delete(storage.join(self.output, NOTE_NAME))  # what it says of the old tables is over
-        limit = config.rows_per_part
-        groups = table_job.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
-        units = [
-            {
-                "rows": group,
-                "refused": bad if index == 0 else [],
-                "px": size_px,
-                "quality": config.jpeg_quality,
-            }
-            for index, group in enumerate(groups)
-        ]
-        maker: Callable[[Any], PartResult] = make_tiles if kind == "tiles" else make_queries
-        written, totals = table_job.make_parts(uri, units, maker, what=f"reading {kind} of {self.plan.name}")
+        with part_table.begin(uri, fingerprint, overwrite=self.overwrite) as table:
+            if table.finished is not None:
+                return report_counts(kind, uri, table.finished, self.fresh, reused=True)
+            limit = config.rows_per_part
+            groups = table_job.split(described, lambda row: _weight(row, _PART_BYTES / limit), limit) or [[]]
+            common = {"px": size_px, "quality": config.jpeg_quality}
+            units = [
+                {"rows": group, "refused": bad if index == 0 else [], **common}
+                for index, group in enumerate(groups)
+            ]
+            maker: Callable[[Any], PartResult] = make_tiles if kind == "tiles" else make_queries
+            what = f"reading {kind} of {self.plan.name}"
+            written, totals = table_job.make_parts(table, units, maker, what=what)
+            storage.delete(storage.join(self.output, NOTE_NAME))  # what it says of the old tables is over
+            details = self._details(kept)
+            manifest = publish_table(kind, table, written, totals, details, config.max_bad_share)
+        return report_counts(kind, uri, manifest, self.fresh, reused=False)
+
+    def _details(self, kept: Sequence[Tile | Query]) -> dict[str, Any]:
+        """What the manifest of a table of pictures says of its data set."""
         details: dict[str, Any] = {"dataset": self.plan.name, "split": self.plan.split}
         sides = [
             row.metres_per_pixel * row.at_width_px
@@ -124,8 +129,7 @@ class _Work:
         ]
         if sides:
             details["tile_m"] = statistics.median(sides)
-        manifest = publish_table(kind, uri, fingerprint, written, totals, details, config.max_bad_share)
-        return report_counts(kind, uri, manifest, self.fresh, reused=False)
+        return details
 
     def pairs(self, tiles_uri: str, queries_uri: str) -> TableCounts:
         """Make the table of pairs: the plan's, without those that lost their tile or their query."""
@@ -134,19 +138,27 @@ class _Work:
         text = storage.sha256_bytes(json.dumps(plan.pairs).encode())
         stored = [checksum for manifest in manifests for checksum in manifest.checksums]
         fingerprint = fingerprint_of(["pairs", _VERSION, text, stored])
-        if done := part_table.begin(uri, fingerprint, overwrite=self.overwrite):
-            return report_counts("pairs", uri, done, self.fresh, reused=True)
+        with part_table.begin(uri, fingerprint, overwrite=self.overwrite) as table:
+            if table.finished is not None:
+                return report_counts("pairs", uri, table.finished, self.fresh, reused=True)
+            written, left_out = self._write_pairs(table, tiles_uri, queries_uri)
+            details = {"dataset": plan.name, "split": plan.split, "left_out": left_out}
+            manifest = publish_table("pairs", table, written, Counter(), details, 1.0)
+        return report_counts("pairs", uri, manifest, self.fresh, reused=False)
+
+    def _write_pairs(
+        self, table: TableDraft, tiles_uri: str, queries_uri: str
+    ) -> tuple[list[part_table.Part], int]:
+        """The parts of the pairs of which both sides are in the tables, and the number of the others."""
         tile_ids = set(part_table.read(tiles_uri, columns=["tile_id"])["tile_id"].to_pylist())
         query_ids = set(part_table.read(queries_uri, columns=["query_id"])["query_id"].to_pylist())
-        kept = [pair for pair in plan.pairs if pair.tile_id in tile_ids and pair.query_id in query_ids]
+        kept = [pair for pair in self.plan.pairs if pair.tile_id in tile_ids and pair.query_id in query_ids]
         starts = range(0, len(kept), _PAIRS_PER_PART) or [0]
         written = [
-            part_table.write_part(uri, index, _pairs_table(kept[start : start + _PAIRS_PER_PART]))
+            table.write_part(index, _pairs_table(kept[start : start + _PAIRS_PER_PART]))
             for index, start in enumerate(starts)
         ]
-        details = {"dataset": plan.name, "split": plan.split, "left_out": len(plan.pairs) - len(kept)}
-        manifest = publish_table("pairs", uri, fingerprint, written, Counter(), details, 1.0)
-        return report_counts("pairs", uri, manifest, self.fresh, reused=False)
+        return written, len(self.plan.pairs) - len(kept)
 
 
 def _without_duplicates(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from geoloc.core import part_table
 from geoloc.core.errors import ConfigError, InputError
-from geoloc.core.part_table import TableManifest
+from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.core.schemas import usual_fov_deg
 from geoloc.runtime import table_job
@@ -191,8 +191,7 @@ class IngestResult(BaseModel):
 
 def publish_table(
     kind: str,
-    uri: str,
-    mark: str,
+    table: TableDraft,
     written: Sequence[part_table.Part],
     totals: Counter[str],
     details: dict[str, Any],
@@ -204,16 +203,14 @@ def publish_table(
     """
     refused = table_job.quarantined(totals)
     rows = sum(part.rows for part in written)
-    table_job.check_bad_share(kind, uri, rows, refused, max_bad_share)
+    table_job.check_bad_share(kind, table.plan.uri, rows, refused, max_bad_share)
     if not rows and kind == "tiles" and "max_nodata_share" in details:
         raise InputError(
             f"The imagery gives no tile: {totals['mostly_nodata']:,} places have more than "
             f"{details['max_nodata_share']:.0%} holes; use a smaller tile_m or a larger max_nodata_share.",
             reason="no_tiles",
         )
-    return part_table.publish(
-        uri, kind=kind, fingerprint=mark, parts=written, quarantined=refused, details=details
-    )
+    return table.publish(kind=kind, parts=written, quarantined=refused, details=details)
 
 
 def report_counts(

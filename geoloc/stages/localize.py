@@ -14,7 +14,7 @@ from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
 from geoloc.core.images import decode_image
-from geoloc.core.part_table import TableManifest
+from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
 from geoloc.localization.calibration import calibration_uri
@@ -120,17 +120,17 @@ def run(
     entries = list_photos(inputs.photos)
     fingerprint = _fingerprint(config, entries, index, snapshot_id)
     fixes = storage.join(output, FIXES)
-    manifest = part_table.begin(fixes, fingerprint, overwrite=overwrite)
-    reused = manifest is not None
-    if manifest is None:
-        units = [
-            [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]]
-            for first in range(0, len(entries), _UNIT_PHOTOS)
-        ]
-        manifest = _make(config, fixes, (index, snapshot_id), units, fingerprint)
-    geojson = storage.join(output, GEOJSON_NAME)
-    if not reused or not storage.exists(geojson):
-        storage.write_bytes(geojson, "".join(_geojson(fixes)).encode())
+    with part_table.begin(fixes, fingerprint, overwrite=overwrite) as table:
+        manifest, reused = table.finished, table.finished is not None
+        if manifest is None:
+            units = [
+                [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]]
+                for first in range(0, len(entries), _UNIT_PHOTOS)
+            ]
+            manifest = _make(config, table, (index, snapshot_id), units)
+        geojson = storage.join(output, GEOJSON_NAME)
+        if not reused or not storage.exists(geojson):
+            storage.write_bytes(geojson, "".join(_geojson(fixes)).encode())
     say(table_job.summary("fixes", manifest) + (" (reused)" if reused else ""))
     return _result(output, manifest, snapshot_id, reused=reused, seconds=time.monotonic() - start)
 
@@ -144,11 +144,11 @@ def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, 
 
 
 def _make(
-    config: LocalizeConfig, fixes: str, snapshot: tuple[str, str], units: list[Any], fingerprint: str
+    config: LocalizeConfig, table: TableDraft, snapshot: tuple[str, str], units: list[Any]
 ) -> TableManifest:
     ensure_ray()
     written, totals = table_job.make_parts(
-        fixes,
+        table,
         units,
         PhotoLocalizer,
         what="locating photos",
@@ -157,13 +157,11 @@ def _make(
     )
     refused = table_job.quarantined(totals)
     table_job.check_bad_share(
-        "photos", fixes, sum(part.rows for part in written), refused, config.max_bad_share
+        "photos", table.plan.uri, sum(part.rows for part in written), refused, config.max_bad_share
     )
     outcomes = {name: count for name, count in sorted(totals.items()) if name.startswith("outcome/")}
     details = {"snapshot_id": snapshot[1], "outcomes": outcomes}
-    return part_table.publish(
-        fixes, kind=KIND, fingerprint=fingerprint, parts=written, quarantined=refused, details=details
-    )
+    return table.publish(kind=KIND, parts=written, quarantined=refused, details=details)
 
 
 def _result(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
 from geoloc.core.errors import ConfigError, GeolocError
-from geoloc.core.fingerprint import begin_output, fingerprint_of
+from geoloc.core.fingerprint import begin_output, fingerprint_of, read_plan
 from geoloc.core.progress import say
 from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
@@ -18,6 +18,7 @@ from geoloc.training.pair_store import check_pairs, read_index
 from geoloc.training.validation import validation_recall
 
 CHECKPOINTS = "checkpoints"
+VALIDATION_NAME = "validation.json"
 
 
 class TrainConfig(BaseModel):
@@ -78,25 +79,32 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
     train = storage.absolute(inputs.train)
     fingerprint = _fingerprint(config, recipe, train)
     # Shared: checkpoints of an unfinished training lie here, each run's below its own name.
-    if begin_output(output, fingerprint, record=CARD_NAME, what="a model", overwrite=overwrite, shared=True):
-        return _result(output, read_card(output), reused=True)
-    # Before any worker starts: Ray Train would repeat a worker that fails, whatever the reason.
-    check_pairs(train, read_index(train), recipe)
-    _fit(config, recipe, train, output, fingerprint)
-    storage.delete(storage.join(output, CHECKPOINTS))
-    if inputs.validation is not None:
-        _validate(output, storage.absolute(inputs.validation))
+    with begin_output(
+        output, fingerprint, record=CARD_NAME, what="a model", overwrite=overwrite, shared=True
+    ) as done:
+        if done:
+            _validate(output, inputs.validation)
+            return _result(output, read_card(output), reused=True)
+        # Before any worker starts: Ray Train would repeat a worker that fails, whatever the reason.
+        check_pairs(train, read_index(train), recipe)
+        _fit(config, recipe, train, output, fingerprint)
+        storage.delete(storage.join(output, CHECKPOINTS))
+        _validate(output, inputs.validation)
     return _result(output, read_card(output), reused=False)
 
 
 def _fingerprint(config: TrainConfig, recipe: Recipe, train: str) -> str:
     """Identity of a run: recipe, data, and how the work is shared; not how often it is saved or retried."""
-    tables = [
-        part_table.read_manifest(storage.join(train, kind), kind=kind).fingerprint
+    content = [recipe.fingerprint(), *_checksums(train), config.num_workers, config.max_minutes]
+    return fingerprint_of(content)
+
+
+def _checksums(pairs: str) -> list[list[str]]:
+    """The content of an ingest output's tables."""
+    return [
+        part_table.read_manifest(storage.join(pairs, kind), kind=kind).checksums
         for kind in ("tiles", "queries", "pairs")
     ]
-    content = [recipe.fingerprint(), *tables, config.num_workers, config.max_minutes]
-    return fingerprint_of(content)
 
 
 def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str) -> None:
@@ -190,12 +198,19 @@ def _our_error(error: BaseException) -> GeolocError | None:
     return None
 
 
-def _validate(output: str, pairs: str) -> None:
-    """Measure recall on held-out pairs and add it to the last line of the metrics."""
+def _validate(output: str, pairs: str | None) -> None:
+    """Measure recall on held-out pairs and add it to the last line of the metrics, unless it was measured on these."""
+    if pairs is None:
+        return
+    pairs = storage.absolute(pairs)
+    note, fingerprint = storage.join(output, VALIDATION_NAME), fingerprint_of(_checksums(pairs))
+    if storage.exists(note) and read_plan(storage.read_bytes(note))[0] == fingerprint:
+        return
     uri = storage.join(output, METRICS_NAME)
     lines = storage.read_text(uri).splitlines()
     last = json.loads(lines[-1]) | validation_recall(output, pairs)
     storage.write_bytes(uri, "".join(f"{line}\n" for line in [*lines[:-1], json.dumps(last)]).encode())
+    storage.write_bytes(note, json.dumps({"fingerprint": fingerprint}).encode() + b"\n")
     say(
         f"train: {last['validation_pairs']:,.0f} held-out photos, recall at 1, 5, 10: "
         + ", ".join(f"{last[f'validation_recall_{k}']:.1f} %" for k in (1, 5, 10))

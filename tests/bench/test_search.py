@@ -34,8 +34,8 @@ def codes_uri(tmp_path: Path) -> str:
         "model_id": ["m"] * 60,
     }
     uri = str(tmp_path / "codes")
-    part = part_table.write_part(uri, 0, pa.table(columns, schema=schemas.codes_schema(8, None)))
-    part_table.publish(uri, kind="codes", fingerprint="test", parts=[part])
+    table = pa.table(columns, schema=schemas.codes_schema(8, None))
+    part_table.write_table(uri, [table], kind="codes", fingerprint="test")
     return uri
 
 

@@ -45,9 +45,10 @@ def test_an_output_is_reused_refused_or_replaced(tmp_path: Path, shared: bool) -
     output = str(tmp_path / "model")
 
     def begin(fingerprint: str, *, overwrite: bool = False) -> bytes | None:
-        return begin_output(
+        with begin_output(
             output, fingerprint, record="model.json", what="a model", overwrite=overwrite, shared=shared
-        )
+        ) as record:
+            return record
 
     assert begin("f") is None
     storage.write_bytes(storage.join(output, "piece"), b"1")
@@ -65,12 +66,18 @@ def test_an_output_is_reused_refused_or_replaced(tmp_path: Path, shared: bool) -
 
 def test_a_record_that_is_not_readable_is_another_one(tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / "plan.json"), b"[half a pl")
-    with pytest.raises(ArtifactError, match="made from other inputs or settings"):
-        begin_output(str(tmp_path), "f", record="table.json", what="a table")
+    with (
+        pytest.raises(ArtifactError, match="made from other inputs or settings"),
+        begin_output(str(tmp_path), "f", record="table.json", what="a table"),
+    ):
+        pass
 
 
 def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_bytes(b"years of work")
-    with pytest.raises(ArtifactError, match="already holds other files; choose an empty output"):
-        begin_output(str(tmp_path), "f", record="table.json", what="a table")
+    with (
+        pytest.raises(ArtifactError, match="already holds other files; choose an empty output"),
+        begin_output(str(tmp_path), "f", record="table.json", what="a table"),
+    ):
+        pass
     assert (tmp_path / "thesis.tex").read_bytes() == b"years of work"

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from geoloc.core import geodesy, part_table, schemas
+from geoloc.core import geodesy, part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
 from geoloc.models.geolocalizer import GeoLocalizer
@@ -317,10 +317,8 @@ def write_oracle(way: Way, case: Case, kind: str) -> tuple[str, str]:
 
 
 def publish(uri: str, kind: str, fingerprint: str, rows: pa.Table, details: dict[str, Any]) -> None:
-    assert part_table.begin(uri, fingerprint) is None
-    part_table.publish(
-        uri, kind=kind, fingerprint=fingerprint, parts=[part_table.write_part(uri, 0, rows)], details=details
-    )
+    assert not storage.exists(uri)
+    part_table.write_table(uri, [rows], kind=kind, fingerprint=fingerprint, details=details)
 
 
 def evaluated(way: Way, case: Case, kind: str, protocol: str | None = None) -> Any:

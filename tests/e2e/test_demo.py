@@ -11,6 +11,7 @@ from typing import Any
 import geopandas
 import httpx
 import pytest
+from small_ingest import part_path
 
 from geoloc import Localizer, cli
 from geoloc.core import geodesy, part_table
@@ -136,7 +137,7 @@ def test_localize_writes_fixes_that_gis_tools_open(
         )
     )
     assert result["photos"] == SIZES["test-photos"]
-    frame = geopandas.read_parquet(f"{tmp_path}/fixes/part-00000.parquet")
+    frame = geopandas.read_parquet(part_path(f"{tmp_path}/fixes", 0))
     assert len(frame) == SIZES["test-photos"]
     assert int(frame["located"].sum()) == result["located"]
     features = json.loads((tmp_path / "fixes.geojson").read_text())["features"]

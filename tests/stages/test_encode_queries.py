@@ -12,6 +12,7 @@ from small_index import SmallIndex, encoded
 
 from geoloc import Localizer
 from geoloc.core import part_table, schemas
+from geoloc.core.part_table import TablePlan
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND, EncodedTable
 from geoloc.evaluation.report.located_errors import locate_group
 from geoloc.localization.locator import EncodedQueries, Locator
@@ -55,14 +56,15 @@ def encoded_table(small: SmallIndex, root: Path) -> EncodedTable:
     ]
     queries = str(root / "queries")
     source = schemas.conform(pa.Table.from_pylist(rows, schema=schemas.QUERIES), schemas.QUERIES)
-    unit = {"queries": queries, "part": part_table.write_part(queries, 0, source).model_dump(), "start": 0}
+    part = TablePlan(queries, "test").write_part(0, source)
+    unit = {"queries": queries, "part": part.model_dump(), "start": 0}
     made = QueryEncoder(small.model, HEADINGS)(unit)
     assert not made.refused
     uri = str(root / "encoded")
-    part_table.begin(uri, "test")
-    written = [part_table.write_part(uri, 0, schemas.conform(made.rows, ENCODED))]
     details = {"model_id": read_card(small.model).model_id, "embedding_dim": 128}
-    part_table.publish(uri, kind=KIND, fingerprint="test", parts=written, details=details)
+    part_table.write_table(
+        uri, [schemas.conform(made.rows, ENCODED)], kind=KIND, fingerprint="test", details=details
+    )
     return EncodedTable(uri)
 
 

@@ -92,13 +92,8 @@ class Gallery:
             if order is None
             else np.random.default_rng(order).permutation(len(self.ids))
         )
-        part_table.begin(uri, "codes")
-        split = np.array_split(rows, pieces)
-        made = [
-            part_table.write_part(uri, number, self.table(some, model_id))
-            for number, some in enumerate(split)
-        ]
-        part_table.publish(uri, kind="codes", fingerprint="codes", parts=made)
+        tables = [self.table(some, model_id) for some in np.array_split(rows, pieces)]
+        part_table.write_table(uri, tables, kind="codes", fingerprint="codes")
         return uri
 
 

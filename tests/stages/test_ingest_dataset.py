@@ -13,6 +13,7 @@ import pytest
 import webdataset
 from PIL import Image
 from pydantic import ValidationError
+from small_ingest import part_path
 
 from geoloc import cli
 from geoloc.core import part_table, schemas, storage
@@ -243,8 +244,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
     (tmp_path / "half" / "dataset.json").unlink()
     shutil.rmtree(tmp_path / "half" / "pairs")
+    part_path(tmp_path / "half" / "tiles", 3).unlink()
     (tmp_path / "half" / "tiles" / part_table.MANIFEST_NAME).unlink()
-    (tmp_path / "half" / "tiles" / "part-00003.parquet").unlink()
     assert not ingest.run(SMALL, inputs("vigor", root), str(tmp_path / "half")).reused
     for path in sorted((tmp_path / "whole").rglob("*")):
         if path.is_file():

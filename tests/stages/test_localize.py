@@ -6,6 +6,7 @@ import shutil
 import geopandas
 import pytest
 from small_index import encoded
+from small_ingest import part_path
 
 from geoloc.core import part_table, storage
 from geoloc.core.errors import ArtifactError, InputError, QueryError, TooManyBadRows
@@ -48,7 +49,7 @@ def test_a_folder_becomes_fixes_as_the_library_gives_them(ray_local, photos, sma
     first = collection["features"][0]
     assert first["geometry"]["coordinates"] == [rows[0]["lon"], rows[0]["lat"]]
     assert first["properties"]["best_tile"] == rows[0]["matches"][0]["tile_id"]
-    frame = geopandas.read_parquet(output / "fixes" / "part-00000.parquet")
+    frame = geopandas.read_parquet(part_path(output / "fixes", 0))
     assert frame.geometry.iloc[0].y == pytest.approx(rows[0]["lat"])
     assert run(CONFIG, LocalizeInputs(index=small_index.index, photos=str(photos)), str(output)).reused
     moved = shutil.copytree(photos, tmp_path / "moved")
@@ -65,11 +66,12 @@ def test_a_killed_run_makes_only_what_is_missing(ray_local, photos, small_index,
     whole, halfway = tmp_path / "whole", tmp_path / "halfway"
     run(CONFIG, inputs, str(whole))
     shutil.copytree(whole, halfway)
-    for name in ("fixes/table.json", "fixes/part-00001.parquet", "fixes.geojson"):
-        (halfway / name).unlink()
-    kept = (halfway / "fixes" / "part-00000.parquet").stat().st_mtime_ns
+    first, second = (part_path(halfway / "fixes", index) for index in range(2))
+    for path in (halfway / "fixes" / "table.json", second, halfway / "fixes.geojson"):
+        path.unlink()
+    kept = first.stat().st_mtime_ns
     assert not run(CONFIG, inputs, str(halfway)).reused
-    assert (halfway / "fixes" / "part-00000.parquet").stat().st_mtime_ns == kept
+    assert first.stat().st_mtime_ns == kept
     for file in storage.list_files(str(whole)):
         other = file.uri.replace(str(whole), str(halfway))
         assert storage.read_bytes(other) == storage.read_bytes(file.uri), file.name

@@ -28,13 +28,11 @@ def write_answers(
     """
     for number, tables in enumerate(directions):
         table_uri = uri if number == 0 else f"{uri}-{number + 1}"
-        part_table.begin(table_uri, fingerprint, overwrite=True)
         if photos is not None and tables.questions.direction == PHOTOS_TO_TILES:
             table = schemas.with_geometry(_with_ranks(_fixes(locator, photos), tables))
         else:
             table = _with_ranks(_best(tables), tables)
-        part = part_table.write_part(table_uri, 0, table)
-        part_table.publish(table_uri, kind="results", fingerprint=fingerprint, parts=[part])
+        part_table.write_table(table_uri, [table], kind="results", fingerprint=fingerprint, overwrite=True)
 
 
 def _best(tables: DirectionTables) -> pa.Table:

@@ -137,11 +137,19 @@ class Snapshot:
         """The open shards in the order of their rows, to read all tiles."""
         return tuple(self._shards)
 
+    @property
+    def shared_model_uri(self) -> str:
+        """The model of the codes, where it lies in the index: what a driver gives to its workers."""
+        return storage.join(self.index_uri, self.manifest.model.directory)
+
     @cached_property
     def model_uri(self) -> str:
-        """The model of the codes, verified, as a local directory (copied into the cache from elsewhere)."""
+        """The model of the codes, verified, as a local directory (copied into the cache from elsewhere).
+
+        The directory is of this host alone. Other hosts open `shared_model_uri`.
+        """
         model = self.manifest.model
-        return str(ensure_local(storage.join(self.index_uri, model.directory), model.files, self._cache))
+        return str(ensure_local(self.shared_model_uri, model.files, self._cache))
 
     def search(
         self,

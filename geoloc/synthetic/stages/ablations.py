@@ -96,12 +96,23 @@ def run(
     fingerprint = fingerprint_of(
         [config.model_dump(), city_config.fingerprint(), localizer.snapshot_id, RENDERER_VERSION]
     )
-    if done := begin_output(
+    with begin_output(
         output, fingerprint, record=RESULT_NAME, what="ablations", overwrite=overwrite, shared=True
-    ):
-        return CityAblationResult.model_validate(json.loads(done)["result"]).model_copy(
-            update={"reused": True}
-        )
+    ) as done:
+        if done:
+            return CityAblationResult.model_validate(json.loads(done)["result"]).model_copy(
+                update={"reused": True}
+            )
+        result = _measure(config, city_config, localizer, output, start)
+        record = {"fingerprint": fingerprint, "result": result.model_dump()}
+        storage.write_bytes(storage.join(output, RESULT_NAME), json.dumps(record, indent=1).encode())
+    say(result.text())
+    return result
+
+
+def _measure(
+    config: CityAblationConfig, city_config: CityConfig, localizer: Localizer, output: str, start: float
+) -> CityAblationResult:
     city = City(city_config.seed, style_named(city_config.style), chunks=_CHUNKS)
     district = plan_districts(city, city_config.districts())[2]
     photos = district.photos[: config.photos]
@@ -110,7 +121,7 @@ def run(
                         what="ablations", unit="sheets"):  # fmt: skip
         for what, taken in pieces.items():
             hits[what] += _hits(localizer, taken, config.rerank)
-    result = CityAblationResult(
+    return CityAblationResult(
         output=output, reused=False, snapshot_id=localizer.snapshot_id, photos=len(photos),
         tiles=localizer.locator.snapshot.count, seconds=time.monotonic() - start,
         ablations=[
@@ -118,10 +129,6 @@ def run(
             for what, count in hits.items()
         ],
     )  # fmt: skip
-    record = {"fingerprint": fingerprint, "result": result.model_dump()}
-    storage.write_bytes(storage.join(output, RESULT_NAME), json.dumps(record, indent=1).encode())
-    say(result.text())
-    return result
 
 
 def _city_config(uri: str) -> CityConfig:

@@ -151,12 +151,18 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
     """Render the city; existing files are kept, `city.json` is written last."""
     start = time.monotonic()
     output = storage.absolute(output)
-    record = begin_output(
+    with begin_output(
         output, config.fingerprint(), record=RECORD_NAME, what="a city", overwrite=overwrite
-    )
-    if record is not None:
-        counts = {name: json.loads(record)[name] for name in ("sheets", "photos", "splits")}
-        return CityResult(output=output, reused=True, seconds=0.0, **counts)
+    ) as record:
+        if record is not None:
+            counts = {name: json.loads(record)[name] for name in ("sheets", "photos", "splits")}
+            return CityResult(output=output, reused=True, seconds=0.0, **counts)
+        done = _render_city(config, output)
+    return CityResult(output=output, reused=False, seconds=time.monotonic() - start, **done)
+
+
+def _render_city(config: CityConfig, output: str) -> dict[str, Any]:
+    """Write all files and the record; returns the counts."""
     districts = plan_districts(City(config.seed, style_named(config.style)), config.districts())
     for district in districts:
         _write_tables(output, district)
@@ -168,7 +174,7 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
     }
     content = {"fingerprint": config.fingerprint(), "crs": CRS, "config": config.model_dump(), **done}
     storage.write_bytes(storage.join(output, RECORD_NAME), json.dumps(content, indent=1).encode())
-    return CityResult(output=output, reused=False, seconds=time.monotonic() - start, **done)
+    return done
 
 
 def _write_tables(output: str, district: District) -> None:

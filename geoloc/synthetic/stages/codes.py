@@ -64,20 +64,18 @@ def run(
     start, output = time.monotonic(), storage.absolute(output)
     like = storage.absolute(inputs.like)
     source = part_table.read_manifest(like, kind="codes")
-    fingerprint = fingerprint_of(["city codes", _VERSION, source.fingerprint, config.model_dump()])
-    manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
-    reused = manifest is not None
-    if manifest is None:
-        maker, rows = _fit_maker(like), BLOCK * _BLOCKS_PER_PART
-        units = [
-            {"first": first, "last": min(first + rows, config.count), "seed": config.seed}
-            for first in range(0, config.count, rows)
-        ]
-        written, _ = table_job.make_parts(output, units, maker, what="city codes")
-        details = {**source.details, "generated": config.model_dump(), "code_bits": maker.model.bits}
-        manifest = part_table.publish(
-            output, kind="codes", fingerprint=fingerprint, parts=written, details=details
-        )
+    fingerprint = fingerprint_of(["city codes", _VERSION, source.checksums, config.model_dump()])
+    with part_table.begin(output, fingerprint, overwrite=overwrite) as table:
+        manifest, reused = table.finished, table.finished is not None
+        if manifest is None:
+            maker, rows = _fit_maker(like), BLOCK * _BLOCKS_PER_PART
+            units = [
+                {"first": first, "last": min(first + rows, config.count), "seed": config.seed}
+                for first in range(0, config.count, rows)
+            ]
+            written, _ = table_job.make_parts(table, units, maker, what="city codes")
+            details = {**source.details, "generated": config.model_dump(), "code_bits": maker.model.bits}
+            manifest = table.publish(kind="codes", parts=written, details=details)
     return CityCodesResult(
         output=output, reused=reused, rows=manifest.rows, bits=int(manifest.details["code_bits"]),
         parts=len(manifest.parts), bytes=sum(part.bytes for part in manifest.parts), seconds=time.monotonic() - start,

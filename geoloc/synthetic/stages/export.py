@@ -108,17 +108,17 @@ def run(config: CityExportConfig, output: str, *, overwrite: bool = False) -> Ci
     """Write the city in the layout of a published data set; existing files are kept, `export.json` is written last."""
     start = time.monotonic()
     output = storage.absolute(output)
-    finished = begin_output(
+    with begin_output(
         output, config.fingerprint(), record=RECORD_NAME, what="an export", overwrite=overwrite
-    )
-    record, made = json.loads(finished or b"null"), 0
-    if record is None:
-        export = plan_layout(config.layout, config.settings())
-        for path, data in {**export.annotations, "truth.csv": truth_csv(export)}.items():
-            storage.write_bytes(storage.join(output, path), data)
-        made = _render(config, output, export)
-        record = _record(config, export)
-        storage.write_bytes(storage.join(output, RECORD_NAME), json.dumps(record, indent=1).encode())
+    ) as finished:
+        record, made = json.loads(finished or b"null"), 0
+        if record is None:
+            export = plan_layout(config.layout, config.settings())
+            for path, data in {**export.annotations, "truth.csv": truth_csv(export)}.items():
+                storage.write_bytes(storage.join(output, path), data)
+            made = _render(config, output, export)
+            record = _record(config, export)
+            storage.write_bytes(storage.join(output, RECORD_NAME), json.dumps(record, indent=1).encode())
     views = record["views"]
     return CityExportResult(
         output=output, layout=config.layout, reused=finished is not None, pictures=sum(views.values()), made=made,

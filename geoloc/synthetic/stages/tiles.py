@@ -62,27 +62,25 @@ def run(config: CityTilesConfig, output: str, *, overwrite: bool = False) -> Cit
     start, output = time.monotonic(), storage.absolute(output)
     settings = config.model_dump()
     fingerprint = fingerprint_of(["city tiles", _VERSION, RENDERER_VERSION, settings])
-    manifest = part_table.begin(output, fingerprint, overwrite=overwrite)
-    reused = manifest is not None
-    if manifest is None:
-        shared = {name: value for name, value in settings.items() if name != "count"}
-        units = [
-            {
-                **shared,
-                "square": square,
-                "last": min(TILES_PER_SQUARE, config.count - square * TILES_PER_SQUARE),
-            }
-            for square in range(-(-config.count // TILES_PER_SQUARE))
-        ]
-        written, _ = table_job.make_parts(output, units, make_tiles, what="city tiles")
-        details = {"metres_per_pixel": config.tile_m / config.tile_px, **settings}
-        manifest = part_table.publish(
-            output, kind="tiles", fingerprint=fingerprint, parts=written, details=details
-        )
+    with part_table.begin(output, fingerprint, overwrite=overwrite) as table:
+        manifest, reused = table.finished, table.finished is not None
+        if manifest is None:
+            written, _ = table_job.make_parts(table, _units(config), make_tiles, what="city tiles")
+            details = {"metres_per_pixel": config.tile_m / config.tile_px, **settings}
+            manifest = table.publish(kind="tiles", parts=written, details=details)
     return CityTilesResult(
         output=output, reused=reused, rows=manifest.rows, parts=len(manifest.parts),
         bytes=sum(part.bytes for part in manifest.parts), seconds=time.monotonic() - start,
     )  # fmt: skip
+
+
+def _units(config: CityTilesConfig) -> list[dict[str, Any]]:
+    """A unit for each square of the land."""
+    shared = config.model_dump(exclude={"count"})
+    return [
+        {**shared, "square": square, "last": min(TILES_PER_SQUARE, config.count - square * TILES_PER_SQUARE)}
+        for square in range(-(-config.count // TILES_PER_SQUARE))
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -115,7 +115,7 @@ class MeasurementStore:
     def _identity(self, model: Model, table: TestTable) -> list[Any]:
         card = read_card(model.uri)
         tables = [
-            part_table.read_manifest(storage.join(table.uri, kind), kind=kind).fingerprint
+            part_table.read_manifest(storage.join(table.uri, kind), kind=kind).checksums
             for kind in ("tiles", "queries", "pairs")
         ]
         weights = [card.weights_sha256, card.recipe_sha256]

@@ -29,9 +29,8 @@ def ingested(root, name: str, *, photos: dict[str, tuple[bytes, float]], tiles: 
     ]
     for kind, schema, rows in (("queries", schemas.QUERIES, queries), ("tiles", schemas.TILES, cut)):
         uri = str(root / name / kind)
-        part_table.begin(uri, name)
         table = schemas.conform(pa.Table.from_pylist(rows, schema=schema), schema)
-        part_table.publish(uri, kind=kind, fingerprint=name, parts=[part_table.write_part(uri, 0, table)])
+        part_table.write_table(uri, [table], kind=kind, fingerprint=name)
     return str(root / name)
 
 

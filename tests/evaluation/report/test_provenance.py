@@ -11,10 +11,7 @@ from geoloc.evaluation.report import provenance
 
 
 def write(uri: str, values: list[int]) -> None:
-    part_table.begin(uri, "x")
-    part_table.publish(
-        uri, kind="t", fingerprint="x", parts=[part_table.write_part(uri, 0, pa.table({"a": values}))]
-    )
+    part_table.write_table(uri, [pa.table({"a": values})], kind="t", fingerprint="x")
 
 
 def test_a_fingerprint_follows_the_bytes_and_not_the_place(tmp_path):

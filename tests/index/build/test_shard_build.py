@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geoloc.core import geodesy, part_table, storage
+from geoloc.core import geodesy, storage
 from geoloc.core.errors import CorruptArtifact, InputError, StorageError
+from geoloc.core.part_table import Part, TablePlan
 from geoloc.index.build import shard_build as building
 from geoloc.index.build.partition_keys import Histogram, Partition
 from geoloc.index.build.shard_build import ShardTask, build_shard
@@ -20,7 +21,7 @@ from geoloc.index.format.shard import Shard
 from ..building import Tiles, random_tiles
 
 
-def codes_table(uri: str, tiles: Tiles, pieces: int, model_id: str = "m") -> tuple[part_table.Part, ...]:
+def codes_table(uri: str, tiles: Tiles, pieces: int, model_id: str = "m") -> tuple[Part, ...]:
     """Parts of a codes table, rows in their own order."""
     made = []
     for number, rows in enumerate(np.array_split(np.arange(len(tiles)), pieces)):
@@ -37,7 +38,7 @@ def codes_table(uri: str, tiles: Tiles, pieces: int, model_id: str = "m") -> tup
             columns["embedding"] = pa.FixedSizeListArray.from_arrays(
                 some.embeddings.ravel(), some.embeddings.shape[1]
             )
-        made.append(part_table.write_part(uri, number, pa.table(columns)))
+        made.append(TablePlan(uri, "test").write_part(number, pa.table(columns)))
     return tuple(made)
 
 

@@ -22,9 +22,8 @@ def like(tmp_path_factory: pytest.TempPathFactory) -> str:
         "tile_id": [str(k) for k in range(300)], "lat": np.zeros(300), "lon": np.zeros(300),
         "code": [code.tobytes() for code in codes], "model_id": ["m"] * 300,
     })  # fmt: skip
-    part_table.begin(uri, "f")
-    part = part_table.write_part(uri, 0, schemas.conform(rows, schemas.codes_schema(8, None)))
-    part_table.publish(uri, kind="codes", fingerprint="f", parts=[part], details={"bits": 64})
+    table = schemas.conform(rows, schemas.codes_schema(8, None))
+    part_table.write_table(uri, [table], kind="codes", fingerprint="f", details={"bits": 64})
     return uri
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_ingest import part_path
 
 from geoloc.core import part_table, schemas
 from geoloc.core.errors import ArtifactError
@@ -43,7 +44,7 @@ def test_fewer_tiles_are_the_first_of_more(made: str, tmp_path: Path) -> None:
 
 def test_a_second_run_reuses_and_a_lost_part_is_made_again_to_the_byte(made: str) -> None:
     assert run(SMALL, made).reused
-    part = Path(made) / "part-00001.parquet"
+    part = part_path(made, 1)
     before = part.read_bytes()
     part.unlink()
     (Path(made) / "table.json").unlink()
