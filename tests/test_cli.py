@@ -288,6 +288,15 @@ def test_submit_asks_for_a_stage_and_a_cluster(monkeypatch: pytest.MonkeyPatch) 
         submit.submit(["encode", "--tiles", "t"])
 
 
+def test_every_stage_can_be_submitted_and_is_in_the_readme() -> None:
+    groups = {name.partition(" ")[0] for name in cli.COMMANDS}
+    assert set(submit.JOBS) == groups - {"submit", "doctor"}
+
+
+def test_the_help_of_index_build_names_imagery(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--imagery" in _help("index build", capsys)
+
+
 def test_submit_hands_the_words_to_ray_unchanged() -> None:
     config = submit.SubmitConfig(address="http://127.0.0.1:8265", working_dir=".", wait=False)
     words = submit.command(config, ["encode", "--tiles", "a b", "--json"])

@@ -32,6 +32,7 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+MAX_IMAGE_BYTES = 128 * 2**20  # of an encoded picture: more than 25 million pixels need without compression
 
 
 def image_format(data: bytes) -> str | None:
@@ -51,7 +52,7 @@ def decode_image(data: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> npt.ND
         raise InputError("The image is empty (0 bytes); send the file's bytes.", reason="empty")
     kind = image_format(data)
     if kind not in limits.formats:
-        found = f"bytes that start with {data[:8]!r}" if kind is None else kind
+        found = "of an unknown kind" if kind is None else kind
         raise InputError(
             f"The image is {found}, not one of {', '.join(limits.formats)}; convert it.", reason="undecodable"
         )

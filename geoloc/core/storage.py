@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from geoloc.core import local_listing, s3
-from geoloc.core.errors import ArtifactError, StorageError, StoreUnavailable
+from geoloc.core.errors import ArtifactError, InputError, StorageError, StoreUnavailable
 from geoloc.core.retry import OutOfBudget, StoreBusy, retried
 
 _CHUNK_BYTES = 8 * 2**20
@@ -150,12 +150,17 @@ def modified(uri: str) -> str:
     return str(info.mtime.strftime("%Y-%m-%d %H:%M:%S.%f"))
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole file."""
+def read_bytes(uri: str, *, limit_bytes: int | None = None) -> bytes:
+    """The whole file; `InputError` (`too_large`), before a byte is read, for one above the limit."""
     fs, path = filesystem(uri)
 
     def read() -> bytes:
         with fs.open_input_file(path) as stream:
+            if limit_bytes is not None and stream.size() > limit_bytes:
+                raise InputError(
+                    f"{uri!r} has {stream.size():,} bytes; at most {limit_bytes:,} are read.",
+                    reason="too_large",
+                )
             data: bytes = stream.readall()
             if len(data) < stream.size():
                 raise StoreBusy(f"{len(data):,} of {stream.size():,} bytes arrived")

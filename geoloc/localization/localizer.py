@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from geoloc.core import storage
 from geoloc.core.errors import QueryError
-from geoloc.core.images import decode_image
+from geoloc.core.images import MAX_IMAGE_BYTES, decode_image
 from geoloc.index.search.region import Region, circle
 from geoloc.localization import fix as reasons
 from geoloc.localization.fix import Fix
@@ -137,7 +137,11 @@ def pixels(image: PhotoLike) -> npt.NDArray[np.uint8]:
                 reason="bad_array",
             )
         return image
-    return decode_image(image if isinstance(image, bytes) else storage.read_bytes(os.fspath(image)))
+    return decode_image(
+        image
+        if isinstance(image, bytes)
+        else storage.read_bytes(os.fspath(image), limit_bytes=MAX_IMAGE_BYTES)
+    )
 
 
 def region_around(near: tuple[float, float] | None, within_m: float | None) -> Region | None:

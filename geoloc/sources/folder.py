@@ -1,10 +1,12 @@
 """Queries from a folder of photos and a CSV or GeoJSON of their positions.
 
-Columns: `photo` (or `file`, `path`: a URI, or relative to the positions' own folder or to `photos/` in it),
+Columns: `photo` (or `file`, `path`: relative to the positions' own folder or to `photos/` in it),
 `lat`, `lon`; optional `id`, `view`, `heading_deg`, `fov_deg`, `place_id`, `route_id`, `step`. A row without
 coordinates needs a place_id. Photos are stored as they came, after they were decoded once to be sure that they
-can be. Positions inside the photos (EXIF) are never used: a phone's GPS would leak into training what the model
-is to find.
+can be. A table may come from a stranger: photos outside its folder (absolute paths, `..`, URIs) are refused, unless
+its reader asks for `photos_anywhere`.
+
+Positions inside the photos (EXIF) are never used: a phone's GPS would leak into training what the model is to find.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from urllib.parse import urlparse
 import pyarrow as pa
 
 from geoloc.core import schemas, storage
-from geoloc.core.errors import ArtifactError, InputError
-from geoloc.core.images import decode_image
+from geoloc.core.errors import ArtifactError, GeolocError, InputError, StorageError, StoreUnavailable
+from geoloc.core.images import MAX_IMAGE_BYTES, decode_image
 from geoloc.core.schemas import VIEWS, coordinate_problem
 from geoloc.sources.positions import Row, number, read_columns
 from geoloc.sources.quarantine import RefusedRow
 
 POSITION_FILES = ("photos.csv", "photos.geojson")
 PHOTO_FOLDER = "photos"
+ANYWHERE_HELP = "Take photos from wherever their table says: absolute paths, folders above it, URIs."
 _ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
 _MOST_ASPECT = 32.0
 
@@ -68,8 +71,28 @@ def positions_uri(uri: str) -> str:
     raise ArtifactError(f"{uri!r} holds neither {' nor '.join(POSITION_FILES)}; add one or give its path.")
 
 
-def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[RefusedRow]]:
+def photo_uri(name: str, folder: str, *, anywhere: bool) -> str:
+    """The URI of a photo that a table in `folder` names.
+
+    Raises `InputError` (`outside_folder`) for a place that is not below the folder, unless `anywhere` is given.
+    """
+    plain = name.replace("\\", "/")
+    elsewhere = "://" in name or name.startswith(("/", "~"))
+    if not anywhere and (elsewhere or ".." in plain.split("/")):
+        raise InputError(
+            f"{name!r} is not below the folder of its table; write it relative to that, or trust the table with "
+            "photos_anywhere",
+            reason="outside_folder",
+        )
+    return name if elsewhere else storage.join(folder, plain.removeprefix("./"))
+
+
+def read_photos(
+    uri: str, defaults: ViewDefaults, *, anywhere: bool = False
+) -> tuple[list[Photo], list[RefusedRow]]:
     """Accepted and refused rows of a file of positions, in its order; no picture is opened, folders are listed.
+
+    `anywhere` takes photos from wherever the table says: absolute paths, folders above it, URIs.
 
     Raises `InputError` when the file itself cannot be used (a missing column, no rows, not UTF-8).
     """
@@ -84,7 +107,7 @@ def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Ref
     for line, row in enumerate(columns.rows, start=1):
         key = row.get("id") or row.get("query_id") or row.get(photo_name) or f"row {line}"
         try:
-            photo = _photo(row, key, names, folder, defaults)
+            photo = _photo(row, key, names, folder, defaults, anywhere=anywhere)
             if key in photos:
                 raise InputError(
                     f"row {line} repeats the id {key!r}; the first one is kept", reason="duplicate_id"
@@ -92,26 +115,37 @@ def read_photos(uri: str, defaults: ViewDefaults) -> tuple[list[Photo], list[Ref
             photos[key] = photo
         except InputError as error:
             refused.append(RefusedRow(key, error.reason, str(error), uri))
-    return _found(list(photos.values()), folder), refused
+    found, unreachable = _found(list(photos.values()), folder)
+    return found, [*refused, *unreachable]
 
 
-def _found(photos: Sequence[Photo], folder: str) -> list[Photo]:
-    """Photos with their URIs and sizes as the folders' listings have them."""
-    folders = {photo.uri.rsplit("/", 1)[0] for photo in photos} | {storage.join(folder, PHOTO_FOLDER)}
-    sizes = {
-        file.uri: file.size_bytes
-        for one in sorted(folders)
-        for file in storage.list_files(one, recursive=False)
-    }
-    found = []
+def _found(photos: Sequence[Photo], folder: str) -> tuple[list[Photo], list[RefusedRow]]:
+    """Photos with their URIs and sizes as the folders' listings have them; those in folders that nobody may list."""
+    sizes: dict[str, int] = {}
+    closed: dict[str, str] = {}
+    for one in sorted(
+        {photo.uri.rsplit("/", 1)[0] for photo in photos} | {storage.join(folder, PHOTO_FOLDER)}
+    ):
+        try:
+            sizes |= {file.uri: file.size_bytes for file in storage.list_files(one, recursive=False)}
+        except StoreUnavailable:
+            raise
+        except GeolocError as error:
+            closed[one] = str(error)
+    found, refused = [], []
     for photo in photos:
+        if problem := closed.get(photo.uri.rsplit("/", 1)[0]):
+            refused.append(RefusedRow(photo.query_id, "unreachable", problem, photo.uri))
+            continue
         inner = storage.join(folder, PHOTO_FOLDER, photo.uri.removeprefix(storage.join(folder, "")))
         uri = inner if photo.uri not in sizes and inner in sizes else photo.uri
         found.append(replace(photo, uri=uri, size_bytes=sizes.get(uri)))
-    return found
+    return found, refused
 
 
-def _photo(row: Row, key: str, names: tuple[str, str, str], folder: str, defaults: ViewDefaults) -> Photo:
+def _photo(
+    row: Row, key: str, names: tuple[str, str, str], folder: str, defaults: ViewDefaults, *, anywhere: bool
+) -> Photo:
     photo_name, lat_name, lon_name = names
     name = row.get(photo_name, "")
     if not name:
@@ -129,10 +163,9 @@ def _photo(row: Row, key: str, names: tuple[str, str, str], folder: str, default
     step = number(row, "step")
     if step is not None and not step.is_integer():
         raise InputError(f"step is {step:g}, not a whole number", reason="bad_value")
-    absolute = "://" in name or name.startswith("/")
     return Photo(
         query_id=key,
-        uri=name if absolute else storage.join(folder, name.removeprefix("./").replace("\\", "/")),
+        uri=photo_uri(name, folder, anywhere=anywhere),
         view=view,
         heading_deg=None if heading is None else heading % 360.0,
         fov_deg=fov,
@@ -173,9 +206,21 @@ def _contents(photos: Sequence[Photo]) -> Iterator[bytes | InputError]:
 
 def _content(photo: Photo) -> bytes | InputError:
     try:
-        return storage.read_bytes(photo.uri)
+        return read_photo(photo.uri)
+    except InputError as error:
+        return error
     except ArtifactError:
         return InputError(f"the photo {photo.uri!r} does not exist", reason="missing_file")
+
+
+def read_photo(uri: str) -> bytes:
+    """The bytes of a photo; `InputError` for more than `MAX_IMAGE_BYTES` and for a place that refuses to be read."""
+    try:
+        return storage.read_bytes(uri, limit_bytes=MAX_IMAGE_BYTES)
+    except StoreUnavailable:
+        raise
+    except StorageError as error:
+        raise InputError(str(error), reason="unreachable") from error
 
 
 def check_shape(view: str, fov_deg: float, height: int, width: int) -> None:

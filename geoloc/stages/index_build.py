@@ -118,7 +118,9 @@ class Source(BaseModel):
 
 
 def run(config: IndexConfig, inputs: IndexInputs, output: str, *, overwrite: bool = False) -> IndexResult:
-    """Build an index from codes. Killed halfway and run again, it gives the same snapshot.
+    """Build an index from codes, or with `--imagery` from sheets (`--imagery x --help`); run again, it goes on.
+
+    Killed halfway and run again, it gives the same snapshot.
 
     An index of the same inputs and settings is returned as it is; with `overwrite` another one gets a new
     snapshot on top of its old one. Raises `ArtifactError` (an index of something else is there, a tile id

@@ -190,7 +190,7 @@ def _queries(
     config: IngestConfig, photos_uri: str, uri: str, overwrite: bool, fresh: list[bool]
 ) -> TableCounts:
     positions = folder.positions_uri(storage.absolute(photos_uri))
-    photos, refused = folder.read_photos(positions, config.views())
+    photos, refused = folder.read_photos(positions, config.views(), anywhere=config.photos_anywhere)
     fingerprint = fingerprint_of(
         [
             "queries",

@@ -14,7 +14,7 @@ from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.core.schemas import usual_fov_deg
 from geoloc.runtime import table_job
-from geoloc.sources.folder import ViewDefaults
+from geoloc.sources.folder import ANYWHERE_HELP, ViewDefaults
 from geoloc.sources.grid import TileSpec
 from geoloc.sources.sheets import Order
 
@@ -77,6 +77,7 @@ class IngestConfig(BaseModel):
         le=360,
         description="Field of view of photos without one, degrees; default: 70 for street photos, else 360.",
     )
+    photos_anywhere: bool = Field(default=False, description=ANYWHERE_HELP)
     positive_radius_m: float = Field(
         default=25.0,
         gt=0,

@@ -23,6 +23,7 @@ from geoloc.localization.query_photos import HEADINGS, Photo, photo
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers
+from geoloc.sources.folder import ANYWHERE_HELP, read_photo
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 
@@ -66,6 +67,7 @@ class LocalizeConfig(BaseModel):
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="Share of unusable photos that stops the stage."
     )
+    photos_anywhere: bool = Field(default=False, description=ANYWHERE_HELP)
 
     @property
     def near(self) -> tuple[float, float] | None:
@@ -117,7 +119,7 @@ def run(
     output, index = storage.absolute(output), storage.absolute(inputs.index)
     region_around(config.near, config.within_m)  # a bad region is said now, not by every worker
     snapshot_id = inputs.snapshot_id or current_snapshot(index)
-    entries = list_photos(inputs.photos)
+    entries = list_photos(inputs.photos, anywhere=config.photos_anywhere)
     fingerprint = _fingerprint(config, entries, index, snapshot_id)
     fixes = storage.join(output, FIXES)
     with part_table.begin(fixes, fingerprint, overwrite=overwrite) as table:
@@ -222,7 +224,7 @@ class PhotoLocalizer:
         if entry.problem is not None:
             raise InputError(entry.problem[1], reason=entry.problem[0])
         return photo(
-            decode_image(storage.read_bytes(entry.uri)),
+            decode_image(read_photo(entry.uri)),
             view=entry.view or config.view,
             heading_deg=config.heading_deg if entry.heading_deg is None else entry.heading_deg,
             fov_deg=config.fov_deg if entry.fov_deg is None else entry.fov_deg,

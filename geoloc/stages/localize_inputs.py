@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from geoloc.core import storage
 from geoloc.core.errors import InputError
 from geoloc.core.file_selection import select
-from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES
+from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES, photo_uri
 from geoloc.sources.positions import Row, number, read_columns
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -28,7 +28,7 @@ class PhotoEntry(BaseModel):
     problem: tuple[str, str] | None = None
 
 
-def list_photos(uri: str) -> list[PhotoEntry]:
+def list_photos(uri: str, *, anywhere: bool = False) -> list[PhotoEntry]:
     """The photos that a user names: a file, a folder or glob of files, or a list of them (CSV, GeoJSON).
 
     A folder with `photos.csv` or `photos.geojson` is that list. Positions in it are not needed and never used.
@@ -39,9 +39,9 @@ def list_photos(uri: str) -> list[PhotoEntry]:
     if not any(mark in uri for mark in "*?[") and storage.is_directory(uri):
         for name in POSITION_FILES:
             if storage.exists(storage.join(uri, name)):
-                return _from_list(storage.join(uri, name))
+                return _from_list(storage.join(uri, name), anywhere)
     if uri.lower().endswith(_LISTS):
-        return _from_list(uri)
+        return _from_list(uri, anywhere)
     files = [file.uri for file in select(uri, PHOTO_SUFFIXES).files]
     folder = storage.join(_common_folder(files), "")
     return [PhotoEntry(query_id=file.removeprefix(folder).lstrip("/"), uri=file) for file in files]
@@ -54,7 +54,7 @@ def _common_folder(files: list[str]) -> str:
     return common
 
 
-def _from_list(uri: str) -> list[PhotoEntry]:
+def _from_list(uri: str, anywhere: bool) -> list[PhotoEntry]:
     columns = read_columns(uri)
     (photo_name,) = columns.require(("photo", "file", "path"))
     folder = uri.rsplit("/", 1)[0]
@@ -63,7 +63,10 @@ def _from_list(uri: str) -> list[PhotoEntry]:
     for line, row in enumerate(columns.rows, start=1):
         name = row.get(photo_name, "")
         key = row.get("id") or row.get("query_id") or name or f"row {line}"
-        entry = _entry(row, key, _resolved(name, folder, inner))
+        try:
+            entry = _entry(row, key, _resolved(name, folder, inner, anywhere))
+        except InputError as error:
+            entry = _refused(PhotoEntry(query_id=key, uri=name), error.reason, str(error))
         if not name:
             entry = _refused(entry, "missing_file", f"the {photo_name} cell of row {line} is empty")
         elif key in seen:
@@ -75,12 +78,10 @@ def _from_list(uri: str) -> list[PhotoEntry]:
     return entries
 
 
-def _resolved(name: str, folder: str, inner: set[str]) -> str:
-    if "://" in name or name.startswith("/"):
-        return name
-    plain = name.removeprefix("./").replace("\\", "/")
-    below = storage.join(folder, PHOTO_FOLDER, plain)
-    return below if below in inner else storage.join(folder, plain)
+def _resolved(name: str, folder: str, inner: set[str], anywhere: bool) -> str:
+    uri = photo_uri(name, folder, anywhere=anywhere)
+    below = storage.join(folder, PHOTO_FOLDER, uri.removeprefix(storage.join(folder, "")))
+    return below if below in inner else uri
 
 
 def _entry(row: Row, key: str, uri: str) -> PhotoEntry:

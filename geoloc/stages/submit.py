@@ -14,7 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core.errors import ConfigError
 
-JOBS = ("city", "ingest", "train", "encode", "index", "evaluate", "localize", "demo")
+JOBS = (
+    "city",
+    "ingest",
+    "train",
+    "compare",
+    "encode",
+    "index",
+    "evaluate",
+    "localize",
+    "serve",
+    "bench",
+    "demo",
+)
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
@@ -53,7 +65,7 @@ def submit(words: Sequence[str]) -> int:
         raise ConfigError(f"Name the stage to submit after the options, one of {', '.join(JOBS)}.")
     if not (config.address or os.environ.get(_ADDRESS_VARIABLE)):
         raise ConfigError(f"Say which cluster: pass --address http://host:8265 or set {_ADDRESS_VARIABLE}.")
-    # The words are the user's own, and no shell reads them.
+    # No shell reads the words here. On the head one does: `ray job submit` quotes them for it, word by word.
     return subprocess.run(command(config, words[split:]), env=_environment(), check=False).returncode  # noqa: S603
 
 

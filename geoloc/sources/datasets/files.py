@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact, InputError
+from geoloc.core.images import MAX_IMAGE_BYTES
 from geoloc.sources.datasets.rows import Picture
 from geoloc.sources.quarantine import RefusedRow
 
@@ -103,9 +104,18 @@ def stem(name: str) -> str:
 
 
 def picture_bytes(picture: Picture) -> bytes:
-    """The bytes of a picture; `ArtifactError` when the file is gone, `CorruptArtifact` when it ends early."""
+    """The bytes of a picture.
+
+    Raises `ArtifactError` when the file is gone, `CorruptArtifact` when it ends early, `InputError` when it is larger
+    than `MAX_IMAGE_BYTES`.
+    """
     if picture.offset is None:
-        return storage.read_bytes(picture.uri)
+        return storage.read_bytes(picture.uri, limit_bytes=MAX_IMAGE_BYTES)
+    if picture.size_bytes > MAX_IMAGE_BYTES:
+        raise InputError(
+            f"a picture in {picture.uri!r} has {picture.size_bytes:,} bytes; at most {MAX_IMAGE_BYTES:,} are read",
+            reason="too_large",
+        )
     data = storage.read_range(picture.uri, picture.offset, picture.size_bytes)
     if len(data) != picture.size_bytes:
         raise CorruptArtifact(

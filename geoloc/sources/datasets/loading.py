@@ -120,6 +120,8 @@ def _contents(pictures: Sequence[Picture]) -> Iterator[bytes | InputError]:
 def _content(picture: Picture) -> bytes | InputError:
     try:
         return files.picture_bytes(picture)
+    except InputError as error:
+        return error
     except ArtifactError:
         return InputError(f"the picture {picture.uri!r} does not exist", reason="missing_file")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from geoloc.core import schemas, storage
 from geoloc.core.errors import InputError
+from geoloc.core.remote_file import RemoteFile
 from geoloc.core.schemas import NOTE_NAME
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.registry import register
@@ -31,6 +32,7 @@ LAYOUT = (
     "<root>/<split>/*.tar (or <root>/*.tar) with samples {key}.ground.jpg, {key}.aerial.jpg and {key}.json, the JSON "
     "having query, tile and pairs"
 )
+_MAX_JSON_BYTES = 16 * 2**20
 _NEEDED = {"query": ("query_id", "view", "fov_deg"), "tile": ("tile_id", "metres_per_pixel")}
 _PICTURE = re.compile(r"(ground|aerial)\.(?:jpe?g|png|webp)", re.IGNORECASE)
 
@@ -50,13 +52,16 @@ def read_shard(uri: str) -> list[Sample]:
 
     Raises `InputError` for a file that is no whole, uncompressed tar or holds broken JSON.
     """
-    fs, path = storage.filesystem(uri)
     samples: dict[str, Sample] = {}
-    with fs.open_input_file(path) as stream:
-        size = stream.size()
+    with RemoteFile(uri) as stream:
+        size = stream.size_bytes
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for member in tar:
+                    if member.issparse():
+                        raise tarfile.ReadError(
+                            f"{member.name!r} is a sparse file, which can grow without end"
+                        )
                     if member.isfile():
                         _add_member(samples, uri, tar, member)
                     if member.offset_data + member.size > size:
@@ -80,6 +85,8 @@ def _add_member(samples: dict[str, Sample], uri: str, tar: tarfile.TarFile, memb
     if match := _PICTURE.fullmatch(ending):
         sample.pictures[match[1].lower()] = Picture(uri, member.size, member.offset_data)
     elif ending == "json":
+        if member.size > _MAX_JSON_BYTES:
+            raise _broken(sample, f"its JSON has {member.size:,} bytes, more than {_MAX_JSON_BYTES:,}")
         stream = tar.extractfile(member)
         assert stream is not None
         try:
