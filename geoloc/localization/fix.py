@@ -32,7 +32,8 @@ class Fix(BaseModel):
 
     `lat`, `lon` are WGS84 degrees. `radius_m` is the calibrated 90 % radius and `confidence` the calibrated
     probability that the truth lies inside it; both are None for an index that was never calibrated.
-    `heading_deg` is clockwise from north: as the query gives it, else the best candidate.
+    `heading_deg` is clockwise from north: as the query gives it, else the best candidate. `view` and `fov_deg` are
+    those that the photo was taken for; `assumed` names what neither the query nor the file gave.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +46,12 @@ class Fix(BaseModel):
     radius_m: float | None = None
     confidence: float | None = None
     heading_deg: float | None = None
+    view: str | None = Field(default=None, description="The kind of photo that the answer assumes.")
+    fov_deg: float | None = Field(default=None, description="The horizontal field of view that it assumes.")
+    assumed: tuple[str, ...] = Field(
+        default=(),
+        description="Which of view, heading_deg and fov_deg nobody gave: guessed, estimated or usual.",
+    )
     snapshot_id: str
     matches: tuple[Match, ...] = ()
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.core import storage
 from geoloc.core.errors import QueryError
-from geoloc.core.images import MAX_IMAGE_BYTES, decode_image
+from geoloc.core.images import Picture, decode_picture, read_image_bytes
+from geoloc.core.photo_facts import NOTHING_SAID
 from geoloc.index.search.region import Region, circle
 from geoloc.localization import fix as reasons
 from geoloc.localization.fix import Fix
@@ -25,7 +25,7 @@ PhotoLike = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 
 MIN_CONFIDENCE = 0.2
 FEATURELESS_DETAIL = (
-    "The photo shows a plain surface without anything to match (fog, open water, a covered lens)."
+    "The photo shows nothing to match: a plain surface (fog, open water, a covered lens) or parallel lines."
 )
 
 
@@ -81,14 +81,22 @@ class Localizer:
     ) -> Fix:
         """Where a photo (a path or URI, image bytes, or pixels uint8[H, W, 3]) was taken.
 
-        `view` is panorama, street or drone (None: guessed from the picture), `heading_deg` the heading
+        `view` is panorama, street or drone (None: guessed, which `Fix.assumed` tells), `heading_deg` the heading
         of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
         its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo. `near`
         (lat, lon) with `within_m` restricts the search to a circle, `region`
         (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file are never read.
         Raises `QueryError` or `InputError` for values that are out of range; "not located" is a `Fix`.
         """
-        one = photo(pixels(image), view=view, heading_deg=heading_deg, fov_deg=fov_deg, extent_m=extent_m)
+        taken = picture(image)
+        one = photo(
+            taken.pixels,
+            view=view,
+            heading_deg=heading_deg,
+            fov_deg=fov_deg,
+            extent_m=extent_m,
+            facts=taken.facts,
+        )
         return self.localize_batch(
             [one],
             near=near,
@@ -122,26 +130,25 @@ class Localizer:
                 queries, k=k, region=region, rerank=rerank, min_confidence=min_confidence
             )
             fixes.update(zip(positions, answers, strict=True))
-        return [
-            without_features(fixes[position]) if one.featureless else fixes[position]
-            for position, one in enumerate(photos)
-        ]
+        return [answer_for(one, fixes[position]) for position, one in enumerate(photos)]
 
 
-def pixels(image: PhotoLike) -> npt.NDArray[np.uint8]:
-    """Pixels uint8[H, W, 3] of a path or URI, image bytes or an array; `InputError` when they are none."""
+def picture(image: PhotoLike) -> Picture:
+    """The picture uint8[H, W, 3] of a path or URI, image bytes or pixels; `InputError` when they are none."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise QueryError(
                 f"The array is {image.dtype}{list(image.shape)}; give RGB pixels uint8[H, W, 3].",
                 reason="bad_array",
             )
-        return image
-    return decode_image(
-        image
-        if isinstance(image, bytes)
-        else storage.read_bytes(os.fspath(image), limit_bytes=MAX_IMAGE_BYTES)
-    )
+        return Picture(image, NOTHING_SAID)
+    return decode_picture(image if isinstance(image, bytes) else read_image_bytes(os.fspath(image)))
+
+
+def answer_for(one: Photo, fix: Fix) -> Fix:
+    """The fix with what the photo was taken for; nothing is located where the photo shows nothing."""
+    told = fix.model_copy(update={"view": one.view, "fov_deg": one.fov_deg, "assumed": one.assumed})
+    return without_features(told) if one.featureless else told
 
 
 def region_around(near: tuple[float, float] | None, within_m: float | None) -> Region | None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 
 from geoloc.core.arrays import BoolArray, Pixels
-from geoloc.core.errors import QueryError
+from geoloc.core.errors import InputError, QueryError
+from geoloc.core.photo_facts import MOST_ASPECT, NOTHING_SAID, PhotoFacts, check_shape, least_aspect
 from geoloc.core.schemas import VIEWS, usual_fov_deg
 from geoloc.geometry.azimuth import keep_shown, shown_columns
 from geoloc.geometry.panorama import shown_pixels
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from geoloc.models.encoder import Encoder
 
 HEADINGS = 32  # candidates for an unknown heading: 11.25 degrees apart
-_PANORAMA_ASPECT = 1.75
 _FEATURELESS_STD = 2.5  # grey levels of 255: below lies sensor noise, not content
+_ONE_DIRECTION = 0.02  # of the gradients' power: below, nothing but parallel lines is shown
 _SAMPLE_PX = 256
 
 
@@ -33,6 +35,7 @@ class Photo:
 
     heading_deg: of the image centre (for a drone photo: of its top), clockwise from north, None when unknown.
     fov_deg: horizontal field of view. extent_m: ground covered by the shorter side of a drone photo.
+    assumed: which of view, heading_deg and fov_deg neither the caller nor the file gave.
     """
 
     image: Pixels
@@ -40,13 +43,24 @@ class Photo:
     heading_deg: float | None
     fov_deg: float
     extent_m: float | None
+    assumed: tuple[str, ...] = ()
 
     @property
     def featureless(self) -> bool:
-        """Whether the picture shows nothing but a plain surface (fog, open water, a lens cap)."""
+        """Whether the picture shows nothing but a plain surface (fog, open water, a lens cap) or parallel lines."""
         step = max(1, max(self.image.shape[:2]) // _SAMPLE_PX)
         grey = self.image[::step, ::step].mean(axis=2)
-        return float(grey.std()) < _FEATURELESS_STD
+        return float(grey.std()) < _FEATURELESS_STD or _one_direction(self.image, step)
+
+
+def _one_direction(image: Pixels, step: int) -> bool:
+    """Whether all edges of a picture uint8[H, W, 3] run one way: the smaller eigenvalue of their structure tensor."""
+    small = Image.fromarray(image).convert("L").reduce(step).filter(ImageFilter.BoxBlur(1))
+    down, across = np.gradient(np.asarray(small, dtype=np.float64))
+    mixed = float((across * down).mean())
+    tensor = np.array([[float((across**2).mean()), mixed], [mixed, float((down**2).mean())]])
+    weak, strong = np.linalg.eigvalsh(tensor)
+    return bool(weak < _ONE_DIRECTION * strong)
 
 
 def photo(
@@ -56,15 +70,37 @@ def photo(
     heading_deg: float | None = None,
     fov_deg: float | None = None,
     extent_m: float | None = None,
+    facts: PhotoFacts = NOTHING_SAID,
 ) -> Photo:
-    """A checked photo uint8[H, W, 3]; what is None gets its usual value.
+    """A checked photo uint8[H, W, 3]; what is None comes from the file's `facts`, else it gets its usual value.
 
-    The view is then that of a drone where `extent_m` is given, and a panorama where the photo is at least 1.75 times
-    as wide as high and `fov_deg` is not below 360. Any other is a street photo.
-    Raises `QueryError` (reason `bad_view`, `bad_heading`, `bad_fov`, `bad_extent`) for values out of range.
+    The view is then that of a drone where `extent_m` is given. It is a panorama where the file says so (XMP GPano),
+    where `fov_deg` is 360, or where the photo is 1.9 to 32 times as wide as high, `fov_deg` is None and the file names
+    no ordinary lens. Any other is a street photo. `Photo.assumed` tells what was assumed.
+    Raises `QueryError` (reason `bad_view`, `bad_heading`, `bad_fov`, `bad_extent`, `bad_aspect`) for values out of
+    range, and for a panorama whose shape cannot span its field of view.
     """
+    assumed = [] if heading_deg is not None else ["heading_deg"]
     if view is None:
-        view = _guess_view(image, fov_deg, extent_m)
+        view = _guess_view(image, fov_deg, extent_m, facts)
+        if extent_m is None and facts.panorama_fov_deg is None:
+            assumed.append("view")
+    _check_given(view, heading_deg, fov_deg, extent_m)
+    if fov_deg is None and view == "panorama" and facts.panorama_fov_deg is not None:
+        fov_deg = facts.panorama_fov_deg
+    if fov_deg is None:
+        fov_deg = usual_fov_deg(view)
+        if view != "drone":
+            assumed.append("fov_deg")
+    try:
+        check_shape(view, fov_deg, *image.shape[:2])
+    except InputError as error:
+        raise QueryError(f"{str(error)[0].upper()}{str(error)[1:]}.", reason=error.reason) from error
+    known_deg = None if heading_deg is None else heading_deg % 360.0
+    return Photo(image, view, known_deg, fov_deg, extent_m, tuple(sorted(assumed)))
+
+
+def _check_given(view: str, heading_deg: float | None, fov_deg: float | None, extent_m: float | None) -> None:
     if view not in VIEWS:
         raise QueryError(f"view is {view!r}; give one of {', '.join(VIEWS)}.", reason="bad_view")
     if heading_deg is not None and not -360.0 <= heading_deg <= 360.0:
@@ -79,17 +115,16 @@ def photo(
             f"extent_m is {extent_m}; give the metres of ground along the photo's shorter side.",
             reason="bad_extent",
         )
-    if fov_deg is None:
-        fov_deg = usual_fov_deg(view)
-    return Photo(image, view, None if heading_deg is None else heading_deg % 360.0, fov_deg, extent_m)
 
 
-def _guess_view(image: Pixels, fov_deg: float | None, extent_m: float | None) -> str:
+def _guess_view(image: Pixels, fov_deg: float | None, extent_m: float | None, facts: PhotoFacts) -> str:
     if extent_m is not None:
         return "drone"
+    if facts.panorama_fov_deg is not None or (fov_deg is not None and fov_deg >= 360.0):
+        return "panorama"
     height, width = image.shape[:2]
-    whole = fov_deg is None or fov_deg >= 360.0
-    return "panorama" if whole and width >= _PANORAMA_ASPECT * height else "street"
+    circle = least_aspect(360.0) <= width / height <= MOST_ASPECT
+    return "panorama" if circle and fov_deg is None and not facts.ordinary_lens else "street"
 
 
 def groups(photos: Sequence[Photo]) -> dict[tuple[str, bool], list[int]]:

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from geoloc.index.search.region import Region, circle
-from geoloc.localization.localizer import without_features
+from geoloc.localization.localizer import answer_for
 from geoloc.localization.query_photos import Photo, photo
 from geoloc.serving.answer import Answer
 from geoloc.serving.errors import Overloaded, install
@@ -70,20 +70,21 @@ def create_api(backend: Backend, limits: ServingLimits) -> FastAPI:
 
 
 async def _localize(request: Request, backend: Backend, limits: ServingLimits) -> LocalizeAnswer:
-    data, declared, parameters = await read_form(request, limits)
+    data, parameters = await read_form(request, limits)
     started = time.perf_counter()
-    image = await asyncio.to_thread(decode_upload, data, declared, limits.image)
+    taken = await asyncio.to_thread(decode_upload, data, limits.image)
     one = photo(
-        image,
+        taken.pixels,
         view=parameters.view,
         heading_deg=parameters.heading_deg,
         fov_deg=parameters.fov_deg,
         extent_m=parameters.extent_m,
+        facts=taken.facts,
     )
     region = _region(parameters)
     decoded = time.perf_counter()
     answer = await backend.locate(one, region, parameters.k)
-    fix = without_features(answer.fix) if one.featureless else answer.fix
+    fix = answer_for(one, answer.fix)
     timings = {
         "decode": 1e3 * (decoded - started),
         **answer.timings_ms,
@@ -93,7 +94,6 @@ async def _localize(request: Request, backend: Backend, limits: ServingLimits) -
         **dict(fix),
         request_id=request.state.request_id,
         model_id=answer.model_id,
-        view=one.view,
         shards_answered=answer.shards_answered,
         shards_total=answer.shards_total,
         timings_ms={name: round(value, 2) for name, value in timings.items()},
@@ -133,7 +133,11 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _request_body() -> dict[str, Any]:
     """OpenAPI of the form; the fields are those of `LocalizeParameters`."""
     schema = LocalizeParameters.model_json_schema()
-    image = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP."}
+    image = {
+        "type": "string",
+        "format": "binary",
+        "description": "JPEG, PNG, WebP, AVIF or HEIF; its first bytes decide.",
+    }
     properties = {"image": image, **schema["properties"]}
     form = {"type": "object", "required": ["image"], "properties": properties, "additionalProperties": False}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}

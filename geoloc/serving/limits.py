@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from geoloc.core.images import ImageLimits
+from geoloc.core.images import DEFAULT_LIMITS, ImageLimits
 
 REQUEST_ID_HEADER = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -21,17 +21,25 @@ _SECURITY_HEADERS = {
 }
 
 
+# TIFF, which is a container of anything, is for files of people who run geoloc themselves.
+_IMAGE = replace(DEFAULT_LIMITS, formats=("JPEG", "PNG", "WEBP", "AVIF", "HEIF"))
+
+
 @dataclass(frozen=True)
 class ServingLimits:
-    """Bounds of one request and of how many are worked on at once."""
+    """Bounds of one request and of how many are worked on at once; images have the limits of ingest and localize."""
 
-    max_body_bytes: int = 10 * 2**20
     max_fields: int = 16
     max_field_bytes: int = 4096
     max_in_flight: int = 64
     deadline_s: float = 15.0
     retry_after_s: int = 1
-    image: ImageLimits = field(default_factory=lambda: ImageLimits(formats=("JPEG", "PNG", "WEBP")))
+    image: ImageLimits = _IMAGE
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bytes of a whole form: the image, and room for the fields around it."""
+        return self.image.max_bytes + self.max_fields * self.max_field_bytes
 
 
 class BodyTooLarge(Exception):

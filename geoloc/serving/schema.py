@@ -55,7 +55,6 @@ class LocalizeAnswer(Fix):
 
     request_id: str
     model_id: str
-    view: str = Field(description="The kind of photo that the answer assumes.")
     shards_answered: int = Field(
         description="Shards that were searched. A service answers from all of them, so this is `shards_total`."
     )

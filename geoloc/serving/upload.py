@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from geoloc.core.errors import InputError, QueryError
-from geoloc.core.images import ImageLimits, decode_image, image_format
+from geoloc.core.images import ImageLimits, Picture, decode_picture, image_format
 from geoloc.serving.errors import UNSUPPORTED
 from geoloc.serving.limits import ServingLimits
 from geoloc.serving.schema import LocalizeParameters
 
-_MEDIA_TYPES = {"image/jpeg": "JPEG", "image/jpg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-_UNDECLARED = ("", "application/octet-stream")
 
-
-async def read_form(request: Request, limits: ServingLimits) -> tuple[bytes, str, LocalizeParameters]:
-    """(image bytes, declared media type, parameters) of a multipart request.
+async def read_form(request: Request, limits: ServingLimits) -> tuple[bytes, LocalizeParameters]:
+    """(image bytes, parameters) of a multipart request. Which type is declared for the image plays no part.
 
     Raises `QueryError` for anything but one file named `image` and known fields in range.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise QueryError(
             "The request is no form; send multipart/form-data with a file field `image`.", reason=UNSUPPORTED
         )
@@ -36,7 +31,7 @@ async def read_form(request: Request, limits: ServingLimits) -> tuple[bytes, str
             raise QueryError(
                 "The form has no file field `image`; send the photo there.", reason="missing_image"
             )
-        return await upload.read(), (upload.content_type or "").split(";")[0].strip(), _parameters(form)
+        return await upload.read(), _parameters(form)
     finally:
         await form.close()
 
@@ -63,11 +58,11 @@ def _sentence(error: ValidationError) -> str:
     return f"Field {name}: {first['msg']}{value}."
 
 
-def decode_upload(data: bytes, declared: str, limits: ImageLimits) -> npt.NDArray[np.uint8]:
-    """Pixels uint8[H, W, 3] of an uploaded image. Of its metadata only the EXIF orientation is used.
+def decode_upload(data: bytes, limits: ImageLimits) -> Picture:
+    """The picture uint8[H, W, 3] of an uploaded image. Its first bytes say which format it is.
 
-    Raises `InputError`: `unsupported_media_type` when its first bytes are not of an accepted format or not of
-    the declared one, else the reasons of `decode_image`.
+    Raises `InputError`: `unsupported_media_type` when they are of no accepted format, else the reasons of
+    `decode_picture`.
     """
     kind = image_format(data)
     if data and kind not in limits.formats:
@@ -75,9 +70,9 @@ def decode_upload(data: bytes, declared: str, limits: ImageLimits) -> npt.NDArra
             f"The file starts like {kind or 'no image we know'}; send one of {', '.join(limits.formats)}.",
             reason=UNSUPPORTED,
         )
-    if data and declared not in _UNDECLARED and _MEDIA_TYPES.get(declared) != kind:
-        raise InputError(
-            f"The file is declared as {declared[:60]!r} but its bytes are {kind}; declare what it is.",
-            reason=UNSUPPORTED,
-        )
-    return decode_image(data, limits=limits)
+    try:
+        return decode_picture(data, limits=limits)
+    except InputError as error:
+        if error.reason != "unsupported_format":
+            raise
+        raise InputError(str(error), reason=UNSUPPORTED) from error

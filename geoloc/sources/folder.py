@@ -3,8 +3,9 @@
 Columns: `photo` (or `file`, `path`: relative to the positions' own folder or to `photos/` in it),
 `lat`, `lon`; optional `id`, `view`, `heading_deg`, `fov_deg`, `place_id`, `route_id`, `step`. A row without
 coordinates needs a place_id. Photos are stored as they came, after they were decoded once to be sure that they
-can be. A table may come from a stranger: photos outside its folder (absolute paths, `..`, URIs) are refused, unless
-its reader asks for `photos_anywhere`.
+can be. The view and field of view of a row that gives none are those of the file (XMP GPano), else the defaults. A
+table may come from a stranger: photos outside its folder (absolute paths, `..`, URIs) are refused, unless its reader
+asks for `photos_anywhere`.
 
 Positions inside the photos (EXIF) are never used: a phone's GPS would leak into training what the model is to find.
 """
@@ -20,16 +21,17 @@ import pyarrow as pa
 
 from geoloc.core import schemas, storage
 from geoloc.core.errors import ArtifactError, GeolocError, InputError, StorageError, StoreUnavailable
-from geoloc.core.images import MAX_IMAGE_BYTES, decode_image
-from geoloc.core.schemas import VIEWS, coordinate_problem
-from geoloc.sources.positions import Row, number, read_columns
+from geoloc.core.images import decode_picture, read_image_bytes
+from geoloc.core.photo_facts import PhotoFacts, check_shape
+from geoloc.core.progress import say
+from geoloc.core.schemas import VIEWS, coordinate_problem, usual_fov_deg
+from geoloc.sources.positions import LAT_NAMES, LON_NAMES, PHOTO_NAMES, Row, number, read_columns
 from geoloc.sources.quarantine import RefusedRow
 
 POSITION_FILES = ("photos.csv", "photos.geojson")
 PHOTO_FOLDER = "photos"
 ANYWHERE_HELP = "Take photos from wherever their table says: absolute paths, folders above it, URIs."
-_ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
-_MOST_ASPECT = 32.0
+_OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,16 @@ class Photo:
     route_id: str | None
     step: int | None
     size_bytes: int | None = None  # None: no such file in the listing
+    view_given: bool = True  # by the row; the file's own facts go before defaults
+    fov_given: bool = True
 
 
 @dataclass(frozen=True)
 class ViewDefaults:
-    """What a photo is taken for where its row does not say."""
+    """What a photo is taken for where its row and its file do not say; `fov_deg` None: what is usual for its view."""
 
     view: str
-    fov_deg: float
+    fov_deg: float | None
 
 
 def positions_uri(uri: str) -> str:
@@ -97,9 +101,9 @@ def read_photos(
     Raises `InputError` when the file itself cannot be used (a missing column, no rows, not UTF-8).
     """
     columns = read_columns(uri)
-    photo_name, lat_name, lon_name = columns.require(
-        ("photo", "file", "path"), ("lat", "latitude"), ("lon", "longitude")
-    )
+    photo_name, lat_name, lon_name = columns.require(PHOTO_NAMES, LAT_NAMES, LON_NAMES)
+    if unused := columns.unused((photo_name, lat_name, lon_name, *_OPTIONAL)):
+        say(unused)
     folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
     names = (photo_name, lat_name, lon_name)
     photos: dict[str, Photo] = {}
@@ -107,6 +111,7 @@ def read_photos(
     for line, row in enumerate(columns.rows, start=1):
         key = row.get("id") or row.get("query_id") or row.get(photo_name) or f"row {line}"
         try:
+            columns.check(line)
             photo = _photo(row, key, names, folder, defaults, anywhere=anywhere)
             if key in photos:
                 raise InputError(
@@ -157,7 +162,8 @@ def _photo(
     if view not in VIEWS:
         raise InputError(f"view is {view!r}, not one of {', '.join(VIEWS)}", reason="bad_value")
     heading, fov = number(row, "heading_deg"), number(row, "fov_deg")
-    fov = defaults.fov_deg if fov is None else fov
+    given = fov is not None
+    fov = (defaults.fov_deg or usual_fov_deg(view)) if fov is None else fov
     if not 0.0 < fov <= 360.0:
         raise InputError(f"fov_deg is {fov:g}, outside 0 to 360 degrees", reason="bad_value")
     step = number(row, "step")
@@ -174,6 +180,8 @@ def _photo(
         place_id=place_id,
         route_id=row.get("route_id") or None,
         step=None if step is None else int(step),
+        view_given=bool(row.get("view")),
+        fov_given=given,
     )
 
 
@@ -189,11 +197,23 @@ def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[RefusedRow]]:
         try:
             if isinstance(data, InputError):
                 raise data
-            check_shape(photo.view, photo.fov_deg, *decode_image(data).shape[:2])
+            picture = decode_picture(data)
+            photo = _as_its_file_says(photo, picture.facts)
+            check_shape(photo.view, photo.fov_deg, *picture.pixels.shape[:2])
             kept.append((photo, data))
         except InputError as error:
             refused.append(RefusedRow(photo.query_id, error.reason, str(error), photo.uri))
     return _queries_table(kept), refused
+
+
+def _as_its_file_says(photo: Photo, facts: PhotoFacts) -> Photo:
+    """The photo with the view and field of view of its file, where its row gave none."""
+    if facts.panorama_fov_deg is None:
+        return photo
+    view = photo.view if photo.view_given else "panorama"
+    if view != "panorama" or photo.fov_given:
+        return replace(photo, view=view)
+    return replace(photo, view=view, fov_deg=facts.panorama_fov_deg)
 
 
 def _contents(photos: Sequence[Photo]) -> Iterator[bytes | InputError]:
@@ -214,27 +234,13 @@ def _content(photo: Photo) -> bytes | InputError:
 
 
 def read_photo(uri: str) -> bytes:
-    """The bytes of a photo; `InputError` for more than `MAX_IMAGE_BYTES` and for a place that refuses to be read."""
+    """The bytes of a photo; `InputError` for more than images may have and for a place that refuses to be read."""
     try:
-        return storage.read_bytes(uri, limit_bytes=MAX_IMAGE_BYTES)
+        return read_image_bytes(uri)
     except StoreUnavailable:
         raise
     except StorageError as error:
         raise InputError(str(error), reason="unreachable") from error
-
-
-def check_shape(view: str, fov_deg: float, height: int, width: int) -> None:
-    """Raise `InputError` for a panorama whose pixels [height, width] cannot span its field of view."""
-    if view != "panorama":
-        return
-    # A panorama shows at most 180 degrees from top to bottom, at the same scale in both directions.
-    least = fov_deg / 180.0 * _ASPECT_SLACK
-    if not least <= width / height <= _MOST_ASPECT:
-        raise InputError(
-            f"the photo has {width} x {height} px; a panorama of {fov_deg:g} degrees is {least:.2f} to "
-            f"{_MOST_ASPECT:g} times as wide as high",
-            reason="bad_aspect",
-        )
 
 
 def _queries_table(kept: Iterable[tuple[Photo, bytes]]) -> pa.Table:

@@ -1,7 +1,8 @@
 """Positions that users write by hand or export: CSV (comma, semicolon or tab) and GeoJSON, row by row.
 
-A byte-order mark, Windows line ends and blank lines are fine. Cells are text here; what they mean is decided
-by who reads them, so that a bad cell costs its row and not the file.
+A byte-order mark, UTF-16 with one, Windows line ends, blank lines, Excel's line `sep=;` and blanks around cells are
+fine. Cells are text here; what they mean is decided by who reads them, so that a bad cell costs its row and not the
+file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,61 @@ import numpy as np
 from geoloc.core import storage
 from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
+from geoloc.core.progress import say
 from geoloc.core.schemas import coordinate_problem
 from geoloc.sources.quarantine import RefusedRow
 
 _DELIMITERS = (",", ";", "\t")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_WGS84_NAMES = ("CRS84", "4326")
+_MEANT = {
+    "heading_deg": (
+        "heading",
+        "bearing",
+        "azimuth",
+        "yaw",
+        "direction",
+        "compass",
+        "compass_angle",
+        "img_direction",
+    ),
+    "fov_deg": ("fov", "hfov", "field_of_view", "fov_h"),
+    "extent_m": ("extent", "ground_m", "footprint_m"),
+    "view": ("kind", "type", "camera_type"),
+    "id": ("uuid", "image_id", "photo_id", "key"),
+    "route_id": ("route", "sequence", "sequence_id", "track"),
+    "step": ("index", "order"),
+}
+LAT_NAMES, LON_NAMES = ("lat", "latitude"), ("lon", "longitude", "lng", "long")
+PHOTO_NAMES = ("photo", "file", "path")
 Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A table of text: its header and its rows, each with its line in the file for messages."""
+    """A table of text: its header, its rows, and what is wrong with single rows (by number, the first is 1)."""
 
     uri: str
     names: tuple[str, ...]
     rows: list[Row]
+    problems: Mapping[int, str] = field(default_factory=dict)
+
+    def check(self, number: int) -> None:
+        """Raise `InputError` for a row whose cells do not fit the header."""
+        if number in self.problems:
+            raise InputError(self.problems[number], reason="too_many_cells")
+
+    def unused(self, used: Sequence[str]) -> str:
+        """A sentence about the columns that are not used, and which name was perhaps meant; empty without any."""
+        words = []
+        for name in self.names:
+            if name in used:
+                continue
+            plain = name.replace(" ", "_").replace("-", "_")
+            meant = next((known for known, others in _MEANT.items() if plain in others), "")
+            hint = meant if meant in used and meant not in self.names else ""
+            words.append(f"{name} (rename it to {hint}?)" if hint else name)
+        return f"{self.uri}: columns that are not used: {', '.join(words)}" if words else ""
 
     def require(self, *choices: Sequence[str]) -> list[str]:
         """The first name of each choice that the table has; `InputError` listing what was found otherwise."""
@@ -51,7 +93,7 @@ class Columns:
 
 def read_columns(uri: str) -> Columns:
     """Read a CSV or GeoJSON file; `InputError` when it is neither or holds no row."""
-    text = storage.read_text(uri)
+    text = _text_of(uri)
     read = _from_geojson if uri.lower().endswith((".geojson", ".json")) else _from_csv
     columns = read(uri, text)
     if not columns.rows:
@@ -59,21 +101,46 @@ def read_columns(uri: str) -> Columns:
     return columns
 
 
+def _text_of(uri: str) -> str:
+    data = storage.read_bytes(uri)
+    if not data.startswith(_UTF16_MARKS):
+        return storage.read_text(uri)
+    try:
+        return data.decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri!r} is broken UTF-16 text; save it as UTF-8.") from error
+
+
 def _from_csv(uri: str, text: str) -> Columns:
     header = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(_DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if header.strip().lower() in [f"sep={mark}" for mark in _DELIMITERS]:  # Excel's own way to name it
+        delimiter = header.strip()[-1] if header.strip()[-1] != "=" else "\t"
+        text = text[text.index(header) + len(header) :]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         lines = [cells for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
         raise InputError(f"{uri!r} is not a CSV file: line {reader.line_num}: {error}.") from error
     if not lines:
         raise InputError(f"{uri!r} is empty; the first line names the columns.", reason="no_rows")
-    names = tuple(name.strip().lower() for name in lines[0])
+    names = tuple(name.strip().lower() for name in _without_empty_end(lines[0]))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{uri!r} has the column {twice!r} twice; rename one.", reason="missing_column")
-    return Columns(uri, names, [_csv_row(names, cells) for cells in lines[1:]])
+    problems = {
+        number: f"row {number} has {len(_without_empty_end(cells))} cells, but the header {len(names)} columns; "
+        "decimals take a point, and text with the separator in it takes quotes"
+        for number, cells in enumerate(lines[1:], start=1)
+        if len(_without_empty_end(cells)) > len(names)
+    }
+    return Columns(uri, names, [_csv_row(names, cells) for cells in lines[1:]], problems)
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """Cells without empty ones at the end, which spreadsheets leave behind."""
+    filled = [index for index, cell in enumerate(cells) if cell.strip()]
+    return cells[: filled[-1] + 1] if filled else []
 
 
 def _csv_row(names: tuple[str, ...], cells: list[str]) -> Row:
@@ -84,6 +151,7 @@ def _csv_row(names: tuple[str, ...], cells: list[str]) -> Row:
 def _from_geojson(uri: str, text: str) -> Columns:
     try:
         document = json.loads(text)
+        _check_crs(uri, document)
         features = document["features"]
         rows = [_geojson_row(feature) for feature in features]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -92,6 +160,16 @@ def _from_geojson(uri: str, text: str) -> Columns:
         ) from error
     names = dict.fromkeys(name for row in rows for name in row)
     return Columns(uri, tuple(names), rows)
+
+
+def _check_crs(uri: str, document: Mapping[str, Any]) -> None:
+    """Refuse GeoJSON of the older format (2008) whose coordinates are of another system than WGS84."""
+    name = str(((document.get("crs") or {}).get("properties") or {}).get("name", "CRS84"))
+    if not name.endswith(_WGS84_NAMES):
+        raise InputError(
+            f"{uri!r} has coordinates in {name[:80]!r}; export it in WGS84 degrees, as GeoJSON has them.",
+            reason="bad_crs",
+        )
 
 
 def _geojson_row(feature: Mapping[str, Any]) -> Row:
@@ -117,7 +195,7 @@ def number(row: Row, name: str) -> float | None:
     if not cell:
         return None
     try:
-        value = float(cell)
+        value = float(cell) if "_" not in cell else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -139,14 +217,15 @@ class Centres:
 def read_centres(uri: str) -> Centres:
     """Tile centres from a file with the columns tile_id (or id), lat, lon; bad rows are refused one by one."""
     columns = read_columns(uri)
-    id_name, lat_name, lon_name = columns.require(
-        ("tile_id", "id"), ("lat", "latitude"), ("lon", "longitude")
-    )
+    id_name, lat_name, lon_name = columns.require(("tile_id", "id"), LAT_NAMES, LON_NAMES)
+    if unused := columns.unused((id_name, lat_name, lon_name)):
+        say(unused)
     good: dict[str, tuple[float, float]] = {}
     refused: list[RefusedRow] = []
     for line, row in enumerate(columns.rows, start=1):
         tile_id = row.get(id_name, "")
         try:
+            columns.check(line)
             lat, lon = number(row, lat_name), number(row, lon_name)
             problem = coordinate_problem(lat, lon)
             if not tile_id:

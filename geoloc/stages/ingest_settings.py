@@ -12,7 +12,6 @@ from geoloc.core import part_table
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
-from geoloc.core.schemas import usual_fov_deg
 from geoloc.runtime import table_job
 from geoloc.sources.folder import ANYWHERE_HELP, ViewDefaults
 from geoloc.sources.grid import TileSpec
@@ -112,7 +111,7 @@ class IngestConfig(BaseModel):
 
     def views(self) -> ViewDefaults:
         """What photos are taken for where their row does not say."""
-        return ViewDefaults(self.default_view, self.default_fov_deg or usual_fov_deg(self.default_view))
+        return ViewDefaults(self.default_view, self.default_fov_deg)
 
 
 class IngestInputs(BaseModel):

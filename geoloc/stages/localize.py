@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
-from geoloc.core.images import decode_image
+from geoloc.core.images import decode_picture
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
@@ -27,7 +27,7 @@ from geoloc.sources.folder import ANYWHERE_HELP, read_photo
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 
-_VERSION = 2
+_VERSION = 3
 _UNIT_PHOTOS = 64  # bounds the decoded pictures that an actor holds
 FIXES = "fixes"
 GEOJSON_NAME = "fixes.geojson"
@@ -223,12 +223,14 @@ class PhotoLocalizer:
         config = self._config
         if entry.problem is not None:
             raise InputError(entry.problem[1], reason=entry.problem[0])
+        picture = decode_picture(read_photo(entry.uri))
         return photo(
-            decode_image(read_photo(entry.uri)),
+            picture.pixels,
             view=entry.view or config.view,
             heading_deg=config.heading_deg if entry.heading_deg is None else entry.heading_deg,
             fov_deg=config.fov_deg if entry.fov_deg is None else entry.fov_deg,
             extent_m=config.extent_m if entry.extent_m is None else entry.extent_m,
+            facts=picture.facts,
         )
 
 
@@ -239,7 +241,8 @@ def _geojson(fixes: str) -> Iterator[str]:
     """
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    names = ["query_id", "located", "reason", "radius_m", "confidence", "heading_deg", "snapshot_id"]
+    names = ["query_id", "located", "reason", "radius_m", "confidence", "heading_deg"]
+    names += ["view", "fov_deg", "assumed", "snapshot_id"]
     for table in part_table.iterate(fixes, kind=KIND, columns=[*names, "lat", "lon", "matches"]):
         for row in table.to_pylist():
             point = {"type": "Point", "coordinates": [row["lon"], row["lat"]]} if row["located"] else None

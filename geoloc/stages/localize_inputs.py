@@ -7,10 +7,68 @@ from pydantic import BaseModel, ConfigDict
 from geoloc.core import storage
 from geoloc.core.errors import InputError
 from geoloc.core.file_selection import select
+from geoloc.core.progress import say
 from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES, photo_uri
-from geoloc.sources.positions import Row, number, read_columns
+from geoloc.sources.positions import LAT_NAMES, LON_NAMES, PHOTO_NAMES, Row, number, read_columns
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+# Endings of pictures, the first line of those that are read. All are listed, so that what cannot be read is
+# refused by name; what a file is, its first bytes decide.
+_READ = (
+    *(
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".pjpeg",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+    ),
+    *(".hif", ".heics", ".heifs", ".avifs", ".insp"),
+)
+_NOT_READ = (
+    *(
+        ".jxl",
+        ".jp2",
+        ".j2k",
+        ".jpf",
+        ".jpx",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".svg",
+        ".psd",
+        ".tga",
+        ".ppm",
+        ".pgm",
+        ".exr",
+    ),
+    *(
+        ".dng",
+        ".gpr",
+        ".raw",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".nrw",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".raf",
+        ".pef",
+        ".srw",
+        ".x3f",
+    ),
+)
+PHOTO_SUFFIXES = _READ + _NOT_READ
+_USED = ("id", "query_id", "view", "heading_deg", "fov_deg", "extent_m")
+# Positions and truth of a list that also serves ingest are not needed, and no surprise.
+_OF_INGEST = (*LAT_NAMES, *LON_NAMES, "place_id", "route_id", "step")
 _LISTS = (".csv", ".geojson", ".json")
 
 
@@ -31,18 +89,22 @@ class PhotoEntry(BaseModel):
 def list_photos(uri: str, *, anywhere: bool = False) -> list[PhotoEntry]:
     """The photos that a user names: a file, a folder or glob of files, or a list of them (CSV, GeoJSON).
 
-    A folder with `photos.csv` or `photos.geojson` is that list. Positions in it are not needed and never used.
+    A folder with `photos.csv` or `photos.geojson` is that list. Positions in it are not needed and never used. Of a
+    folder all pictures are listed, also those of formats that cannot be read; other files are counted in one line.
     Ids are the list's `id`, else the file's path as given; for files, their path below the folder. Raises
     `ArtifactError` when nothing is there and `InputError` when a list has no column `photo`.
     """
     uri = storage.absolute(uri)
-    if not any(mark in uri for mark in "*?[") and storage.is_directory(uri):
+    if storage.is_directory(uri):
         for name in POSITION_FILES:
             if storage.exists(storage.join(uri, name)):
                 return _from_list(storage.join(uri, name), anywhere)
     if uri.lower().endswith(_LISTS):
         return _from_list(uri, anywhere)
-    files = [file.uri for file in select(uri, PHOTO_SUFFIXES).files]
+    chosen = select(uri, PHOTO_SUFFIXES)
+    if words := chosen.left_out_words():
+        say(f"photos: {words}")
+    files = [file.uri for file in chosen.files]
     folder = storage.join(_common_folder(files), "")
     return [PhotoEntry(query_id=file.removeprefix(folder).lstrip("/"), uri=file) for file in files]
 
@@ -56,7 +118,9 @@ def _common_folder(files: list[str]) -> str:
 
 def _from_list(uri: str, anywhere: bool) -> list[PhotoEntry]:
     columns = read_columns(uri)
-    (photo_name,) = columns.require(("photo", "file", "path"))
+    (photo_name,) = columns.require(PHOTO_NAMES)
+    if unused := columns.unused((photo_name, *_USED, *_OF_INGEST)):
+        say(unused)
     folder = uri.rsplit("/", 1)[0]
     inner = {file.uri for file in storage.list_files(storage.join(folder, PHOTO_FOLDER), recursive=False)}
     entries, seen = [], set()
@@ -67,7 +131,9 @@ def _from_list(uri: str, anywhere: bool) -> list[PhotoEntry]:
             entry = _entry(row, key, _resolved(name, folder, inner, anywhere))
         except InputError as error:
             entry = _refused(PhotoEntry(query_id=key, uri=name), error.reason, str(error))
-        if not name:
+        if line in columns.problems:
+            entry = _refused(entry, "too_many_cells", columns.problems[line])
+        elif not name:
             entry = _refused(entry, "missing_file", f"the {photo_name} cell of row {line} is empty")
         elif key in seen:
             entry = _refused(

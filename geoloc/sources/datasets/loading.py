@@ -18,10 +18,10 @@ from geoloc.core.arrays import Pixels
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.core.geodesy import cells
 from geoloc.core.images import decode_image
+from geoloc.core.photo_facts import check_shape
 from geoloc.sources.datasets import files
 from geoloc.sources.datasets.cloud import tile_points
 from geoloc.sources.datasets.rows import Picture, Query, Tile
-from geoloc.sources.folder import check_shape
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.quarantine import RefusedRow
 

@@ -1,0 +1,84 @@
+"""What a photo's file and shape say of how it was taken: a panorama's field of view, an ordinary lens, proportions.
+
+GPS positions and compass headings in the file are never read: the first would tell what is to be found, and the
+second are off by tens of degrees, or 0 where a camera has no compass.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+from PIL import Image
+
+from geoloc.core.errors import InputError
+
+_EXIF_IFD, _FOCAL_LENGTH_35MM = 0x8769, 0xA405
+_MOST_XMP_BYTES = 2**20
+# Attributes and elements of the Photo Sphere XMP namespace, which cameras and stitchers write.
+_ATTRIBUTE = re.compile(rb"GPano:(\w+)\s*=\s*[\"']([^\"']{1,40})[\"']")
+_ELEMENT = re.compile(rb"<GPano:(\w+)[^<>]*>([^<]{1,40})</GPano:")
+_ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
+MOST_ASPECT = 32.0
+
+
+@dataclass(frozen=True)
+class PhotoFacts:
+    """What a photo's file says: the azimuths that a panorama spans (None: no panorama), and whether a lens took it.
+
+    `ordinary_lens` is True where the file states a focal length as of a 35 mm camera and is no panorama.
+    """
+
+    panorama_fov_deg: float | None = None
+    ordinary_lens: bool = False
+
+
+NOTHING_SAID = PhotoFacts()
+
+
+def photo_facts(image: Image.Image) -> PhotoFacts:
+    """The facts in an open image's XMP (GPano) and EXIF; broken metadata says nothing."""
+    xmp = image.info.get("xmp", b"")
+    tags = _gpano(xmp if isinstance(xmp, bytes) else str(xmp).encode())
+    if tags:
+        return PhotoFacts(panorama_fov_deg=_spanned_deg(tags))
+    try:
+        focal = image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_LENGTH_35MM)
+    except (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return NOTHING_SAID
+    return PhotoFacts(ordinary_lens=isinstance(focal, int | float) and focal > 0)
+
+
+def _gpano(xmp: bytes) -> dict[str, str]:
+    """The GPano tags by name, where they describe a panorama."""
+    data = xmp[:_MOST_XMP_BYTES]
+    found = {**dict(_ELEMENT.findall(data)), **dict(_ATTRIBUTE.findall(data))}
+    tags = {name.decode(): value.decode("ascii", "replace").strip() for name, value in found.items()}
+    projection = tags.get("ProjectionType", "").lower()
+    return tags if projection in ("equirectangular", "cylindrical") or "FullPanoWidthPixels" in tags else {}
+
+
+def _spanned_deg(tags: dict[str, str]) -> float:
+    """The azimuths of the part that was kept of a full circle; 360 where the tags leave it open."""
+    try:
+        whole, kept = float(tags["FullPanoWidthPixels"]), float(tags["CroppedAreaImageWidthPixels"])
+    except (KeyError, ValueError):
+        return 360.0
+    return 360.0 * kept / whole if 0 < kept <= whole else 360.0
+
+
+def least_aspect(fov_deg: float) -> float:
+    """The least width by height of a panorama: it shows at most 180 degrees from top to bottom, at one scale."""
+    return fov_deg / 180.0 * _ASPECT_SLACK
+
+
+def check_shape(view: str, fov_deg: float, height: int, width: int) -> None:
+    """Raise `InputError` for a panorama whose pixels [height, width] cannot span its field of view."""
+    if view == "panorama" and not least_aspect(fov_deg) <= width / height <= MOST_ASPECT:
+        raise InputError(
+            f"the photo has {width} x {height} px; a panorama of {fov_deg:g} degrees is {least_aspect(fov_deg):.2f} to "
+            f"{MOST_ASPECT:g} times as wide as high; if it is no panorama, say view street, if it shows a part of the "
+            "circle, say fov_deg",
+            reason="bad_aspect",
+        )
