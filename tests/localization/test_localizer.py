@@ -11,6 +11,7 @@ from small_index import ORIGIN, SPACING_M, build, encoded
 from geoloc import Localizer
 from geoloc.core import geodesy, schemas
 from geoloc.core.errors import ArtifactError, InputError, ModelMismatch, QueryError
+from geoloc.core.photo_facts import PhotoFacts
 from geoloc.index.search.region import polygon
 from geoloc.localization import fix as reasons
 from geoloc.localization.calibration import Calibration, fit_calibration
@@ -176,12 +177,42 @@ def test_bad_images_get_a_sentence(localizer, tmp_path):
         localizer.localize(np.zeros((64, 64), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("angle_deg", [0, 15, 45, 90])
+@pytest.mark.parametrize("period_px", [8, 24, 60])
+def test_parallel_lines_are_nothing_to_match(small_index, angle_deg, period_px):
+    y, x = np.mgrid[0:256, 0:512]
+    along = np.cos(np.radians(angle_deg)) * x + np.sin(np.radians(angle_deg)) * y
+    lines = np.where(along % period_px < period_px / 2, 250, 10).astype(np.uint8)
+    assert photo(np.repeat(lines[..., None], 3, axis=2), view="panorama").featureless
+    lines[:, 256:] = np.random.default_rng(0).integers(0, 255, (256, 256))
+    assert not photo(np.repeat(lines[..., None], 3, axis=2), view="panorama").featureless
+    assert not photo(small_index.panoramas[period_px], view="panorama").featureless
+
+
+def test_what_was_assumed_stands_in_the_fix(localizer, small_index):
+    fix = localizer.localize(small_index.panoramas[1])
+    assert (fix.view, fix.fov_deg) == ("panorama", 360.0)
+    assert fix.assumed == ("fov_deg", "heading_deg", "view")
+    told = localizer.localize(small_index.panoramas[1], view="panorama", heading_deg=0.0, fov_deg=360.0)
+    assert told.assumed == ()
+    assert fix.row("a")["assumed"] == ("fov_deg", "heading_deg", "view")
+    with pytest.raises(
+        QueryError, match=r"128 x 72 px; a panorama of 360 degrees is 1\.90 to 32 times as wide"
+    ):
+        photo(np.zeros((72, 128, 3), np.uint8), view="panorama")
+
+
 def test_views_are_guessed_from_the_shape():
     wide, square = np.zeros((64, 128, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
     assert photo(wide).view == "panorama"
     assert photo(square).view == "street"
     assert photo(square).fov_deg < 180
     assert photo(wide, fov_deg=90.0).view == "street"
+    assert photo(np.zeros((720, 1280, 3), np.uint8)).view == "street"  # a frame of 16:9 is no full circle
+    assert photo(wide, facts=PhotoFacts(ordinary_lens=True)).view == "street"
+    assert photo(square, facts=PhotoFacts(90.0)).view == "panorama"
+    assert photo(square, facts=PhotoFacts(90.0)).fov_deg == 90.0
+    assert photo(square, view="street", facts=PhotoFacts(90.0)).fov_deg == 70.0
     assert photo(square, extent_m=50.0).view == "drone"
     assert photo(wide, heading_deg=-90.0).heading_deg == 270.0
 

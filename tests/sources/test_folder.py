@@ -47,6 +47,46 @@ def test_every_usual_csv_reads_the_same(tmp_path: Path, delimiter: str, ends: st
     assert photos[0].uri == str(tmp_path / "b" / "ä 1.jpg")
 
 
+def test_what_spreadsheets_and_people_leave_in_a_table(tmp_path: Path) -> None:
+    for text, encoding in (
+        ('photo, lat, lon,,\n "a, b.jpg", 1, 2,,\n', "utf-8"),
+        ('sep=;\nphoto;lat;lon\n"a, b.jpg";1;2\n', "utf-8"),
+        ('photo\tlat\tlng\n"a, b.jpg"\t1\t2\t\t\n', "utf-16"),
+    ):
+        photos, refused = read(tmp_path, text, encoding=encoding)
+        assert not refused
+        assert [(photo.query_id, photo.lat, photo.lon) for photo in photos] == [("a, b.jpg", 1.0, 2.0)]
+
+
+def test_a_row_of_more_cells_than_columns_is_refused(tmp_path: Path) -> None:
+    photos, refused = read(tmp_path, "photo,lat,lon\na.jpg,45,12,7,65\nb.jpg,1,2,\nc.jpg,4_5,2\n")
+    assert [photo.query_id for photo in photos] == ["b.jpg"]
+    assert [(row.key, row.reason) for row in refused] == [
+        ("a.jpg", "too_many_cells"),
+        ("c.jpg", "bad_value"),
+    ]
+    assert "row 1 has 5 cells, but the header 3 columns; decimals take a point" in refused[0].detail
+    (tmp_path / "c.csv").write_text("tile_id,lat,lon\na,45,12,7,65\n")
+    assert [row.reason for row in read_centres(str(tmp_path / "c.csv")).refused] == ["too_many_cells"]
+
+
+def test_columns_that_are_not_used_are_told_with_what_was_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, "photo,lat,lon,heading,FOV,compass angle,note\na.jpg,1,2,3,4,5,6\n")
+    told = capsys.readouterr().err
+    assert "heading (rename it to heading_deg?), fov (rename it to fov_deg?)" in told
+    assert "compass angle (rename it to heading_deg?), note\n" in told
+    read(tmp_path, "photo,lat,lon,heading_deg\na.jpg,1,2,3\n")
+    assert capsys.readouterr().err == ""
+
+
+def test_geojson_of_another_system_is_refused(tmp_path: Path) -> None:
+    document = {"type": "FeatureCollection", "features": [], "crs": {"properties": {"name": "EPSG:3857"}}}
+    with pytest.raises(InputError, match="has coordinates in 'EPSG:3857'; export it in WGS84 degrees"):
+        read(tmp_path, json.dumps(document), "q.geojson")
+
+
 def test_geojson_gives_the_same_rows(tmp_path: Path) -> None:
     feature = {
         "type": "Feature",
@@ -150,6 +190,27 @@ def test_photos_are_kept_as_they_came_and_bad_ones_refused(tmp_path: Path) -> No
         "absent.jpg": "missing_file",
     }
     assert "64 x 64 px; a panorama of 360 degrees is 1.90 to 32 times as wide as high" in bad[-2].detail
+
+
+def test_the_file_says_what_its_row_does_not(tmp_path: Path) -> None:
+    sphere = (
+        b"<x GPano:ProjectionType='equirectangular' GPano:FullPanoWidthPixels='800' "
+        b"GPano:CroppedAreaImageWidthPixels='400'/>"
+    )
+    photo_file(tmp_path / "half.jpg", xmp=sphere)
+    photo_file(tmp_path / "plain.jpg")
+    text = "id,photo,lat,lon,view,fov_deg\na,half.jpg,1,2,,\nb,half.jpg,1,2,street,\nc,half.jpg,1,2,,100\n"
+    (tmp_path / "photos.csv").write_text(text + "d,plain.jpg,1,2,,\ne,plain.jpg,1,2,street,\n")
+    photos, _ = read_photos(str(tmp_path / "photos.csv"), ViewDefaults("panorama", None))
+    rows, bad = load_photos(photos)
+    assert not bad
+    assert [(row["view"], row["fov_deg"]) for row in rows.to_pylist()] == [
+        ("panorama", 180.0),
+        ("street", 70.0),
+        ("panorama", 100.0),
+        ("panorama", 360.0),
+        ("street", 70.0),
+    ]
 
 
 def test_a_position_inside_the_photo_is_never_used(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""What files say of how a photo was taken."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geoloc.core.errors import InputError
+from geoloc.core.images import decode_picture
+from geoloc.core.photo_facts import NOTHING_SAID, PhotoFacts, check_shape
+
+_SPHERE = "xmlns:GPano='http://ns.google.com/photos/1.0/panorama/'"
+
+
+def saved(kind: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 128, 3), 90, np.uint8)).save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def xmp(attributes: str = "", elements: str = "") -> bytes:
+    return (
+        f"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF><rdf:Description {_SPHERE} {attributes}>{elements}"
+        "</rdf:Description></rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_photo_sphere_tells_its_field_of_view(kind: str) -> None:
+    for data, fov_deg in {
+        xmp('GPano:ProjectionType="equirectangular"'): 360.0,
+        xmp(
+            "GPano:ProjectionType='equirectangular' GPano:FullPanoWidthPixels='8000' "
+            "GPano:CroppedAreaImageWidthPixels='2000'"
+        ): 90.0,
+        xmp(
+            elements="<GPano:ProjectionType>cylindrical</GPano:ProjectionType>"
+            "<GPano:FullPanoWidthPixels>8000</GPano:FullPanoWidthPixels>"
+            "<GPano:CroppedAreaImageWidthPixels>6000</GPano:CroppedAreaImageWidthPixels>"
+        ): 270.0,
+        xmp("GPano:FullPanoWidthPixels='0' GPano:CroppedAreaImageWidthPixels='none'"): 360.0,
+        xmp("GPano:PoseHeadingDegrees='90'"): None,
+        b"<broken GPano:ProjectionType=": None,
+    }.items():
+        assert decode_picture(saved(kind, xmp=data)).facts == PhotoFacts(fov_deg), data
+    assert decode_picture(saved(kind)).facts == NOTHING_SAID
+
+
+def test_a_lens_is_no_full_circle_unless_the_file_is_a_photo_sphere() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 26
+    assert decode_picture(saved(exif=exif)).facts == PhotoFacts(ordinary_lens=True)
+    sphere = xmp("GPano:ProjectionType='equirectangular'")
+    assert decode_picture(saved(exif=exif, xmp=sphere)).facts == PhotoFacts(360.0)
+
+
+def test_shapes_that_cannot_span_their_field_of_view() -> None:
+    for view, fov_deg, height, width in (
+        ("panorama", 360.0, 100, 200),
+        ("panorama", 360.0, 100, 190),
+        ("panorama", 180.0, 100, 100),
+        ("street", 70.0, 100, 100),
+        ("drone", 360.0, 100, 100),
+    ):
+        check_shape(view, fov_deg, height, width)
+    for width in (178, 3300):
+        with pytest.raises(InputError, match=r"1\.90 to 32 times as wide as high; if it is no panorama"):
+            check_shape("panorama", 360.0, 100, width)
