@@ -143,7 +143,7 @@ def test_a_member_larger_than_a_picture_or_a_note_is_refused(tmp_path: Path) -> 
     (picture,) = read_shard(str(tmp_path / "a.ground.jpg.tar"))[0].pictures.values()
     from geoloc.sources.datasets.files import picture_bytes
 
-    with pytest.raises(InputError, match="at most 134,217,728 are read"):
+    with pytest.raises(InputError, match="at most 67,108,864 are read"):
         picture_bytes(picture)
 
 
