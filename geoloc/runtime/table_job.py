@@ -28,6 +28,7 @@ _COUNTS_KEY = b"geoloc_counts"
 _ROUNDS = 3  # in which a part is made whose store was away
 _MOST_FAILED = 16  # parts in a round: then the store is away for all
 _RECEIPTS_IN_A_FILE = 256
+_UNITS_AT_ONCE = 4096  # bounds what the driver holds of units
 _RECEIPTS_EVERY_S = 10.0
 
 
@@ -70,6 +71,20 @@ def split(items: Sequence[Any], weight: Callable[[Any], int], limit: int) -> lis
     return groups
 
 
+class Units(Sequence[Any]):
+    """Units that are described when they are needed: `describe(item)` of each of `items`, a range or short list."""
+
+    def __init__(self, items: Sequence[Any], describe: Callable[[Any], Any]) -> None:
+        self._items = items
+        self._describe = describe
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._describe(self._items[place])
+
+
 def make_parts(
     table: TableDraft,
     units: Sequence[Any],
@@ -95,7 +110,7 @@ def make_parts(
         totals.update(receipt.counts)
     for round_number in range(1, _ROUNDS + 1):
         failed: list[int] = []
-        results = _run(table.plan, units, missing, maker, workers or Workers(), arguments) if missing else ()
+        results = _run_all(table.plan, units, missing, maker, workers or Workers(), arguments)
         tracked = track(results, total=len(missing), what=what, unit="parts")
         for receipt in _noted(table, tracked, failed, round_number):
             written.append(receipt.part)
@@ -131,6 +146,19 @@ def _note_failure(error: GeolocError, index: int, failed: list[int], round_numbe
         raise error
     failed.append(index)
     say(f"part {index} comes again after the others: {error}")
+
+
+def _run_all(
+    plan: TablePlan,
+    units: Sequence[Any],
+    missing: list[int],
+    maker: Callable[..., Any],
+    workers: Workers,
+    arguments: tuple[Any, ...],
+) -> Iterator[dict[str, str]]:
+    """Results of all missing units, of which only `_UNITS_AT_ONCE` are described at a time."""
+    for first in range(0, len(missing), _UNITS_AT_ONCE):
+        yield from _run(plan, units, missing[first : first + _UNITS_AT_ONCE], maker, workers, arguments)
 
 
 def _run(

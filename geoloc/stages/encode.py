@@ -11,7 +11,7 @@ Memory of an actor: the model, one part of tiles as encoded bytes, and `batch_si
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def run(config: EncodeConfig, inputs: EncodeInputs, output: str, *, overwrite: b
     with part_table.begin(output, fingerprint, overwrite=overwrite) as table:
         manifest, reused = table.finished, table.finished is not None
         if manifest is None:
-            units = [{"tiles": tiles, "part": part.model_dump()} for part in source.parts]
+            units = table_job.Units(source.parts, lambda part: {"tiles": tiles, "part": part.model_dump()})
             manifest = _make(config, table, model, units, details)
     say(table_job.summary("codes", manifest) + (" (reused)" if reused else ""))
     return EncodeResult(
@@ -125,7 +125,7 @@ def tiles_table(uri: str) -> str:
 
 
 def _make(
-    config: EncodeConfig, table: TableDraft, model: str, units: list[dict[str, Any]], details: dict[str, Any]
+    config: EncodeConfig, table: TableDraft, model: str, units: Sequence[Any], details: dict[str, Any]
 ) -> TableManifest:
     written, totals = table_job.make_parts(
         table,

@@ -127,7 +127,7 @@ def _units(
     """A unit a part of photos, with its pairs and the tile parts it needs; then a unit a part of tiles."""
     part_of_tile: dict[str, int] = {}
     for index, part in enumerate(manifests["tiles"].parts):
-        names = part_table.read_part(storage.join(root, "tiles"), part, ["tile_id"])["tile_id"].to_pylist()
+        names = part_table.read_columns(storage.join(root, "tiles"), part, ["tile_id"])["tile_id"].to_pylist()
         part_of_tile |= dict.fromkeys(names, index)
     pairs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in part_table.read(storage.join(root, "pairs")).to_pylist():
@@ -136,7 +136,9 @@ def _units(
     common = {"tables": root, "output": output, "samples": config.samples_per_shard}
     units: list[dict[str, Any]] = []
     for index, part in enumerate(manifests["queries"].parts):
-        keys = part_table.read_part(storage.join(root, "queries"), part, ["query_id"])["query_id"].to_pylist()
+        keys = part_table.read_columns(storage.join(root, "queries"), part, ["query_id"])[
+            "query_id"
+        ].to_pylist()
         of_part = {key: pairs[key] for key in keys if key in pairs}
         needed = {
             part_of_tile[row["tile_id"]]

@@ -143,7 +143,7 @@ def _tile_units(
     sheets: Sequence[Sheet],
     spec: TileSpec,
     settings: dict[str, float],
-) -> list[dict[str, Any]]:
+) -> table_job.Units:
     """What tasks need to know, part by part: tiles to cut, the sheets that they may show, rows already refused."""
     refused: list[RefusedRow] = []
     if centres_uri:
@@ -156,15 +156,17 @@ def _tile_units(
     limit = max(1, min(config.rows_per_part, _TILE_PART_PIXELS // spec.tile_px**2))
     pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
     groups = table_job.split(pieces, lambda block: len(block.tiles), limit) or [[]]
-    return [
-        {
+
+    def describe(numbered: tuple[int, list[Block]]) -> dict[str, Any]:
+        index, group = numbered
+        return {
             **common,
             "sheets": {number: asdict(sheets[number]) for block in group for number in block.sheets},
             "blocks": [asdict(block) for block in group],
             "refused": [asdict(row) for row in (refused if index == 0 else [])],
         }
-        for index, group in enumerate(groups)
-    ]
+
+    return table_job.Units(list(enumerate(groups)), describe)
 
 
 def make_tiles(unit: dict[str, Any]) -> PartResult:
@@ -263,7 +265,7 @@ def _pairs(
         )
         written = []
         for index, part in enumerate(queries.parts):
-            rows = part_table.read_part(queries_uri, part, ["query_id", "lat", "lon"])
+            rows = part_table.read_columns(queries_uri, part, ["query_id", "lat", "lon"])
             written.append(
                 table.write_part(index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
             )

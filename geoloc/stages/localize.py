@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -125,10 +125,10 @@ def run(
     with part_table.begin(fixes, fingerprint, overwrite=overwrite) as table:
         manifest, reused = table.finished, table.finished is not None
         if manifest is None:
-            units = [
-                [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]]
-                for first in range(0, len(entries), _UNIT_PHOTOS)
-            ]
+            units = table_job.Units(
+                range(0, len(entries), _UNIT_PHOTOS),
+                lambda first: [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]],
+            )
             manifest = _make(config, table, (index, snapshot_id), units)
         geojson = storage.join(output, GEOJSON_NAME)
         if not reused or not storage.exists(geojson):
@@ -146,7 +146,7 @@ def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, 
 
 
 def _make(
-    config: LocalizeConfig, table: TableDraft, snapshot: tuple[str, str], units: list[Any]
+    config: LocalizeConfig, table: TableDraft, snapshot: tuple[str, str], units: Sequence[Any]
 ) -> TableManifest:
     ensure_ray()
     written, totals = table_job.make_parts(

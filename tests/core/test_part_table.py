@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact, OutputInUse
-from geoloc.core.part_table import Receipt, TablePlan
+from geoloc.core.part_table import Receipt, TableManifest, TablePlan
 
 
 @pytest.fixture
@@ -270,3 +271,39 @@ def test_an_old_run_that_publishes_first_is_replaced_by_the_one_that_overwrites(
             (Path(uri) / "plan.json").write_bytes(new.plan.encode())
             new.publish(kind="numbers", parts=[new.write_part(0, _rows(2))])
     assert part_table.read(uri)["value"].to_pylist() == [2]
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_columns_are_read_without_the_pictures(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The picture's bytes are broken, and nobody who asks for ids notices."""
+    uri = str(tmp_path / "t") if store == "local" else request.getfixturevalue("s3_uri")
+    picture = os.urandom(100_000)
+    table = _rows(*range(100)).append_column("image", pa.array([picture] * 100))
+    (part,) = part_table.write_table(uri, [table], kind="numbers", fingerprint="f").parts
+    data = bytearray(storage.read_bytes(storage.join(uri, part.name)))
+    at = data.index(picture[:50])
+    data[at] ^= 1
+    storage.write_bytes(storage.join(uri, part.name), bytes(data))
+    assert part_table.read(uri, columns=["value"])["value"].to_pylist() == list(range(100))
+    with pytest.raises(CorruptArtifact, match="a page that does not match its checksum"):
+        part_table.read(uri, columns=["image"])
+    with pytest.raises(CorruptArtifact, match="do not match its manifest"):
+        part_table.read(uri)
+    storage.write_bytes(storage.join(uri, part.name), bytes(data[:-9]))
+    with pytest.raises(CorruptArtifact, match=f"its manifest says {part.bytes}"):
+        part_table.read(uri, columns=["value"])
+
+
+def test_columns_cost_their_own_bytes_alone(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _rows(*range(50)).append_column("image", pa.array([os.urandom(200_000) for _ in range(50)]))
+    part_table.write_table(uri, [table], kind="numbers", fingerprint="f")
+    monkeypatch.setattr(
+        storage, "read_bytes", lambda where: pytest.fail(where) if where.endswith("t") else b""
+    )
+    (part,) = TableManifest.model_validate_json((Path(uri) / "table.json").read_bytes()).parts
+    before = pa.total_allocated_bytes()
+    read = part_table.read_columns(uri, part, ["value"])
+    assert read.num_rows == 50
+    assert pa.total_allocated_bytes() - before < part.bytes / 10

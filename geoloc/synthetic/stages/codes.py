@@ -69,10 +69,14 @@ def run(
         manifest, reused = table.finished, table.finished is not None
         if manifest is None:
             maker, rows = _fit_maker(like), BLOCK * _BLOCKS_PER_PART
-            units = [
-                {"first": first, "last": min(first + rows, config.count), "seed": config.seed}
-                for first in range(0, config.count, rows)
-            ]
+            units = table_job.Units(
+                range(0, config.count, rows),
+                lambda first: {
+                    "first": first,
+                    "last": min(first + rows, config.count),
+                    "seed": config.seed,
+                },
+            )
             written, _ = table_job.make_parts(table, units, maker, what="city codes")
             details = {**source.details, "generated": config.model_dump(), "code_bits": maker.model.bits}
             manifest = table.publish(kind="codes", parts=written, details=details)

@@ -74,13 +74,15 @@ def run(config: CityTilesConfig, output: str, *, overwrite: bool = False) -> Cit
     )  # fmt: skip
 
 
-def _units(config: CityTilesConfig) -> list[dict[str, Any]]:
+def _units(config: CityTilesConfig) -> table_job.Units:
     """A unit for each square of the land."""
     shared = config.model_dump(exclude={"count"})
-    return [
-        {**shared, "square": square, "last": min(TILES_PER_SQUARE, config.count - square * TILES_PER_SQUARE)}
-        for square in range(-(-config.count // TILES_PER_SQUARE))
-    ]
+
+    def describe(square: int) -> dict[str, Any]:
+        last = min(TILES_PER_SQUARE, config.count - square * TILES_PER_SQUARE)
+        return {**shared, "square": square, "last": last}
+
+    return table_job.Units(range(-(-config.count // TILES_PER_SQUARE)), describe)
 
 
 @lru_cache(maxsize=1)
