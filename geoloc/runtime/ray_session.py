@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,13 @@ def _start(num_cpus: int | None) -> None:
             atexit.register(ray.shutdown)
             return
         except Exception as error:  # Ray raises the bare class here
+            if "AF_UNIX path length" in str(error):
+                folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+                raise ConfigError(
+                    f"The folder for temporary files, {folder!r}, has {len(os.fsencode(folder))} bytes: the names of "
+                    "Ray's sockets in it would be longer than the 107 bytes that a socket may have. Set RAY_TMPDIR to "
+                    "a short path such as /tmp."
+                ) from error
             if attempt == _START_ATTEMPTS or "timed out" not in str(error):
                 detail = " ".join(str(error).split())[:200]
                 raise ServiceUnavailable(

@@ -45,3 +45,21 @@ def test_a_running_ray_is_kept() -> None:
     assert ray_session.gpu_count() == 0
     assert address.startswith(ray_session.LOOPBACK)
     assert logging.getLogger("ray.data").level == logging.ERROR
+
+
+def test_a_long_folder_for_temporary_files_is_named(tmp_path):
+    folder = tmp_path / ("a" * 90)
+    folder.mkdir()
+    script = "from geoloc.runtime.ray_session import ensure_ray; ensure_ray(1)"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_TMPDIR")
+    }
+    child = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ConfigError: The folder for temporary files" in child.stderr
+    assert "Set RAY_TMPDIR to a short path" in child.stderr
