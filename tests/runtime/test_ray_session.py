@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import ray
@@ -47,7 +51,7 @@ def test_a_running_ray_is_kept() -> None:
     assert logging.getLogger("ray.data").level == logging.ERROR
 
 
-def test_a_long_folder_for_temporary_files_is_named(tmp_path):
+def test_a_long_folder_for_temporary_files_is_named(tmp_path: Path) -> None:
     folder = tmp_path / ("a" * 90)
     folder.mkdir()
     script = "from geoloc.runtime.ray_session import ensure_ray; ensure_ray(1)"
