@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from geoloc.core import extensions, part_table
 from geoloc.core.errors import ConfigError
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import load_model, save_model
+from geoloc.recipe import registry as parts
 from geoloc.recipe.recipe import ModelRecipe, Recipe
 from geoloc.recipe.registry import register
 from geoloc.sources.datasets import registry
@@ -43,9 +45,19 @@ training: {batch_size: 4, steps: 4, bfloat16: false}
 """
 
 
-@pytest.fixture(autouse=True)
-def _named_by_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(extensions.VARIABLE, MODULES)
+@pytest.fixture(autouse=True, scope="module")
+def _named_by_the_user() -> Iterator[None]:
+    """The modules are named for these tests alone: later tests see the built-in kinds again."""
+    for package in (*(family.package for family in parts.Part.__subclasses__()), "geoloc.sources.datasets"):
+        extensions.import_modules(package)  # the built-in kinds stay registered
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            parts, "_REGISTERED", {name: dict(kinds) for name, kinds in parts._REGISTERED.items()}
+        )
+        patched.setattr(parts, "_ADAPTERS", {})
+        patched.setattr(registry, "_DATASETS", dict(registry._DATASETS))
+        patched.setenv(extensions.VARIABLE, MODULES)
+        yield
 
 
 def test_a_new_backbone_embeds_and_survives_its_directory(tmp_path: Path) -> None:
