@@ -45,10 +45,12 @@ def create_api(backend: Backend, limits: ServingLimits) -> FastAPI:
     app.add_middleware(RequestEnvelope, limits=limits)
     gate = _Gate(limits)
 
+    @app.head("/", response_class=HTMLResponse, include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:
         return PAGE
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=_errors(503), summary="What is served, once it is ready")
     async def healthz() -> Health:
         async with asyncio.timeout(limits.deadline_s):

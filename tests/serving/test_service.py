@@ -116,6 +116,13 @@ def test_health_openapi_and_page(client):
     assert client.get("/docs").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/openapi.json"])
+def test_head_answers_like_get_without_a_body(client, path):
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
