@@ -42,15 +42,20 @@ def begin_output(
     fingerprint from the start, and everything in the directory is removed. In a `shared` directory the record itself
     holds the fingerprint, and the record alone is removed.
     """
-    holder = storage.join(output, record if shared else PLAN_NAME)
     record_uri = storage.join(output, record)
-    if _held(holder) == fingerprint and storage.exists(record_uri):
+    if is_finished(output, fingerprint, record=record, shared=shared):
         yield storage.read_bytes(record_uri)
         return
     with Lease(output):
         _make_room(output, fingerprint, record, what, overwrite=overwrite, shared=shared)
         # Another run may have finished it before the lease was ours.
         yield storage.read_bytes(record_uri) if storage.exists(record_uri) else None
+
+
+def is_finished(output: str, fingerprint: str, *, record: str, shared: bool = False) -> bool:
+    """Whether an output that is no table holds the finished work of this fingerprint (see `begin_output`)."""
+    holder = storage.join(output, record if shared else PLAN_NAME)
+    return _held(holder) == fingerprint and storage.exists(storage.join(output, record))
 
 
 def _make_room(

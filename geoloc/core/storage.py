@@ -279,7 +279,7 @@ def _conditional_put(uri: str, data: bytes, condition: dict[str, str]) -> bool:
 def compare_and_swap(uri: str, data: bytes, expected: bytes | None) -> bool:
     """Replace a small file only if it still holds `expected` (None: is absent); True when replaced.
 
-    Locally under an exclusive lock on `<name>.lock` (advisory: all writers use this function), on S3 by
+    Locally under an exclusive lock on `<name>.lock`, which is there only meanwhile (all writers use this), on S3 by
     `If-Match` with the ETag that belongs to the bytes compared.
     """
     if expected is None:
@@ -306,9 +306,19 @@ def _swap_local(path: Path, data: bytes, expected: bytes) -> bool:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                ours = os.path.samestat(os.fstat(handle.fileno()), path.stat())
+            except FileNotFoundError:
+                ours = False
+            if ours:  # else the last owner removed the file while we waited
+                try:
+                    yield
+                finally:
+                    path.unlink()
+                return
 
 
 def list_files(uri: str, *, suffix: str = "", recursive: bool = True) -> list[StoredFile]:

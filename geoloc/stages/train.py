@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
 from geoloc.core.errors import ConfigError, GeolocError
-from geoloc.core.fingerprint import begin_output, fingerprint_of, read_plan
+from geoloc.core.fingerprint import begin_output, fingerprint_of, is_finished, read_plan
 from geoloc.core.progress import say
 from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
@@ -78,6 +78,11 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
     output = storage.absolute(output)
     train = storage.absolute(inputs.train)
     fingerprint = _fingerprint(config, recipe, train)
+    if not is_finished(output, fingerprint, record=CARD_NAME, shared=True):
+        # Before the output is touched and any worker starts: Ray Train would repeat a worker that fails.
+        check_pairs(train, read_index(train), recipe)
+        ensure_ray()
+        _check_resources(config)
     # Shared: checkpoints of an unfinished training lie here, each run's below its own name.
     with begin_output(
         output, fingerprint, record=CARD_NAME, what="a model", overwrite=overwrite, shared=True
@@ -85,8 +90,6 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
         if done:
             _validate(output, inputs.validation)
             return _result(output, read_card(output), reused=True)
-        # Before any worker starts: Ray Train would repeat a worker that fails, whatever the reason.
-        check_pairs(train, read_index(train), recipe)
         _fit(config, recipe, train, output, fingerprint)
         storage.delete(storage.join(output, CHECKPOINTS))
         _validate(output, inputs.validation)
@@ -113,8 +116,6 @@ def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerpri
 
     from geoloc.training.loop import run_worker
 
-    ensure_ray()
-    _check_resources(config)
     filesystem, path = storage.filesystem(storage.join(output, CHECKPOINTS))
     trainer = _quiet_trainer()(
         run_worker,

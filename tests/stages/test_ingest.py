@@ -34,7 +34,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".tmp-" not in path.name and path.suffix != ".lock"
+        if path.is_file() and ".tmp-" not in path.name
     }
 
 

@@ -40,6 +40,7 @@ def test_a_model_comes_out_and_is_reused(
         "model.json",
         "model.safetensors",
         "recipe.yaml",
+        "validation.json",
     }
     again = run(config, inputs, output)
     assert again.reused
