@@ -1,4 +1,4 @@
-"""Clients of S3 with time-outs: Arrow's for bytes and listings, botocore's for conditional puts, which Arrow lacks.
+"""Clients of S3 with time-outs: Arrow's for bytes and listings, s3fs's for conditional puts, which Arrow lacks.
 
 Credentials, region and endpoint come from the standard AWS environment. Errors leave this module as kinds of `OSError`.
 """
@@ -6,7 +6,6 @@ Credentials, region and endpoint come from the standard AWS environment. Errors 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -60,60 +59,77 @@ def _filesystem(
 
 
 @lru_cache(maxsize=8)
-def _client(
+def _conditional(
     endpoint: str | None, region: str | None, _key: str | None, _pid: int, policy: RetryPolicy
 ) -> Any:
-    import botocore.session
-    from botocore.config import Config
+    import s3fs
 
-    config = Config(
-        connect_timeout=policy.connect_timeout_s,
-        read_timeout=policy.timeout_s,
-        retries={"total_max_attempts": 1},  # `retry` has the policy
-        s3={"addressing_style": "path" if endpoint else "auto"},
-        request_checksum_calculation="when_required",  # not every store knows the newer checksums
-        response_checksum_validation="when_required",
+    files = s3fs.S3FileSystem(
+        endpoint_url=endpoint,
+        client_kwargs={"region_name": region or "us-east-1"},
+        config_kwargs={
+            "connect_timeout": policy.connect_timeout_s,
+            "read_timeout": policy.timeout_s,
+            "retries": {"total_max_attempts": 1},  # `retry` has the policy
+            "s3": {"addressing_style": "path" if endpoint else "auto"},
+            "request_checksum_calculation": "when_required",  # not every store knows the newer checksums
+            "response_checksum_validation": "when_required",
+        },
+        use_listings_cache=False,
+        skip_instance_cache=True,
     )
-    session = botocore.session.get_session()
-    return session.create_client(
-        "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
-    )
+    files.retries = 1
+    return files
 
 
-def _call(uri: str, call: Callable[[Any, dict[str, str]], Any]) -> Any:
-    """A request of botocore, its errors as kinds of `OSError`."""
-    from botocore import exceptions
+def _call(uri: str, method: str, **arguments: Any) -> Any:
+    """A request of s3fs, its errors as kinds of `OSError`."""
+    from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
-    client = _client(endpoint(), _region(), _key(), os.getpid(), RetryPolicy.from_environment())
+    files = _conditional(endpoint(), _region(), _key(), os.getpid(), RetryPolicy.from_environment())
     try:
-        return call(client, {"Bucket": bucket, "Key": key})
-    except exceptions.ClientError as error:
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return files.call_s3(method, Bucket=bucket, Key=key, **arguments)
+    except (OSError, BotoCoreError, ClientError) as error:
+        if (translated := _as_os_error(error)) is error:
+            raise
+        raise translated from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """The kind of error that an answer's status, or the way in which it failed to come, asks for."""
+    from botocore import exceptions
+
+    # s3fs translates the answers that it has a kind of error for, and keeps botocore's as their cause.
+    answer = error if isinstance(error, exceptions.ClientError) else error.__cause__
+    if isinstance(answer, exceptions.ClientError):
+        status = int(answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if status == 404:
-            raise FileNotFoundError(str(error)) from error
-        raise (StoreBusy if is_transient_status(status) else OSError)(str(error)) from error
-    except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
-        raise StoreBusy(str(error)) from error
-    except exceptions.BotoCoreError as error:
-        raise OSError(str(error)) from error
+            return FileNotFoundError(str(error))
+        if status == 412:
+            return ConditionFailed(str(error))
+        return (StoreBusy if is_transient_status(status) else OSError)(str(error))
+    if isinstance(
+        error, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError
+    ):
+        return StoreBusy(str(error))
+    return error if isinstance(error, OSError) else OSError(str(error))
+
+
+class ConditionFailed(OSError):
+    """The condition of a write does not hold."""
 
 
 def head(uri: str) -> tuple[int, str]:
     """Size in bytes and ETag of an object; `FileNotFoundError` where none is."""
-    found = _call(uri, lambda client, place: client.head_object(**place))
+    found = _call(uri, "head_object")
     return int(found["ContentLength"]), str(found["ETag"])
 
 
 def put_if(uri: str, data: bytes, condition: dict[str, str]) -> bool:
     """Write an object under a condition such as `{"IfNoneMatch": "*"}`; False when it does not hold."""
-    from botocore.exceptions import ClientError
-
     try:
-        _call(uri, lambda client, place: client.put_object(**place, Body=data, **condition))
-    except OSError as error:
-        cause = error.__cause__
-        if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-            return False
-        raise
+        _call(uri, "put_object", Body=data, **condition)
+    except ConditionFailed:
+        return False
     return True

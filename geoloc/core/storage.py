@@ -1,7 +1,7 @@
 """URIs: open, list, write atomically, put if absent, compare and swap, checksums.
 
 A location is a plain path, `file://...`, `s3://bucket/key` or a store that fsspec knows (gs, az, ...). Bulk bytes
-go through `pyarrow.fs`; on S3 the conditional puts that commits rest on go through botocore: pyarrow has none.
+go through `pyarrow.fs`; on S3 the conditional puts that commits rest on go through s3fs: pyarrow has none.
 S3 credentials, region and endpoint come from the standard AWS environment (`AWS_ACCESS_KEY_ID`,
 `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`).
 

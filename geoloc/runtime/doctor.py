@@ -23,7 +23,7 @@ _PACKAGES = (
     "faiss-cpu",
     "rasterio",
     "pyproj",
-    "botocore",
+    "s3fs",
     "fastapi",
 )
 _DISK_NEED_BYTES = 2 * 10**9
