@@ -140,7 +140,10 @@ class TrainingRecipe(Section):
     sampler: Literal["random", "neighbours"] = Field(
         "random", description="neighbours: batches of places near each other, the harder negatives"
     )
-    bfloat16: bool = Field(True, description="autocast of convolutions; weights and losses stay float32")
+    bfloat16: bool = Field(
+        True,
+        description="convolutions in bfloat16 where the device has instructions for it; all else in float32",
+    )
     augmentation: AugmentationRecipe = AugmentationRecipe()
     optimizer: OptimizerRecipe | None = None
     schedule: Literal["constant"] | None = Field(

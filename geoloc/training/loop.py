@@ -21,6 +21,7 @@ from geoloc.recipe.recipe import Recipe
 from geoloc.training.all_gather import is_distributed
 from geoloc.training.pair_store import load_pairs, read_index
 from geoloc.training.sampler import split_pairs
+from geoloc.training.step import has_bfloat16
 from geoloc.training.trainer import Trainer
 
 STATE_NAME = "state.pt"
@@ -61,6 +62,8 @@ def _make_trainer(
             f"train: {len(index):,} pairs, {len(store):,} in this worker of {workers}, decoded in "
             f"{time.monotonic() - started:.0f} s"
         )
+        if recipe.training.bfloat16 and not has_bfloat16(device):
+            say("train: this CPU has no bfloat16 instructions, convolutions are computed in float32")
     return Trainer(store, recipe, workers=workers, rank=rank, device=device)
 
 

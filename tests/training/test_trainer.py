@@ -81,3 +81,17 @@ def test_the_first_step_is_the_one_it_always_was(store: PairStore, tiny: Recipe)
     assert weighed.fingerprint() == "0e3bbb8b5b65438efb4dac06066f12e68b1da95217e845c51e75d7a37fcd1729"
     loss = float(Trainer(store, weighed).step(0.0).loss.detach())
     assert loss == pytest.approx(7.8123, rel=5e-3)  # bfloat16 differs between machines
+
+
+@pytest.mark.parametrize(
+    ("instruction", "present"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)]
+)
+def test_bfloat16_is_used_only_where_the_cpu_has_it(
+    store: PairStore, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, instruction: str, present: bool
+) -> None:
+    """Emulated it takes ten times as long as float32."""
+    narrow = tiny.model_copy(update={"training": tiny.training.model_copy(update={"bfloat16": True})})
+    full = tiny.model_copy(update={"training": tiny.training.model_copy(update={"bfloat16": False})})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, instruction: True})
+    losses = [float(Trainer(store, recipe).step(0.0).loss.detach()) for recipe in (narrow, full)]
+    assert (losses[0] != losses[1]) == present
