@@ -97,9 +97,19 @@ class Locator:
         self._settings = settings
 
     @classmethod
-    def open(cls, index_uri: str, snapshot_id: str | None = None, *, cache_dir: str | None = None) -> Locator:
-        """The locator of a snapshot (None: the current snapshot), with its calibration where it has been calibrated."""
-        snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir)
+    def open(
+        cls,
+        index_uri: str,
+        snapshot_id: str | None = None,
+        *,
+        cache_dir: str | None = None,
+        skip_broken: bool = False,
+    ) -> Locator:
+        """The locator of a snapshot (None: the current snapshot), with its calibration where it has been calibrated.
+
+        `skip_broken` is that of `Snapshot.open`.
+        """
+        snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir, skip_broken=skip_broken)
         return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id))
 
     def settings_for(self, kind: str) -> ClusterSettings:

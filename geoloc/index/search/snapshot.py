@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from geoloc.core import storage
 from geoloc.core.arrays import Codes, Embeddings, HalfArray, IntArray
-from geoloc.core.errors import ArtifactError, QueryError
+from geoloc.core.errors import ArtifactError, CorruptArtifact, QueryError
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.local_cache import cache_directory, ensure_local
 from geoloc.index.format.manifest import Manifest, ShardEntry, read_manifest
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import multi_code, topk
 from geoloc.index.search import scan as scanning
+from geoloc.index.search.cut_files import MappedFiles
 from geoloc.index.search.inverted_lists import InvertedLists, open_lists
 from geoloc.index.search.kernels.dot_products import default_products
 from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
@@ -46,6 +47,8 @@ class Snapshot:
         cache: Path,
         kernel: Kernel | None = None,
         threads: int | None = None,
+        *,
+        skip_broken: bool = False,
     ) -> None:
         self.index_uri = index_uri
         self.snapshot_id = snapshot_id
@@ -53,16 +56,21 @@ class Snapshot:
         self._cache = cache
         self._kernel = kernel or default_kernel()
         self._threads = threads or scanning.thread_count()
+        self.skip_broken = skip_broken
         self._shards: list[Shard] = []
+        self._mapped: dict[int, MappedFiles] = {}
+        self._broken: dict[str, str] = {}  # what is wrong, by the shard's directory
         # Reading and hashing run in parallel; afterwards there is a verdict and only mapping is left.
         with ThreadPoolExecutor(self._threads) as pool:
-            places = list(pool.map(lambda entry: local_files(index_uri, entry, cache), manifest.shards))
+            places = list(pool.map(self._local_files, manifest.shards))
         if manifest.embedding_dim is not None:
             default_products()  # compiled now, not in the first request
         first_row = 0
-        for entry, (directory, marks) in zip(manifest.shards, places, strict=True):
-            self._shards.append(Shard(entry, directory, manifest.bits, first_row, marks))
-            self._check(self._shards[-1])
+        for entry, place in zip(manifest.shards, places, strict=True):
+            if place is not None:
+                self._shards.append(Shard(entry, place[0], manifest.bits, first_row, place[1]))
+                self._check(self._shards[-1])
+                self._mapped[first_row] = MappedFiles(place)
             first_row += entry.count
         self._rows = first_row
         self._lists: dict[int, InvertedLists] = {}
@@ -80,19 +88,52 @@ class Snapshot:
         cache_dir: str | os.PathLike[str] | None = None,
         kernel: Kernel | None = None,
         threads: int | None = None,
+        skip_broken: bool = False,
     ) -> Snapshot:
         """Open the current snapshot of an index, or `snapshot_id`.
 
         Every file's size and checksum is verified before it is parsed; the verdict is kept on this host, so later
         openings only map. `cache_dir` (default: `GEOLOC_CACHE`, else `~/.cache/geoloc`) holds the verdicts and
         the copies of indexes that are not local. `threads` limits a search (default: all CPUs we may use).
+        `skip_broken` leaves out shards whose files are damaged, now or later; `broken_shards` counts them.
 
         Raises `ArtifactError` (nothing there, or a newer format) and `CorruptArtifact` naming the bad file.
         """
         index_uri = storage.absolute(index_uri)
         snapshot_id = snapshot_id or current_snapshot(index_uri)
         manifest = read_manifest(index_uri, snapshot_id)
-        return cls(index_uri, snapshot_id, manifest, cache_directory(cache_dir), kernel, threads)
+        return cls(
+            index_uri,
+            snapshot_id,
+            manifest,
+            cache_directory(cache_dir),
+            kernel,
+            threads,
+            skip_broken=skip_broken,
+        )
+
+    def _local_files(self, entry: ShardEntry) -> tuple[Path, Path | None] | None:
+        """Directories of a shard's files and marks; None for a damaged shard that is left out."""
+        try:
+            return local_files(self.index_uri, entry, self._cache)
+        except CorruptArtifact as error:
+            if not self.skip_broken:
+                raise
+            self._broken[entry.directory] = str(error)
+            return None
+
+    def broken_shards(self) -> dict[str, str]:
+        """The shards that are left out of searches, by directory, with what is wrong; empty when all are whole.
+
+        Files are looked at anew, for their size alone. Raises `CorruptArtifact` unless opened with `skip_broken`.
+        """
+        for shard in self._shards:
+            if shard.entry.directory not in self._broken and (cut := self._mapped[shard.first_row].cut()):
+                problem = f"{cut!r} was cut while it was open; restore the file or build the index again."
+                if not self.skip_broken:
+                    raise CorruptArtifact(problem)
+                self._broken[shard.entry.directory] = problem
+        return dict(self._broken)
 
     def _check(self, shard: Shard) -> None:
         dim = None if shard.embeddings is None else shard.embeddings.shape[1]
@@ -299,7 +340,9 @@ class Snapshot:
                 "leave the region out.",
                 reason="not_located",
             )
-        return scanning.select(self._shards, region)
+        broken = self.broken_shards()
+        whole = [shard for shard in self._shards if shard.entry.directory not in broken]
+        return scanning.select(whole, region)
 
     def _checked_codes(self, codes: Codes) -> Codes:
         width = self.bits // 8
