@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 from geoloc.core.numba_cache import find_place
 
 if TYPE_CHECKING:
+    from geoloc.client.client import AsyncClient, Client
     from geoloc.localization.localizer import Localizer
 
-__all__ = ["Localizer"]
+__all__ = ["AsyncClient", "Client", "Localizer"]
 
 find_place(os.environ, Path(__file__).parent, Path(os.path.expanduser("~")))
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first used: `import geoloc` alone loads neither torch nor faiss.
+    if name in ("AsyncClient", "Client"):
+        from geoloc.client import client
+
+        return getattr(client, name)
     if name == "Localizer":
         from geoloc.localization.localizer import Localizer
 

@@ -35,6 +35,14 @@ _HELP_OF = {
     "snapshot": "Id of the snapshot; default: the current one.",
     "a": "URI of an index, or URI@SNAPSHOT.",
     "b": "URI of the other index, or URI@SNAPSHOT.",
+    "keys": "File of API keys; it is made where there is none.",
+    "name": "Name of the key, to tell keys apart.",
+    "admin": "The key may also change what is served.",
+    "requests_per_s": "Requests a second that the key may send; default: those of the service.",
+    "burst": "Requests that may come at once before that counts; default: those of the service.",
+    "url": "Address of the service, such as http://127.0.0.1:8000.",
+    "index_name": "Name of the index within the service.",
+    "key_file": "File that holds an API key of the scope admin.",
     "keep": "Snapshots to keep: the current one and its ancestors.",
     "min_age_s": "Files younger than this many seconds are kept.",
     "dry_run": "List what would be removed and remove nothing.",
@@ -117,6 +125,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         "evaluate": Command("geoloc.stages.evaluate", "recall and metres on held-out photos"),
         "localize": Command("geoloc.stages.localize", "locate a batch of photos"),
         "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
+        "serve reload": Command(
+            "geoloc.serving.server", "have a running service serve the current snapshot", "reload"
+        ),
+        "serve key": Command("geoloc.serving.access", "make an API key for a service", "add_key"),
     },
     "operate": {
         "demo": Command("geoloc.demo.run", "everything on a procedural city, from imagery to a service"),

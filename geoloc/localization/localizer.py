@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +145,27 @@ def picture(image: PhotoLike) -> Picture:
     return decode_picture(image if isinstance(image, bytes) else read_image_bytes(os.fspath(image)))
 
 
-def answer_for(one: Photo, fix: Fix) -> Fix:
+class DescribedPhoto(Protocol):
+    """What an answer repeats of its photo; `Photo` has it, and so has what a service keeps of one."""
+
+    @property
+    def view(self) -> str:
+        """Kind of photo."""
+
+    @property
+    def fov_deg(self) -> float:
+        """Horizontal field of view."""
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What neither the caller nor the file gave."""
+
+    @property
+    def featureless(self) -> bool:
+        """Whether the photo shows nothing to match."""
+
+
+def answer_for(one: DescribedPhoto, fix: Fix) -> Fix:
     """The fix with what the photo was taken for; nothing is located where the photo shows nothing."""
     told = fix.model_copy(update={"view": one.view, "fov_deg": one.fov_deg, "assumed": one.assumed})
     return without_features(told) if one.featureless else told

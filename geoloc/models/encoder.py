@@ -16,7 +16,7 @@ from geoloc.core.errors import ConfigError, InputError
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
 from geoloc.models.hashing import LinearHash, pack_codes
 from geoloc.models.orientation_maps import Pose
-from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_aerial, prepare_panorama, to_unit
+from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_picture, to_unit
 from geoloc.models.store import load_model
 from geoloc.recipe.recipe import Recipe
 
@@ -86,16 +86,14 @@ class Encoder:
         fovs = _spread(fov_deg, count, "fov_deg")
         headings = _spread(heading_deg, count, "heading_deg")
         for index, image in enumerate(images):
-            if view in AERIAL_VIEWS:
-                out[index] = prepare_aerial(image, self.recipe.model, extents[index])
-            else:
-                fov = fovs[index]
-                out[index] = prepare_panorama(
-                    image,
-                    self.recipe.model,
-                    fov_deg=360.0 if fov is None else fov,
-                    heading_deg=headings[index],
-                )
+            out[index] = prepare_picture(
+                image,
+                self.recipe.model,
+                view,
+                extent_m=extents[index],
+                fov_deg=fovs[index],
+                heading_deg=headings[index],
+            )
         return out
 
     def encode(self, batch: Pixels, view: View) -> Encoded:

@@ -103,6 +103,22 @@ def prepare_panorama(
     return np.roll(canvas, round(heading_deg / 360 * width), axis=1)
 
 
+def prepare_picture(
+    image: Pixels,
+    recipe: ModelRecipe,
+    view: str,
+    *,
+    extent_m: float | None = None,
+    fov_deg: float | None = 360.0,
+    heading_deg: float | None = None,
+) -> Pixels:
+    """A picture uint8[H, W, 3] of any view to the model's input uint8[h, w, 3]; see `Encoder.prepare`."""
+    if view in AERIAL_VIEWS:
+        return prepare_aerial(image, recipe, extent_m)
+    fov_deg = 360.0 if fov_deg is None else fov_deg
+    return prepare_panorama(image, recipe, fov_deg=fov_deg, heading_deg=heading_deg)
+
+
 def _cut_sphere(image: Pixels, elevation_deg: tuple[float, float]) -> Pixels:
     height, width = image.shape[:2]
     if abs(width / height - 2) > 0.04:

@@ -102,8 +102,7 @@ def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
     """
     card = read_card(uri)
     weights = _verified(storage.join(uri, WEIGHTS_NAME), card.weights_sha256)
-    text = _verified(storage.join(uri, RECIPE_NAME), card.recipe_sha256)
-    recipe = Recipe.from_yaml(text.decode(), where=storage.join(uri, RECIPE_NAME))
+    recipe = read_recipe(uri)
     model = GeoLocalizer(recipe.model)
     try:
         state = safetensors.torch.load(weights)
@@ -113,6 +112,12 @@ def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
         ) from error
     load_weights(model, state, where=uri)
     return model.eval(), recipe, card
+
+
+def read_recipe(uri: str) -> Recipe:
+    """The recipe of a model directory, its checksum verified; raises as `load_model` does."""
+    text = _verified(storage.join(uri, RECIPE_NAME), read_card(uri).recipe_sha256)
+    return Recipe.from_yaml(text.decode(), where=storage.join(uri, RECIPE_NAME))
 
 
 def load_weights(model: GeoLocalizer, state: Mapping[str, torch.Tensor], *, where: str) -> None:

@@ -1,38 +1,39 @@
-"""The replicas behind the interface: one that encodes photos in batches, one that holds all shards of a snapshot.
+"""The replicas behind the interface: one that encodes photos in batches, one that holds all shards of snapshots.
 
-Both keep what they replaced until the next reload, so that a request which was encoded by the old model is still
-answered from the old snapshot while a new one arrives.
+Each request names its snapshot. A replica that does not hold it opens it; what a new snapshot replaced stays open until
+the next one comes, for the requests that still carry it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from geoloc.core import storage
 from geoloc.core.errors import ServiceUnavailable
-from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.manifest import read_manifest
-from geoloc.index.search.region import Region
 from geoloc.localization.locator import EncodedQueries, Locator
-from geoloc.localization.query_photos import Photo, encode_prepared
-from geoloc.serving.answer import Answer
-from geoloc.serving.schema import Health
+from geoloc.localization.query_photos import encode_prepared
+from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query, ReplicaState, refusals_as_values
 
-Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float]  # picture, view, heading, field of view
+# Picture, view, heading, field of view, encoder.
+Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float, Any]
+_KEPT = 2  # snapshots or models of an index: the one that is served, and the one before it
 
 
 class EncoderReplica:
-    """Turns photos into embeddings and codes with the model of the index, many at a time."""
+    """Turns photos into embeddings and codes with the models of the indices, many at a time."""
 
     def __init__(
         self,
-        index: str,
+        catalog: DeploymentHandle[Any],
         *,
         device: str,
         threads: int | None,
@@ -40,117 +41,149 @@ class EncoderReplica:
         max_batch: int,
         wait_s: float,
     ) -> None:
-        self._index = index
+        self._catalog = catalog
         self._options: dict[str, Any] = {"device": device, "threads": threads}
         self._headings = headings
-        self._encoder: Any = None
+        self._encoders: dict[str, Any] = {}
+        self._models: dict[str, OrderedDict[str, None]] = {}  # of each index, the latest last
+        self._opening = asyncio.Lock()
         batching: Any = self.encode_batch  # Serve adds the setters, its annotations leave them out
         batching.set_max_batch_size(max_batch)
         batching.set_batch_wait_timeout_s(wait_s)
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the model of the snapshot that `user_config` names (`snapshot_id`, None: the current one)."""
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Open the models of what is served; Serve calls it before the replica gets requests."""
+        for pin in (await self._catalog.pins.remote()).values():
+            await self._open(pin)
+
+    @refusals_as_values
+    async def open(self, pin: Pin) -> None:
+        """Open the model of a snapshot while requests are answered."""
+        await self._open(pin)
+
+    async def _open(self, pin: Pin) -> Any:
+        async with self._opening:
+            encoder = self._encoders.get(pin.model_id)
+            if encoder is None:
+                encoder = await asyncio.to_thread(self._load, pin)
+                self._encoders[pin.model_id] = encoder
+            kept = self._models.setdefault(pin.name, OrderedDict())
+            kept[pin.model_id] = None
+            kept.move_to_end(pin.model_id)
+            while len(kept) > _KEPT:
+                kept.popitem(last=False)
+            needed = {model for models in self._models.values() for model in models}
+            self._encoders = {model: one for model, one in self._encoders.items() if model in needed}
+            return encoder
+
+    def _load(self, pin: Pin) -> Any:
         from geoloc.models.encoder import Encoder
 
-        snapshot_id = user_config.get("snapshot_id") or current_snapshot(self._index)
-        model = read_manifest(self._index, snapshot_id).model
-        if self._encoder is None or self._encoder.model_id != model.model_id:
-            self._encoder = Encoder.open(storage.join(self._index, model.directory), **self._options)
+        model = read_manifest(pin.uri, pin.snapshot_id).model
+        return Encoder.open(storage.join(pin.uri, model.directory), **self._options)
 
-    async def switch(self, snapshot_id: str) -> None:
-        """Go over to the model of another snapshot while requests are answered."""
-        await asyncio.to_thread(self.reconfigure, {"snapshot_id": snapshot_id})
+    async def state(self) -> ReplicaState:
+        """What this replica holds."""
+        return ReplicaState("Encoder", {name: tuple(kept) for name, kept in self._models.items()})
 
-    async def encode(self, one: Photo) -> EncodedQueries:
+    @refusals_as_values
+    async def encode(self, one: PreparedPhoto, pin: Pin) -> EncodedQueries:
         """Encode one photo, together with whatever else arrives within a few milliseconds."""
-        encoder = self._encoder
-        # Before the batch: a picture that the model refuses must fail alone.
-        batch = await asyncio.to_thread(
-            encoder.prepare,
-            [one.image],
-            one.view,
-            extent_m=[one.extent_m],
-            fov_deg=[one.fov_deg],
-            heading_deg=[one.heading_deg],
-        )
-        encoded: EncodedQueries = await self.encode_batch((batch[0], one.view, one.heading_deg, one.fov_deg))
+        encoder = self._encoders.get(pin.model_id) or await self._open(pin)
+        row: Prepared = (one.image, one.view, one.heading_deg, one.fov_deg, encoder)
+        encoded: EncodedQueries = await self.encode_batch(row)
         return encoded
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
     async def encode_batch(self, batch: list[Prepared]) -> list[EncodedQueries]:
-        """Encode prepared pictures; those of one view and kind of heading share a pass."""
-        return await asyncio.to_thread(self._encode, self._encoder, batch)
+        """Encode prepared pictures; those of one model, view and kind of heading share a pass."""
+        return await asyncio.to_thread(self._encode, batch)
 
-    def _encode(self, encoder: Any, batch: list[Prepared]) -> list[EncodedQueries]:
-        groups: dict[tuple[str, bool], list[int]] = {}
-        for position, (_, view, heading, _) in enumerate(batch):
-            groups.setdefault((view, heading is not None), []).append(position)
+    def _encode(self, batch: list[Prepared]) -> list[EncodedQueries]:
+        groups: dict[tuple[int, str, bool], list[int]] = {}
+        for position, (_, view, heading, _, encoder) in enumerate(batch):
+            groups.setdefault((id(encoder), view, heading is not None), []).append(position)
         answers: dict[int, EncodedQueries] = {}
-        for (view, known), positions in groups.items():
-            pictures = np.stack([batch[position][0] for position in positions])
-            headings = [batch[position][2] for position in positions] if known else None
-            fovs = [batch[position][3] for position in positions]
-            encoded = encode_prepared(encoder, pictures, view, headings, self._headings, fov_deg=fovs)
+        for (_, view, known), positions in groups.items():
+            rows = [batch[position] for position in positions]
+            pictures = np.stack([row[0] for row in rows])
+            headings = [row[2] for row in rows] if known else None
+            fovs = [row[3] for row in rows]
+            encoded = encode_prepared(rows[0][4], pictures, view, headings, self._headings, fov_deg=fovs)
             for row, position in enumerate(positions):
                 answers[position] = encoded.rows(slice(row, row + 1))
         return [answers[position] for position in range(len(batch))]
 
 
 class SearchReplica:
-    """Holds all shards of a snapshot and answers from it; a request never sees two snapshots."""
+    """Holds all shards of the served snapshots; a request is answered from the one that it names."""
 
-    def __init__(self, index: str, *, rerank: int, min_confidence: float) -> None:
-        self._index = index
+    def __init__(self, catalog: DeploymentHandle[Any], *, rerank: int, min_confidence: float) -> None:
+        self._catalog = catalog
         self._rerank = rerank
         self._min_confidence = min_confidence
-        self._locators: list[Locator] = []
+        self._locators: dict[str, OrderedDict[str, Locator]] = {}  # of each index, the latest last
+        self._opening = asyncio.Lock()
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Open the snapshot that `user_config` names (`snapshot_id`, None: the current one) and swap to it.
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Open what is served; Serve calls it before the replica gets requests."""
+        for pin in (await self._catalog.pins.remote()).values():
+            await self._open(pin)
+            if not pin.proven:
+                await self._catalog.prove.remote(pin.name, pin.snapshot_id)
 
-        The new one is open before the old one steps back; calibration is read anew each time.
-        """
-        locator = Locator.open(self._index, user_config.get("snapshot_id"))
-        model_id = locator.snapshot.manifest.model.model_id
-        others = [old for old in self._locators if old.snapshot.manifest.model.model_id != model_id]
-        self._locators = [locator, *others[:1]]
+    @refusals_as_values
+    async def open(self, pin: Pin) -> None:
+        """Open a snapshot while requests are answered from others; its calibration is read anew."""
+        await self._open(pin, anew=True)
 
-    async def switch(self, snapshot_id: str) -> None:
-        """Go over to another snapshot while requests are answered; the old one stays for photos of its model."""
-        await asyncio.to_thread(self.reconfigure, {"snapshot_id": snapshot_id})
+    async def _open(self, pin: Pin, *, anew: bool = False) -> Locator:
+        async with self._opening:
+            kept = self._locators.setdefault(pin.name, OrderedDict())
+            locator = kept.get(pin.snapshot_id)
+            if locator is None or anew:
+                locator = await asyncio.to_thread(
+                    Locator.open, pin.uri, pin.snapshot_id, skip_broken=pin.proven
+                )
+                locator.snapshot.skip_broken = True  # what breaks from now on is left out and counted
+            kept[pin.snapshot_id] = locator
+            kept.move_to_end(pin.snapshot_id)
+            while len(kept) > _KEPT:
+                kept.popitem(last=False)
+            return locator
 
-    async def locate(self, queries: EncodedQueries, region: Region | None, k: int) -> Answer:
-        """Search, cluster and calibrate on the newest snapshot that the photo's model made."""
-        locator = self._for_model(queries.model_id)
+    @refusals_as_values
+    async def locate(self, queries: EncodedQueries, pin: Pin, query: Query) -> Answer:
+        """Search, cluster and calibrate on the snapshot that the request carries."""
+        kept = self._locators.get(pin.name)
+        locator = (kept.get(pin.snapshot_id) if kept else None) or await self._open(pin)
         started = time.perf_counter()
-        fixes = await asyncio.to_thread(
-            locator.locate,
+        total = len(locator.snapshot.manifest.shards)
+        fixes, broken = await asyncio.to_thread(self._located, locator, queries, query)
+        if broken and query.complete:
+            raise ServiceUnavailable(
+                f"{broken} of {total} shards cannot be searched and require_complete was set; leave it out for an "
+                "answer from the others."
+            )
+        spent = {"search": 1e3 * (time.perf_counter() - started)}
+        return Answer(fixes[0], queries.model_id, total - broken, total, spent)
+
+    def _located(self, locator: Locator, queries: EncodedQueries, query: Query) -> tuple[Any, int]:
+        fixes = locator.locate(
             queries,
-            k=k,
-            region=region,
-            rerank=self._rerank,
+            k=query.k,
+            region=query.region,
+            rerank=self._rerank if query.rerank is None else query.rerank,
             min_confidence=self._min_confidence,
         )
-        shards = len(locator.snapshot.manifest.shards)
-        spent = {"search": 1e3 * (time.perf_counter() - started)}
-        return Answer(fixes[0], queries.model_id, shards, shards, spent)
+        return fixes, len(locator.snapshot.broken_shards())
 
-    def _for_model(self, model_id: str) -> Locator:
-        for locator in self._locators:
-            if locator.snapshot.manifest.model.model_id == model_id:
-                return locator
-        raise ServiceUnavailable("A new index with a new model is being loaded; try again in a moment.")
-
-    async def health(self) -> Health:
-        """What this replica serves."""
-        locator = self._locators[0]
-        snapshot = locator.snapshot
-        return Health(
-            snapshot_id=snapshot.snapshot_id,
-            model_id=snapshot.manifest.model.model_id,
-            tiles=snapshot.count,
-            bits=snapshot.bits,
-            shards=len(snapshot.manifest.shards),
-            located=snapshot.located,
-            calibrated=locator.calibration is not None,
+    async def state(self) -> ReplicaState:
+        """What this replica holds."""
+        latest = {name: next(reversed(kept.values())) for name, kept in self._locators.items() if kept}
+        return ReplicaState(
+            "Search",
+            {name: tuple(kept) for name, kept in self._locators.items()},
+            {name: locator.calibration is not None for name, locator in latest.items()},
+            {name: len(locator.snapshot.broken_shards()) for name, locator in latest.items()},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 import signal
@@ -13,9 +14,9 @@ from typing import Any
 
 import httpx
 import ray
-from pydantic import Field
+from pydantic import BaseModel, Field
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import LoggingConfig
 
@@ -25,12 +26,15 @@ from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.manifest import read_manifest
 from geoloc.runtime.ray_session import ensure_ray
-from geoloc.serving.app import ENCODER, SEARCH, ServeArgs, build_app
+from geoloc.serving.access import read_keys
+from geoloc.serving.answer import Pin, Refused
+from geoloc.serving.app import ServeArgs, build_app
+from geoloc.serving.backend import DEFAULT_INDEX
+from geoloc.serving.catalog import CATALOG, OPEN_TIMEOUT_S
 
 APPLICATION = "geoloc"
 _HEALTH_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 30.0
-_SWITCH_TIMEOUT_S = 600.0  # a large snapshot is copied to the machine and its checksums are verified
 
 
 class ServeConfig(ServeArgs):
@@ -40,10 +44,21 @@ class ServeConfig(ServeArgs):
         default="127.0.0.1", description="Address to listen on; any other than loopback is public."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    insecure: bool = Field(
+        default=False, description="Listen on a public address although nobody needs a key."
+    )
 
     def args(self) -> ServeArgs:
         """The part that the application is built from."""
-        return ServeArgs(**self.model_dump(exclude={"host", "port"}))
+        return ServeArgs(**self.model_dump(exclude={"host", "port", "insecure"}))
+
+    def check_host(self) -> None:
+        """`ConfigError` for an address that others reach, unless there are keys or it is wanted so."""
+        if not (self.keys or self.insecure or _is_loopback(self.host)):
+            raise ConfigError(
+                f"{self.host} can be reached by others, and nobody would need a key: give --keys (geoloc serve key "
+                "makes them), listen on 127.0.0.1, or say --insecure."
+            )
 
 
 @dataclass
@@ -53,22 +68,17 @@ class ServeHandle:
     url: str
     config: ServeConfig
 
-    def reload(self, snapshot_id: str | None = None) -> str:
+    def reload(self, snapshot_id: str | None = None, *, name: str = DEFAULT_INDEX) -> str:
         """Serve another snapshot (None: the current one) without dropping a request; returns its id.
 
-        All replicas go over, the ones that search first. A replica that is replaced later opens what the
-        configuration says. Raises `ArtifactError` when there is no such snapshot; the old one is served on.
+        Replicas that start later serve it too. Raises `ArtifactError` when there is no such snapshot, and what a
+        replica raised that could not open it; the old one is served on.
         """
-        index = storage.absolute(self.config.index)
-        snapshot_id = snapshot_id or current_snapshot(index)
-        read_manifest(index, snapshot_id)
-        for name in (SEARCH, ENCODER):
-            replicas = serve.get_deployment_handle(name, APPLICATION)
-            try:
-                replicas.broadcast("switch", snapshot_id).results(timeout_s=_SWITCH_TIMEOUT_S)
-            except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, Exception) else error) from None
-        return snapshot_id
+        catalog = serve.get_deployment_handle(CATALOG, APPLICATION)
+        answer: Pin | Refused = catalog.reload.remote(name, snapshot_id).result(timeout_s=OPEN_TIMEOUT_S)
+        if isinstance(answer, Refused):
+            raise answer.error
+        return answer.snapshot_id
 
     def stop(self) -> None:
         """End the service; Ray keeps running."""
@@ -82,8 +92,11 @@ def start(config: ServeConfig) -> ServeHandle:
     Raises `ArtifactError` when there is no such index or snapshot, `ConfigError` for a port that is taken and
     `ServiceUnavailable` when the replicas do not come up.
     """
-    index = storage.absolute(config.index)
-    read_manifest(index, config.snapshot_id or current_snapshot(index))
+    config.check_host()
+    for served in config.served().values():
+        read_manifest(served.uri, served.snapshot_id or current_snapshot(served.uri))
+    if config.keys:
+        read_keys(config.keys)
     port = _port(config.host, config.port)
     ensure_ray()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -180,7 +193,51 @@ def _port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _url_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 (only shown, not bound)
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+class Reloaded(BaseModel):
+    """What a running service now serves."""
+
+    index: str
+    snapshot_id: str
+
+    def text(self) -> str:
+        """The same as a sentence."""
+        return f"Index {self.index} is served from snapshot {self.snapshot_id}."
+
+
+def reload(
+    url: str, *, index_name: str = DEFAULT_INDEX, snapshot: str | None = None, key_file: str | None = None
+) -> Reloaded:
+    """Have a running service serve another snapshot of an index (None: its current one).
+
+    `key_file` holds an API key of the scope admin. Raises `ServiceUnavailable` when the service cannot be reached
+    or refuses, with its sentence; the old snapshot is then served on.
+    """
+    headers = {"authorization": f"Bearer {storage.read_bytes(key_file).decode().strip()}"} if key_file else {}
+    try:
+        answer = httpx.post(
+            f"{url.rstrip('/')}/v1/indices/{index_name}/reload",
+            json={"snapshot_id": snapshot},
+            headers=headers,
+            timeout=OPEN_TIMEOUT_S,
+        )
+        document = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServiceUnavailable(f"The service at {url} does not answer: {error}.") from error
+    if answer.status_code != 200:
+        raise ServiceUnavailable(
+            f"The service at {url} refused: {document.get('detail', answer.status_code)}"
+        )
+    return Reloaded(index=index_name, snapshot_id=document["snapshot_id"])

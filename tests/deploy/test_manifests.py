@@ -168,3 +168,16 @@ def test_alerts_use_metrics_that_ray_serve_has() -> None:
     assert len(wanted) == 4
     for name in wanted:
         assert f'"{name.removesuffix("_total")}"' in source, name
+
+
+@pytest.mark.parametrize("directory", ["k8s/base", "k8s/overlays/gpu"])
+def test_a_service_that_others_reach_wants_keys_and_every_pod_has_them(directory: str) -> None:
+    (service,) = [one for one in _rendered(directory) if one["kind"] == "RayService"]
+    serve = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert serve["http_options"]["host"] == "0.0.0.0"
+    (application,) = serve["applications"]
+    folder = Path(application["args"]["keys"]).parent
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert str(folder) in {mount["mountPath"] for mount in container["volumeMounts"]}

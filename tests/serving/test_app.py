@@ -27,5 +27,24 @@ def test_the_configuration_file_fits_serve_and_our_arguments():
     arguments = ServeArgs.model_validate(application.args)
     assert arguments.index
     names = {deployment.name for deployment in application.deployments}
-    assert names <= {"Ingress", "Encoder", "Search"}
+    assert names <= {"Ingress", "Encoder", "Search", "Catalog"}
     assert build_app(application.args) is not None
+
+
+def test_replicas_are_a_number_or_a_range_that_follows_the_load():
+    fixed = ServeArgs(index="a", search_replicas=2, max_search_replicas=2)
+    assert fixed.replicas("Search") == {"num_replicas": 2}
+    assert fixed.replicas("Encoder") == {"num_replicas": 1}
+    scaled = ServeArgs(index="a", max_encoder_replicas=4, target_ongoing_requests=6).replicas("Encoder")
+    config = scaled["autoscaling_config"]
+    assert (config.min_replicas, config.max_replicas, config.target_ongoing_requests) == (1, 4, 6)
+    with pytest.raises(ConfigError, match=r"max_search_replicas \(1\) is less than search_replicas \(3\)"):
+        build_app({"index": "a", "search_replicas": 3, "max_search_replicas": 1})
+
+
+def test_more_indices_have_plain_names():
+    served = ServeArgs(index="a", indices={"old-town": "b"}).served()
+    assert list(served) == ["default", "old-town"]
+    for name in ("default", "a b", "../x", ""):
+        with pytest.raises(ConfigError, match="cannot name an index"):
+            build_app({"index": "a", "indices": {name: "b"}})

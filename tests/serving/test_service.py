@@ -1,20 +1,30 @@
 """The service as users meet it: a real Ray Serve on loopback, spoken to over HTTP."""
 
+import asyncio
+import contextlib
 import io
+import os
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from PIL import Image
-from small_index import SmallIndex, build, encoded, texture, write_index
+from ray.exceptions import RayError
+from small_index import SmallIndex, build, encoded, make_model, small_recipe, texture, write_index
 
+from geoloc import AsyncClient, Client
 from geoloc.core import geodesy, storage
-from geoloc.core.errors import ArtifactError, ConfigError
+from geoloc.core.errors import ArtifactError, ConfigError, QueryError
+from geoloc.index.format.manifest import read_manifest
 from geoloc.index.format.shard import TILES_SCHEMA
+from geoloc.index.search.region import circle
 from geoloc.models.encoder import Encoder
 from geoloc.serving.server import ServeConfig, start
 
@@ -29,7 +39,8 @@ def own_index(tmp_path_factory) -> SmallIndex:
 
 @pytest.fixture(scope="module")
 def service(ray_local, own_index):
-    handle = start(ServeConfig(index=own_index.index, port=0, cpus_per_replica=0.1, deadline_s=60))
+    config = ServeConfig(index=own_index.index, port=0, cpus_per_replica=0.1, deadline_s=60, watch_s=0)
+    handle = start(config)
     yield handle
     handle.stop()
 
@@ -98,6 +109,32 @@ def test_a_region_without_tiles_is_an_answer(client, own_index):
     assert response.json()["matches"] == []
 
 
+def test_the_clients_ask_as_programs_do(service, own_index):
+    photos = [encoded(own_index.panoramas[number]) for number in (2, 9)]
+    with Client(service.url) as one:
+        fix = one.localize(photos[0], view="panorama", heading_deg=0, k=3)
+        assert fix.matches[0].tile_id == own_index.tile_ids[2]
+        around = circle(float(own_index.lat[9]), float(own_index.lon[9]), 30)
+        assert [match.tile_id for match in one.localize(photos[1], region=around).matches] == ["tile-0009"]
+        answers = one.localize_batch([*photos, b"no image"], view="panorama", heading_deg=0)
+        assert [getattr(answer, "reason", None) for answer in answers] == [
+            None,
+            None,
+            "unsupported_media_type",
+        ]
+        assert one.indices()[0].tiles == one.health().tiles
+        with pytest.raises(QueryError) as refused:
+            one.localize(photos[0], k=0)
+        assert refused.value.reason == "bad_field"
+
+    async def script() -> list[str]:
+        async with AsyncClient(service.url) as one:
+            fixes = await asyncio.gather(*(one.localize(photo, heading_deg=0.0) for photo in photos))
+            return [fix.matches[0].tile_id for fix in fixes]
+
+    assert asyncio.run(script()) == ["tile-0002", "tile-0009"]
+
+
 def test_health_openapi_and_page(client):
     health = client.get("/healthz").json()
     assert health["status"] == "ready"
@@ -110,8 +147,8 @@ def test_health_openapi_and_page(client):
     ]
     assert {"image", "view", "heading_deg", "lat", "lon", "radius_m", "k"} <= set(form["properties"])
     page = client.get("/")
-    assert "multipart/form-data" in page.text
-    assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
+    assert "Where was this photo taken?" in page.text
+    assert "http" not in page.text  # nothing from elsewhere
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert client.get("/docs").status_code == 404
 
@@ -174,6 +211,31 @@ def test_hostile_files_get_a_reason(client, data, kind, status, reason):
     problem(post(client, data, kind), status, reason)
 
 
+def test_refusals_leave_no_stack_trace_and_no_position_in_the_logs(client, own_index):
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update({1: "N", 2: (12.0, 34.0, 56.0), 3: "E", 4: (77.0, 0.0, 0.0)})
+    sink = io.BytesIO()
+    Image.fromarray(own_index.panoramas[5]).save(sink, "JPEG", exif=exif)
+    secret = {"authorization": "Bearer very-secret-key"}
+    files = {"image": ("photo", sink.getvalue(), "image/jpeg")}
+    assert client.post("/v1/localize", files=files, headers=secret).status_code == 200
+    problem(post(client, encoded(own_index.tiles[0]), view="drone", extent_m="3"), 422, "model_mismatch")
+    problem(post(client, encoded(texture(1)), view="panorama", fov_deg="360"), 422, "bad_aspect")
+    problem(post(client, b"GIF89a" + b"\0" * 99), 415, "unsupported_media_type")
+    problem(post(client, encoded(own_index.panoramas[0]), index="other"), 404, "unknown_index")
+    logs = Path(session_logs())
+    text = "".join(path.read_text(errors="replace") for path in logs.glob("**/*Ingress*"))
+    text += "".join(path.read_text(errors="replace") for path in logs.glob("**/*Encoder*"))
+    text += "".join(path.read_text(errors="replace") for path in logs.glob("**/*Search*"))
+    assert "Traceback" not in text
+    assert "very-secret-key" not in text
+    assert "77.0" not in text
+
+
+def session_logs() -> str:
+    return f"{ray._private.worker._global_node.get_session_dir_path()}/logs/serve"
+
+
 @pytest.mark.parametrize(
     "declared", ["IMAGE/JPEG", "application/octet-stream", "text/plain", "image/gif", ""]
 )
@@ -185,14 +247,14 @@ def test_the_first_bytes_decide_and_not_the_declared_type(client, own_index, dec
 
 
 def test_bodies_beyond_the_limit_are_cut_off(client):
-    detail = problem(post(client, b"\0" * (65 * 2**20)), 413, "body_too_large")
-    assert "67,174,400" in detail
+    detail = problem(post(client, b"\0" * (86 * 2**20)), 413, "body_too_large")
+    assert "89,871,701" in detail
 
 
 def test_the_limit_counts_what_arrives_and_not_what_is_declared(client):
     def endless():
         yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-        for _ in range(66):
+        for _ in range(87):
             yield b"\0" * 2**20
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
@@ -206,7 +268,7 @@ def test_requests_that_are_no_form_are_refused(client, own_index):
     problem(client.post("/v1/localize", files=two), 400, "bad_request")
     problem(client.get("/v1/localize"), 405, "method_not_allowed")
     problem(client.get("/nothing"), 404, "not_found")
-    fields = {"view": "x" * 5000}
+    fields = {"view": "x" * 20_000}
     problem(post(client, encoded(own_index.panoramas[0]), **fields), 400, "bad_request")
 
 
@@ -263,6 +325,75 @@ def commit_more_tiles(small: SmallIndex) -> str:
     table = pa.table(columns, schema=TILES_SCHEMA)
     index, model = storage.local_path(small.index), storage.local_path(small.model)
     return write_index(index, model, table, codes.code, codes.embedding.astype(np.float16), True)
+
+
+def end_replicas(*deployments: str) -> None:
+    """Kill the processes of all replicas of deployments, as a fault of their machine would."""
+    for name in ray.util.list_named_actors(all_namespaces=True):
+        if any(f"#{deployment}#" in name["name"] for deployment in deployments):
+            ray.kill(ray.get_actor(name["name"], namespace=name["namespace"]))
+
+
+def first_match(client, own_index, number: int) -> tuple[str, str, str]:
+    """(snapshot, model, nearest tile) of a photo; a replica that starts needs a moment."""
+    for _ in range(200):
+        response = post(client, encoded(own_index.panoramas[number]), view="panorama", heading_deg="0", k="1")
+        if response.status_code == 200:
+            break
+        assert response.status_code == 503, response.text
+        time.sleep(0.3)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    return answer["snapshot_id"], answer["model_id"], answer["matches"][0]["tile_id"]
+
+
+def test_replicas_that_restart_serve_what_the_others_do_though_a_new_model_is_current(
+    service, client, own_index, tmp_path
+):
+    old = first_match(client, own_index, 4)
+    new_id = commit_other_model(own_index, tmp_path)
+    end_replicas("Encoder", "Search")
+    assert first_match(client, own_index, 4) == old
+    assert client.get("/readyz").json()["snapshot_id"] == old[0]
+    end_replicas("Catalog")
+    time.sleep(1)
+    assert first_match(client, own_index, 4) == old
+    for _ in range(100):  # until Serve has another catalog
+        with contextlib.suppress(RayError):
+            assert service.reload() == new_id
+            break
+        time.sleep(0.3)
+    snapshot_id, model_id, _ = first_match(client, own_index, 4)
+    assert snapshot_id == new_id
+    assert model_id != old[1]
+    end_replicas("Encoder", "Search", "Ingress")
+    assert first_match(client, own_index, 4)[0] == new_id
+
+
+def commit_other_model(small: SmallIndex, root: Path) -> str:
+    """A third snapshot: the same tiles, encoded by another model."""
+    encoder = make_model(str(root / "model"), small_recipe("other"))
+    codes = encoder.encode(encoder.prepare(small.tiles, "aerial"), "aerial")
+    table = pa.table({"tile_id": small.tile_ids, "lat": small.lat, "lon": small.lon}, schema=TILES_SCHEMA)
+    index = storage.local_path(small.index)
+    return write_index(index, root / "model", table, codes.code, codes.embedding.astype(np.float16), True)
+
+
+def test_a_shard_that_is_cut_under_a_replica_is_left_out_and_counted(client, own_index):
+    snapshot_id, _, _ = first_match(client, own_index, 4)
+    entry = read_manifest(own_index.index, snapshot_id).shards[2]
+    os.truncate(Path(storage.local_path(own_index.index)) / entry.directory / "codes.npy", 100)
+
+    def ask(**fields: str) -> httpx.Response:
+        return post(client, encoded(own_index.panoramas[4]), view="panorama", heading_deg="0", **fields)
+
+    answer = ask().json()
+    assert (answer["shards_answered"], answer["shards_total"]) == (2, 3)
+    assert answer["matches"][0]["tile_id"] == own_index.tile_ids[4]
+    assert "1 of 3 shards" in problem(ask(require_complete="true"), 503, "unavailable")
+    end_replicas("Search")  # the one that takes its place finds the shard damaged
+    assert first_match(client, own_index, 4)[0] == snapshot_id
+    assert ask().json()["shards_answered"] == 2
 
 
 def test_a_missing_snapshot_is_not_swapped_in(service, client):

@@ -1,0 +1,157 @@
+"""Which snapshot each index is served from: resolved once, kept through restarts, rolled over in order.
+
+One replica, the catalog, decides. Encoders and searchers that start ask it, so a replaced one comes up with what the
+others serve. A new snapshot is first opened by every searcher, then its model by every encoder; only then do
+requests carry it. The decision lies in Ray's key-value store, under the name of this very deployment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from pydantic import TypeAdapter
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.experimental import internal_kv
+from ray.serve.exceptions import DeploymentUnavailableError
+
+from geoloc.core import storage
+from geoloc.core.errors import GeolocError, QueryError, ServiceUnavailable
+from geoloc.index.format.commit import current_snapshot
+from geoloc.index.format.manifest import read_manifest
+from geoloc.models.store import read_recipe
+from geoloc.serving.answer import Pin, Refused, ServedIndex, refusals_as_values
+
+INGRESS, ENCODER, SEARCH, CATALOG = "Ingress", "Encoder", "Search", "Catalog"
+OPEN_TIMEOUT_S = 600.0  # a large snapshot is copied to the machine and its checksums are verified
+_STORE = b"geoloc"
+_PINS = TypeAdapter(dict[str, Pin])
+
+logger = logging.getLogger("geoloc.serving")
+
+
+def resolve_pin(name: str, index: ServedIndex) -> Pin:
+    """The pin of an index, its snapshot resolved now; raises as `read_manifest` does."""
+    uri = storage.absolute(index.uri)
+    snapshot_id = index.snapshot_id or current_snapshot(uri)
+    manifest = read_manifest(uri, snapshot_id)
+    recipe = read_recipe(storage.join(uri, manifest.model.directory))
+    return Pin(
+        name=name,
+        uri=uri,
+        snapshot_id=snapshot_id,
+        current_id=current_snapshot(uri),
+        model_id=manifest.model.model_id,
+        tiles=manifest.count,
+        bits=manifest.bits,
+        shards=len(manifest.shards),
+        located=manifest.located,
+        bounds=manifest.bounds,
+        model=recipe.model.model_dump(mode="json"),
+    )
+
+
+class CatalogReplica:
+    """Holds the pins of a service; see the module. `service_id` tells this deployment from an earlier one."""
+
+    def __init__(self, service_id: str, indices: dict[str, ServedIndex], watch_s: float) -> None:
+        self._key = f"pins/{service_id}".encode()
+        self._indices = indices
+        self._watch_s = watch_s
+        self._turn = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+        stored = internal_kv._internal_kv_get(self._key, namespace=_STORE)
+        self._pins = _PINS.validate_json(stored) if stored else self._resolved()
+        self._store()
+
+    def _resolved(self) -> dict[str, Pin]:
+        return {name: resolve_pin(name, index) for name, index in self._indices.items()}
+
+    def _store(self) -> None:
+        internal_kv._internal_kv_put(self._key, _PINS.dump_json(self._pins), namespace=_STORE)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Start to watch the indices; Serve calls it once the replica is made."""
+        if self._watch_s > 0 and self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def pins(self) -> dict[str, Pin]:
+        """What is served now, by name."""
+        return self._pins
+
+    async def prove(self, name: str, snapshot_id: str) -> None:
+        """A replica has opened all of a snapshot: those that start later may come up without what broke since."""
+        pin = self._pins[name]
+        if pin.snapshot_id == snapshot_id and not pin.proven:
+            self._pins[name] = pin.model_copy(update={"proven": True})
+            self._store()
+
+    @refusals_as_values
+    async def reload(self, name: str, snapshot_id: str | None = None) -> Pin:
+        """Serve another snapshot of an index (None: its current one) and return its pin once all requests carry it.
+
+        Raises what a replica raised that could not open it; the old snapshot is then served on.
+        """
+        if name not in self._indices:
+            raise QueryError(
+                f"No index is called {name!r}; served are {', '.join(sorted(self._indices))}.",
+                reason="unknown_index",
+            )
+        async with self._turn:
+            chosen = ServedIndex(uri=self._indices[name].uri, snapshot_id=snapshot_id)
+            pin = await asyncio.to_thread(resolve_pin, name, chosen)
+            pin = pin.model_copy(update={"generation": self._pins[name].generation + 1})
+            for deployment in (SEARCH, ENCODER):
+                await _on_all(deployment, "open", pin)
+            self._pins[name] = pin.model_copy(update={"proven": True})
+            self._store()
+            await _on_all(INGRESS, "adopt", self._pins[name])
+            return self._pins[name]
+
+    async def _watch(self) -> None:
+        """Take up what becomes current in indices whose snapshot nobody chose."""
+        failed: set[str] = set()  # tried once each: what is broken stays so until something else is current
+        while True:
+            await asyncio.sleep(self._watch_s)
+            for name, index in self._indices.items():
+                current = "" if index.snapshot_id is not None else await _current(name, index)
+                if current in ("", self._pins[name].current_id) or current in failed:
+                    continue
+                answer = await self.reload(name, current)
+                if isinstance(answer, Refused):
+                    failed.add(current)
+                    served = self._pins[name].snapshot_id
+                    logger.error("Index %s stays at snapshot %s: %s", name, served, answer.error)
+
+
+async def _current(name: str, index: ServedIndex) -> str:
+    """The current snapshot of an index; empty while it cannot be read."""
+    try:
+        return await asyncio.to_thread(current_snapshot, storage.absolute(index.uri))
+    except GeolocError as error:
+        logger.warning("The current snapshot of index %s cannot be read: %s", name, error)
+        return ""
+
+
+async def _on_all(deployment: str, method: str, pin: Pin) -> None:
+    """Call a method of every replica; one that died meanwhile is replaced by one that asks for the pins itself."""
+    handle = serve.get_deployment_handle(deployment, serve.get_replica_context().app_name)
+    try:
+        response = handle.broadcast(method, pin)
+        results = await response.results_async(timeout_s=OPEN_TIMEOUT_S, return_exceptions=True)
+    except DeploymentUnavailableError:
+        return
+    except TimeoutError as error:
+        raise ServiceUnavailable(
+            f"Not every replica of {deployment} opened snapshot {pin.snapshot_id} within {OPEN_TIMEOUT_S:g} s; the old "
+            "one is served on."
+        ) from error
+    for result in results:
+        if isinstance(result, Refused):
+            raise result.error
+        if isinstance(result, RayTaskError) and isinstance(result.cause, Exception):
+            raise result.cause
+        if isinstance(result, Exception) and not isinstance(result, RayActorError):
+            raise result
