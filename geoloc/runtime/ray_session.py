@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
 
 from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
+from geoloc.core.progress import say
 
 # Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
 LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 2 * 2**30
 _START_ATTEMPTS = 3
 _TASK_RETRIES = 3
+_CLUSTER_WAIT_S, _SAY_EVERY_S, _LOOK_EVERY_S = 900.0, 30.0, 1.0
 _TARGET_BLOCK_BYTES = 64 * 2**20
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,6 +37,8 @@ _SETTINGS = {
     # of its own actor ("constructor arguments in the object store"). A node that goes is a worker failure all the same.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+_own_ray = False  # whether this process started its Ray, which then has this machine and never more
 
 
 def ensure_ray(num_cpus: int | None = None) -> None:
@@ -71,6 +77,63 @@ def gpu_count() -> int:
     return int(_resources().get("GPU", 0))
 
 
+def await_resources(cpus: float, gpus: float, *, what: str, remedy: str) -> None:
+    """Wait until the cluster has this many CPUs and GPUs; its autoscaler, if it has one, is asked for them.
+
+    A Ray of our own never grows: there `ConfigError`, made of `what` needs them and the `remedy`, is raised at once.
+    On a cluster it is raised after `GEOLOC_CLUSTER_WAIT_S` (900). How long the wait has been is said meanwhile.
+    """
+    wanted = {kind: count for kind, count in (("CPU", cpus), ("GPU", gpus)) if count}
+    limit_s = 0.0 if _own_ray else _cluster_wait_s()
+    start, said = time.monotonic(), -math.inf
+    asked = False
+    try:
+        while any((has := _has(wanted))[kind] < count for kind, count in wanted.items()):
+            waited_s = time.monotonic() - start
+            if waited_s >= limit_s:
+                patience = f" after {waited_s:.0f} s" if limit_s else ""
+                raise ConfigError(
+                    f"{what} {_in_words(wanted)}, Ray has {_in_words(has)}{patience}; {remedy}."
+                )
+            if not asked:
+                _ask_autoscaler([{"CPU": 1.0}] * math.ceil(cpus) + [{"GPU": 1.0}] * math.ceil(gpus))
+                asked = True
+            if time.monotonic() - said >= _SAY_EVERY_S:
+                said = time.monotonic()
+                say(
+                    f"waiting for machines: {what} {_in_words(wanted)}, the cluster has {_in_words(has)}; "
+                    f"{waited_s:.0f} of {limit_s:.0f} s"
+                )
+            time.sleep(_LOOK_EVERY_S)
+    finally:
+        if asked:
+            _ask_autoscaler([])
+
+
+def _has(kinds: Iterable[str]) -> dict[str, float]:
+    there = _resources()
+    return {kind: there.get(kind, 0.0) for kind in kinds}
+
+
+def _in_words(resources: dict[str, float]) -> str:
+    return " and ".join(f"{count:g} {kind}s" for kind, count in resources.items())
+
+
+def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
+    """Ask for room for these bundles beside each other; an empty list takes the request back."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
+
+
+def _cluster_wait_s() -> float:
+    text = os.environ.get("GEOLOC_CLUSTER_WAIT_S", "")
+    try:
+        return max(0.0, float(text)) if text else _CLUSTER_WAIT_S
+    except ValueError as error:
+        raise ConfigError(f"GEOLOC_CLUSTER_WAIT_S is {text!r}; give a number of seconds.") from error
+
+
 def _resources() -> dict[str, float]:
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
@@ -93,6 +156,7 @@ def _attach(address: str) -> None:
 
 def _start(num_cpus: int | None) -> None:
     """Start a local Ray; again when it was not up within the half minute that Ray gives it (a busy machine)."""
+    global _own_ray
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
             ray.init(
@@ -105,6 +169,7 @@ def _start(num_cpus: int | None) -> None:
                 ignore_reinit_error=True,
             )
             atexit.register(ray.shutdown)
+            _own_ray = True
             return
         except Exception as error:  # Ray raises the bare class here
             if "AF_UNIX path length" in str(error):

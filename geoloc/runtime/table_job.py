@@ -51,11 +51,15 @@ class PartMaker(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """Where part makers run: in plain tasks (`actors` is None), or in that many actors of `cpus` and `gpus` each."""
+    """Where part makers run: in plain tasks (`actors` is None), or in that many actors of `cpus` and `gpus` each.
+
+    A `growing` pool begins with that many and takes what the cluster comes to have, up to an actor a part.
+    """
 
     actors: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+    growing: bool = False
 
 
 def split(items: Sequence[Any], weight: Callable[[Any], int], limit: int) -> list[list[Any]]:
@@ -179,11 +183,20 @@ def _run(
         results = source.map(
             actor,
             fn_constructor_args=(plan, maker, arguments),
-            compute=ray.data.ActorPoolStrategy(size=min(workers.actors, len(missing))),
+            compute=_pool(workers, len(missing)),
             num_cpus=workers.cpus,
             num_gpus=workers.gpus,
         )
     yield from results.iter_rows()
+
+
+def _pool(workers: Workers, parts: int) -> Any:
+    """The actors for so many parts; Ray asks the cluster's autoscaler for those that a growing pool lacks."""
+    assert workers.actors is not None
+    first = min(workers.actors, parts)
+    if not workers.growing:
+        return ray.data.ActorPoolStrategy(size=first)
+    return ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=parts)
 
 
 class _PartTask:

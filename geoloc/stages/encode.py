@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.arrays import Float32Array
-from geoloc.core.errors import ConfigError, CorruptArtifact, InputError
+from geoloc.core.errors import CorruptArtifact, InputError
 from geoloc.core.fingerprint import PLAN_NAME, fingerprint_of
 from geoloc.core.images import decode_image
 from geoloc.core.part_table import Part, TableDraft, TableManifest
@@ -29,7 +29,7 @@ from geoloc.core.progress import say
 from geoloc.models.encoder import Encoded, Encoder
 from geoloc.models.store import read_card
 from geoloc.runtime import table_job
-from geoloc.runtime.ray_session import cpu_count, ensure_ray, gpu_count
+from geoloc.runtime.ray_session import await_resources, cpu_count, ensure_ray, gpu_count
 from geoloc.runtime.table_job import PartResult, Workers
 from geoloc.sources.quarantine import RefusedRow
 
@@ -148,12 +148,12 @@ def _make(
 def _workers(config: EncodeConfig) -> Workers:
     ensure_ray()
     if not config.gpu:
-        return Workers(actors=config.num_actors or cpu_count())
-    if not gpu_count():
-        raise ConfigError("gpu is set but the cluster has no GPU; leave it out or add a GPU node.")
+        return Workers(actors=config.num_actors or cpu_count(), growing=config.num_actors is None)
+    await_resources(0, 1, what="gpu is set: encoding needs", remedy="leave it out or add a GPU node")
     per_gpu = max(1, min(_ACTORS_PER_GPU, cpu_count() // gpu_count()))
     actors = config.num_actors or per_gpu * gpu_count()
-    return Workers(actors=actors, gpus=min(1.0, gpu_count() / actors))
+    growing = config.num_actors is None
+    return Workers(actors=actors, gpus=min(1.0, gpu_count() / actors), growing=growing)
 
 
 class TileEncoder:

@@ -48,7 +48,7 @@ def encode_queries(
             _units(queries, source),
             QueryEncoder,
             what="encoding queries",
-            workers=Workers(actors=cpu_count()),
+            workers=Workers(actors=cpu_count(), growing=True),
             arguments=(model, headings),
         )
         return table.publish(

@@ -154,7 +154,7 @@ def _make(
         units,
         PhotoLocalizer,
         what="locating photos",
-        workers=Workers(actors=cpu_count()),
+        workers=Workers(actors=cpu_count(), growing=True),
         arguments=(*snapshot, config.model_dump()),
     )
     refused = table_job.quarantined(totals)

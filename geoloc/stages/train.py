@@ -13,7 +13,7 @@ from geoloc.core.fingerprint import begin_output, fingerprint_of, is_finished, r
 from geoloc.core.progress import say
 from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
-from geoloc.runtime.ray_session import cpu_count, ensure_ray, gpu_count
+from geoloc.runtime.ray_session import await_resources, ensure_ray
 from geoloc.training.pair_store import check_pairs, read_index
 from geoloc.training.validation import validation_recall
 
@@ -82,7 +82,7 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
         # Before the output is touched and any worker starts: Ray Train would repeat a worker that fails.
         check_pairs(train, read_index(train), recipe)
         ensure_ray()
-        _check_resources(config)
+        _await_resources(config)
     # Shared: checkpoints of an unfinished training lie here, each run's below its own name.
     with begin_output(
         output, fingerprint, record=CARD_NAME, what="a model", overwrite=overwrite, shared=True
@@ -174,18 +174,15 @@ def _worker_config(
     }
 
 
-def _check_resources(config: TrainConfig) -> None:
-    """Refuse what the cluster can never give: Ray Train would wait for it for ever."""
-    wanted = config.num_workers * config.threads_per_worker
-    if wanted > cpu_count():
-        raise ConfigError(
-            f"{config.num_workers} workers of {config.threads_per_worker} threads need {wanted} CPUs, Ray has "
-            f"{cpu_count()}; lower num_workers or threads_per_worker."
-        )
-    if config.use_gpu and config.num_workers > gpu_count():
-        raise ConfigError(
-            f"{config.num_workers} workers need a GPU each, Ray has {gpu_count()}; lower num_workers or drop use_gpu."
-        )
+def _await_resources(config: TrainConfig) -> None:
+    """Wait for the workers' CPUs and GPUs; refuse what a Ray of our own can never give."""
+    gpus = config.num_workers if config.use_gpu else 0
+    await_resources(
+        config.num_workers * config.threads_per_worker,
+        gpus,
+        what=f"{config.num_workers} workers of {config.threads_per_worker} threads need",
+        remedy="lower num_workers or threads_per_worker" + (" or drop use_gpu" if gpus else ""),
+    )
 
 
 def _our_error(error: BaseException) -> GeolocError | None:

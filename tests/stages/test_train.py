@@ -88,11 +88,14 @@ def test_what_cannot_run_is_refused_before_any_worker_starts(
     inputs = TrainInputs(train=ingested)
     with pytest.raises(ConfigError, match="cannot be shared by 3 workers"):
         run(TrainConfig(recipe=tiny_path, num_workers=3), inputs, output)
-    with pytest.raises(ConfigError, match=r"need 16 CPUs, Ray has 2; lower num_workers"):
+    with pytest.raises(ConfigError, match=r"need 16 CPUs, Ray has 2 CPUs; lower num_workers"):
         run(TrainConfig(recipe=tiny_path, num_workers=16), inputs, output)
     with pytest.raises(ConfigError, match=r"has 80 pairs, fewer than a batch \(128\)"):
         run(TrainConfig(recipe=tiny_path, batch_size=128), inputs, output)
-    with pytest.raises(ConfigError, match="need a GPU each, Ray has 0"):
+    with pytest.raises(
+        ConfigError,
+        match=r"need 2 CPUs and 2 GPUs, Ray has 2 CPUs and 0 GPUs; lower",
+    ):
         run(TrainConfig(recipe=tiny_path, use_gpu=True), inputs, output)
     with pytest.raises(ArtifactError, match="no table at"):
         run(TrainConfig(recipe=tiny_path), TrainInputs(train=str(tmp_path / "nothing")), output)
