@@ -13,7 +13,7 @@ from geoloc.models.hashing import make_hash
 from geoloc.models.orientation_maps import OrientationMaps, Pose
 from geoloc.models.preprocessing import normalise
 from geoloc.models.views.transform import PosePx, ViewTransform
-from geoloc.recipe.model import Branches
+from geoloc.recipe.model import Branches, Projection
 from geoloc.recipe.recipe import ModelRecipe
 
 
@@ -57,11 +57,12 @@ class GeoLocalizer(nn.Module):
         """Build optional parts last, so that the random weights of the others do not depend on them."""
         self.projections = nn.ModuleDict()
         if recipe.projection is not None:
-            inputs = recipe.aggregated_channels
-            first = nn.Conv1d(inputs, recipe.projection.channels, 1)
+            first = _projection(recipe.projection, recipe.aggregated_channels)
             for name in names:
                 alike = recipe.projection.shared or name == names[0]
-                self.projections[name] = first if alike else nn.Conv1d(inputs, recipe.projection.channels, 1)
+                self.projections[name] = (
+                    first if alike else _projection(recipe.projection, recipe.aggregated_channels)
+                )
         self.transformer: ViewTransform = recipe.view.build(recipe.tile_px)
         self.maps = None
         if recipe.orientation is not None:
@@ -156,6 +157,12 @@ class GeoLocalizer(nn.Module):
         """Name of the branch that a view goes through."""
         name: str = getattr(self.branches, view)
         return name
+
+
+def _projection(section: Projection, inputs: int) -> nn.Module:
+    """The map float[B, inputs, columns] to float[B, channels, columns] of a recipe."""
+    linear = nn.Conv1d(inputs, section.channels, 1)
+    return linear if section.norm is None else nn.Sequential(linear, nn.BatchNorm1d(section.channels))
 
 
 def flatten(columns: torch.Tensor) -> torch.Tensor:

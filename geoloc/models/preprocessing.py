@@ -80,12 +80,15 @@ def prepare_panorama(
 
     A full sphere (360 degrees, twice as wide as high) is cut to the recipe's elevations; any other picture is
     taken to span them already. A photo of less than 360 degrees fills its share of the columns, the rest stays
-    black. Convention: azimuth grows to the right, the middle column looks along `heading_deg`; None leaves the
-    picture as it is.
+    black, unless street photos fill the whole picture (`street: whole`): those have no azimuth.
+    Convention: azimuth grows to the right, the middle column looks along `heading_deg`; None leaves the picture
+    as it is.
     """
     if not 1.0 <= fov_deg <= 360.0:
         raise InputError(f"fov_deg is {fov_deg:g}; give 1 to 360 degrees.", reason="fov_out_of_range")
     height, width = recipe.panorama_px
+    if fov_deg < 360.0 and recipe.street == "whole":
+        return resize(image, height, width)
     if fov_deg == 360.0:
         canvas = resize(_cut_sphere(image, recipe.elevation_deg), height, width)
     else:

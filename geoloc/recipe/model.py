@@ -127,6 +127,9 @@ class Projection(Section):
 
     channels: PositiveInt = 512
     shared: bool = Field(False, description="one for all branches")
+    norm: Literal["batch"] | None = Field(
+        None, description="batch: a batch norm after the map, as in University-1652's classifier block"
+    )
 
 
 class Branches(Section):

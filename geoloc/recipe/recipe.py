@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -45,6 +45,9 @@ class ModelRecipe(Section):
     panorama_px: tuple[PositiveInt, PositiveInt] = Field((64, 256), description="height, width of a panorama")
     elevation_deg: tuple[float, float] = Field(
         (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
+    )
+    street: Literal["whole"] | None = Field(
+        None, description="whole: a street photo fills the panorama's picture, whatever its field of view"
     )
     pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
     view: View = Field(default={"kind": "polar"}, validate_default=True)
@@ -164,6 +167,12 @@ class Recipe(Section):
             raise ValueError(
                 f"loss.guidance_weight needs a view of kind affine, composed or tps (got {self.model.view.kind!r})"
             )
+        if (self.training.places is None) != (self.loss.places is None):
+            raise ValueError(
+                "loss.places and training.places belong together: the losses, and what a batch has of a place"
+            )
+        if self.loss.places is not None and self.model.orientation is not None:
+            raise ValueError("training by places knows no headings, which orientation maps need")
         if self.loss.heading == "unknown" and self.model.columns == 1:
             raise ValueError("loss.heading unknown needs an aggregation that keeps the azimuth's columns")
         return self

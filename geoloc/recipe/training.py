@@ -31,6 +31,19 @@ class PairLossSection(Part):
         return self.network(self)
 
 
+class PlaceLossSection(Part):
+    """A loss of pictures with the places that they show; a kind adds its constants."""
+
+    package = "geoloc.losses.places"
+    words = "{kind}"
+    weight: PositiveFloat = Field(1.0, description="of this loss in the sum of all")
+
+    def build(self, dim: int, places: int) -> Any:
+        """The loss, a `geoloc.losses.places.place_loss.PlaceLoss`, for `places` of training and embeddings of `dim`."""
+        return self.network(self, dim, places)
+
+
+PlaceLoss = Annotated[SerializeAsAny[PlaceLossSection], chosen(PlaceLossSection)]
 PairLoss = Annotated[SerializeAsAny[PairLossSection], chosen(PairLossSection)]
 Triplet = Annotated[SerializeAsAny[PairLossSection], named(PairLossSection, "triplet")]
 
@@ -63,11 +76,19 @@ class LossRecipe(Section):
         None, description="unknown: photos are compared at their best turn, as they will be searched"
     )
     pair_loss: PairLoss | None = Field(None, description="loss of another kind instead of InfoNCE")
+    places: tuple[PlaceLoss, ...] | None = Field(
+        None,
+        description="losses of places, added by their weights, instead of a loss of pairs: training is by place_id",
+    )
 
     @model_validator(mode="after")
     def _one_pair_loss(self) -> LossRecipe:
         if self.triplet is not None and self.pair_loss is not None:
             raise ValueError("triplet and pair_loss both replace InfoNCE; give one of them")
+        if self.places is not None and (self.triplet is not None or self.pair_loss is not None):
+            raise ValueError("losses of places take the place of a loss of pairs; give the one or the other")
+        if self.places == ():
+            raise ValueError("places names no loss; give one or leave it out")
         return self
 
 
@@ -115,11 +136,37 @@ class AugmentationRecipe(Section):
 
 
 class OptimizerRecipe(Section):
-    """Adam as the papers had it; AdamW with PyTorch's constants where a recipe names none."""
+    """Adam or SGD as the papers had it; AdamW with PyTorch's constants where a recipe names none."""
 
-    kind: Literal["adam", "adamw"] = "adam"
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
     betas: tuple[Share, Share] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
+    momentum: Share | None = Field(None, description="of sgd, with Nesterov's correction; 0.9 by default")
+    backbone_rate: PositiveFloat | None = Field(
+        None, description="learning rate of the backbones, times learning_rate, where they start from weights"
+    )
+
+
+class PlaceSampling(Section):
+    """Batches of places: each gives its tile and some photos (PK sampling); `batch_size` counts places."""
+
+    drone: Annotated[int, Field(ge=0)] = Field(1, description="drone photos of a place in a batch")
+    street: Annotated[int, Field(ge=0)] = Field(0, description="street photos of a place in a batch")
+    turn_deg: Annotated[float, Field(ge=0, le=180)] = Field(
+        90.0, description="tiles are turned by up to this angle, to either side"
+    )
+    shift: Share = Field(0.04, description="pictures are shifted by up to this share of their side")
+
+    @property
+    def photos(self) -> dict[str, int]:
+        """Photos of a place in a batch, by the views that are wanted."""
+        return {view: count for view, count in (("drone", self.drone), ("street", self.street)) if count}
+
+    @model_validator(mode="after")
+    def _some_photos(self) -> PlaceSampling:
+        if not self.photos:
+            raise ValueError("places have no photos in a batch; give drone or street")
+        return self
 
 
 class TrainingRecipe(Section):
@@ -145,7 +192,12 @@ class TrainingRecipe(Section):
         description="convolutions in bfloat16 where the device has instructions for it; all else in float32",
     )
     augmentation: AugmentationRecipe = AugmentationRecipe()
+    places: PlaceSampling | None = Field(None, description="what a batch takes of a place, for loss.places")
     optimizer: OptimizerRecipe | None = None
     schedule: Literal["constant"] | None = Field(
         None, description="constant: no warm-up, no decay; else cosine up and down"
+    )
+    drops: tuple[tuple[Share, PositiveFloat], ...] | None = Field(
+        None,
+        description="of a constant schedule: (share of the run, factor of the learning rate from there on)",
     )

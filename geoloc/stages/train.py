@@ -15,6 +15,7 @@ from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import await_resources, ensure_ray
 from geoloc.training.pair_store import check_pairs, read_index
+from geoloc.training.place_store import check_places, read_places
 from geoloc.training.validation import validation_recall
 
 CHECKPOINTS = "checkpoints"
@@ -32,7 +33,7 @@ class TrainConfig(BaseModel):
     use_gpu: bool = Field(False, description="Give each worker a GPU.")
     steps: int | None = Field(None, ge=1, description="Optimizer steps; default: the recipe's.")
     batch_size: int | None = Field(
-        None, ge=2, description="Pairs in a step, over all workers; default: the recipe's."
+        None, ge=2, description="Pairs (or places) in a step, over all workers; default: the recipe's."
     )
     max_minutes: float | None = Field(
         None, gt=0, description="Minutes after which the schedule ends at the latest."
@@ -80,7 +81,10 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
     fingerprint = _fingerprint(config, recipe, train)
     if not is_finished(output, fingerprint, record=CARD_NAME, shared=True):
         # Before the output is touched and any worker starts: Ray Train would repeat a worker that fails.
-        check_pairs(train, read_index(train), recipe)
+        if recipe.loss.places is not None:
+            check_places(train, read_places(train, recipe), recipe)
+        else:
+            check_pairs(train, read_index(train), recipe)
         ensure_ray()
         _await_resources(config)
     # Shared: checkpoints of an unfinished training lie here, each run's below its own name.

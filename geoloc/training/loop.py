@@ -20,6 +20,9 @@ from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.all_gather import is_distributed
 from geoloc.training.pair_store import load_pairs, read_index
+from geoloc.training.pair_trainer import PairTrainer
+from geoloc.training.place_store import PlaceIndex, load_places, read_places
+from geoloc.training.place_trainer import PlaceTrainer
 from geoloc.training.sampler import split_pairs
 from geoloc.training.step import has_bfloat16
 from geoloc.training.trainer import Trainer
@@ -54,17 +57,26 @@ def _make_trainer(
     config: Mapping[str, Any], recipe: Recipe, workers: int, rank: int, device: torch.device
 ) -> Trainer:
     started = time.monotonic()
-    index = read_index(config["train"])
+    by_place = recipe.loss.places is not None
+    index = read_places(config["train"], recipe) if by_place else read_index(config["train"])
     rows = split_pairs(len(index), workers, rank, recipe.seed)
-    store = load_pairs(config["train"], index.take(rows), recipe)
+    trainer: Trainer
+    if isinstance(index, PlaceIndex):
+        places = load_places(config["train"], index.take(rows), recipe)
+        trainer = PlaceTrainer(places, recipe, places=len(index), workers=workers, rank=rank, device=device)
+    else:
+        store = load_pairs(config["train"], index.take(rows), recipe)
+        trainer = PairTrainer(store, recipe, workers=workers, rank=rank, device=device)
     if rank == 0:
         say(
-            f"train: {len(index):,} pairs, {len(store):,} in this worker of {workers}, decoded in "
-            f"{time.monotonic() - started:.0f} s"
+            f"train: {len(index):,} {'places' if by_place else 'pairs'}, {trainer.count:,} in this worker of "
+            f"{workers}, decoded in {time.monotonic() - started:.0f} s"
         )
+        if isinstance(index, PlaceIndex) and index.left_out:
+            say(f"train: {index.left_out:,} places lack a tile or photos of a wanted view and are left out")
         if recipe.training.bfloat16 and not has_bfloat16(device):
             say("train: this CPU has no bfloat16 instructions, convolutions are computed in float32")
-    return Trainer(store, recipe, workers=workers, rank=rank, device=device)
+    return trainer
 
 
 @dataclass

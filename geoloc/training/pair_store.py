@@ -129,7 +129,7 @@ def check_pairs(uri: str, index: PairIndex, recipe: Recipe) -> float:
             "training.batch_size or give more pairs."
         )
     wanted = set(_tile_rows(index))
-    first = next(_pictures(storage.join(uri, "tiles"), "tiles", "tile_id", wanted), None)
+    first = next(pictures(storage.join(uri, "tiles"), "tiles", "tile_id", wanted), None)
     if first is None:
         raise InputError(f"The tiles of the pairs in {uri!r} are not in its tiles table; run ingest again.")
     extent_m = _extent_m(first)
@@ -153,7 +153,7 @@ def load_pairs(
     Raises what `check_pairs` raises, and `InputError` for pictures that are missing or cannot be decoded.
     """
     extent_m = _extent_m(
-        next(_pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(_tile_rows(index))))
+        next(pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(_tile_rows(index))))
     )
     reach_m = _reach_m(extent_m, recipe)
     usable = _within_reach(index, reach_m, recipe.training.augmentation.offset_m)
@@ -161,9 +161,9 @@ def load_pairs(
     tile_rows = _tile_rows(index)
     side = max(recipe.model.tile_px, round(extent_m / recipe.model.metres_per_pixel))
     height, width = recipe.model.panorama_px
-    tiles = _array((len(tile_rows), side, side, 3), memory_limit_bytes // 2)
-    panoramas = _array((len(index), height, width, 3), memory_limit_bytes // 2)
-    _fill_tiles(uri, tiles, tile_rows, extent_m, side)
+    tiles = picture_array((len(tile_rows), side, side, 3), memory_limit_bytes // 2)
+    panoramas = picture_array((len(index), height, width, 3), memory_limit_bytes // 2)
+    fill_tiles(uri, tiles, tile_rows, extent_m, side)
     _fill_panoramas(uri, panoramas, index, recipe)
     tile_of = np.array([tile_rows[name] for name in index.tile_id], dtype=np.int64)
     return PairStore(tiles, panoramas, tile_of, index, reach_m)
@@ -185,7 +185,8 @@ def _within_reach(index: PairIndex, reach_m: float, offset_m: float) -> BoolArra
     return np.asarray(np.hypot(beyond_east, beyond_north) <= offset_m + 1e-6)
 
 
-def _array(shape: tuple[int, ...], limit_bytes: int) -> npt.NDArray[np.uint8]:
+def picture_array(shape: tuple[int, ...], limit_bytes: int) -> npt.NDArray[np.uint8]:
+    """Zeros uint8[shape] in memory, or beyond `limit_bytes` in a file of the local temporary directory."""
     if int(np.prod(shape)) <= limit_bytes:
         return np.zeros(shape, dtype=np.uint8)
     with tempfile.NamedTemporaryFile(prefix="geoloc-pictures-") as file:
@@ -193,9 +194,9 @@ def _array(shape: tuple[int, ...], limit_bytes: int) -> npt.NDArray[np.uint8]:
         return np.memmap(Path(file.name), dtype=np.uint8, mode="w+", shape=shape)
 
 
-def _pictures(uri: str, kind: str, key: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a table with pictures whose key is wanted, one part in memory at a time."""
-    columns = [key, "image", *(["metres_per_pixel"] if kind == "tiles" else [])]
+def pictures(uri: str, kind: str, key: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a table with pictures whose key is wanted, one part in memory at a time; also how large they show."""
+    columns = [key, "image", "metres_per_pixel" if kind == "tiles" else "fov_deg"]
     for table in part_table.iterate(uri, kind=kind, columns=columns):
         mask = pa.array([name in wanted for name in table[key].to_pylist()], pa.bool_())
         for batch in table.filter(mask).to_batches(max_chunksize=64):
@@ -206,11 +207,15 @@ def _extent_m(row: Mapping[str, Any]) -> float:
     return float(min(decode_image(row["image"]).shape[:2]) * row["metres_per_pixel"])
 
 
-def _fill_tiles(
+def fill_tiles(
     uri: str, tiles: npt.NDArray[np.uint8], rows: Mapping[str, int], extent_m: float, side: int
 ) -> None:
+    """Decode the tiles named in `rows` (tile_id: row) into uint8[T, side, side, 3]; all must cover `extent_m`.
+
+    Raises `InputError` for tiles that are missing, `ModelMismatch` for tiles of another extent.
+    """
     missing = set(rows)
-    for row in _pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(rows)):
+    for row in pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(rows)):
         image = decode_image(row["image"])
         covered = min(image.shape[:2]) * row["metres_per_pixel"]
         if image.shape[0] != image.shape[1] or abs(covered / extent_m - 1) > _EXTENT_TOLERANCE:
@@ -231,7 +236,7 @@ def _fill_panoramas(uri: str, panoramas: npt.NDArray[np.uint8], index: PairIndex
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(index.query_id):
         rows.setdefault(str(name), []).append(row)
-    for picture in _pictures(storage.join(uri, "queries"), "queries", "query_id", set(rows)):
+    for picture in pictures(storage.join(uri, "queries"), "queries", "query_id", set(rows)):
         places = rows[picture["query_id"]]
         heading = index.heading_deg[places[0]]
         panoramas[places] = prepare_panorama(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -84,10 +85,11 @@ class PairStep(nn.Module):
         queries, references = gather_rows(own.queries), gather_rows(own.references)
         aligned = gather_rows(own.aligned) if self.recipe.loss.heading == "unknown" else queries
         similarity = self._similarity(queries, references, own.shown)
-        loss = self.pair_loss(similarity, ignored) + self._hashing(aligned, references, ignored)
+        hashing = partial(hashing_term, self.model, self.recipe)
+        loss = self.pair_loss(similarity, ignored) + hashing(aligned, references, ignored)
         if own.drones is not None:
             drones = gather_rows(own.drones)
-            term = self.pair_loss(drones @ references.T, ignored) + self._hashing(drones, references, ignored)
+            term = self.pair_loss(drones @ references.T, ignored) + hashing(drones, references, ignored)
             loss = loss + self.recipe.loss.aerial_weight * term
         if own.guidance is not None:
             loss = loss + (self.recipe.loss.guidance_weight or 0.0) * own.guidance
@@ -145,24 +147,33 @@ class PairStep(nn.Module):
         drones = embedded[2] if drone is not None else None
         return _PairEmbeddings(embedded[0], embedded[1], aligned, shown, drones, guidance)
 
-    def _hashing(
-        self, queries: torch.Tensor, references: torch.Tensor, ignored: torch.Tensor
-    ) -> torch.Tensor:
-        loss = self.recipe.loss
-        if loss.hashing_weight == 0:
-            with torch.no_grad():  # the bits of a random projection are centred all the same
-                self.model.hash(torch.cat([queries, references]))
-            return queries.new_zeros(())
-        # One pass, so that the batch norm centres both views alike.
-        codes, own = self.model.hash(torch.cat([queries, references])).chunk(2)
-        similar = prefix_loss(
-            codes, own, self.recipe.model.hash.prefixes, temperature=loss.hashing_temperature, ignored=ignored
-        )
-        sharp = (quantisation_loss(codes) + quantisation_loss(own)) / 2
-        apart = orthogonality_loss(self.model.hash.project.weight)
-        return loss.hashing_weight * (
-            similar + loss.quantisation_weight * sharp + loss.orthogonality_weight * apart
-        )
+
+def hashing_term(
+    model: GeoLocalizer,
+    recipe: Recipe,
+    queries: torch.Tensor,
+    references: torch.Tensor,
+    ignored: torch.Tensor,
+) -> torch.Tensor:
+    """Weighted losses of the codes of unit embeddings float[N, D], row i of both showing one place.
+
+    `ignored` bool[N, N] are no negatives. Without a weight the bits are still centred.
+    """
+    loss = recipe.loss
+    if loss.hashing_weight == 0:
+        with torch.no_grad():  # the bits of a random projection are centred all the same
+            model.hash(torch.cat([queries, references]))
+        return queries.new_zeros(())
+    # One pass, so that the batch norm centres both views alike.
+    codes, own = model.hash(torch.cat([queries, references])).chunk(2)
+    similar = prefix_loss(
+        codes, own, recipe.model.hash.prefixes, temperature=loss.hashing_temperature, ignored=ignored
+    )
+    sharp = (quantisation_loss(codes) + quantisation_loss(own)) / 2
+    apart = orthogonality_loss(model.hash.project.weight)
+    return loss.hashing_weight * (
+        similar + loss.quantisation_weight * sharp + loss.orthogonality_weight * apart
+    )
 
 
 @torch.no_grad()

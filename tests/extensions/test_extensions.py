@@ -25,7 +25,7 @@ from geoloc.stages import ingest
 from geoloc.stages.ingest import IngestConfig, IngestInputs
 from geoloc.training.comparison.aerial_views import aerial_view
 from geoloc.training.comparison.model_facts import bridge_titles, recipe_summary
-from geoloc.training.trainer import Trainer
+from geoloc.training.pair_trainer import PairTrainer
 from tests.training.test_step import noise
 
 MODULES = ",".join(
@@ -127,7 +127,7 @@ def test_a_new_head_is_named_by_a_recipe() -> None:
 def test_a_new_loss_trains() -> None:
     recipe = Recipe.from_yaml(RECIPE)
     assert "margin loss" in recipe_summary(recipe)
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     before = trainer.model.backbones["panorama"].patches.weight.clone()
     result = trainer.step(0.5)
     assert 0 < float(result.loss.detach()) < 2.25  # a hinge of cosines with a margin of 0.25

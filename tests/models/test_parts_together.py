@@ -128,7 +128,7 @@ def test_built_in_recipes_have_the_dimension_they_state(name: str) -> None:
             features = backbone(torch.empty(2, 3, *size), maps)
             assert tuple(features.shape[2:]) == backbone.map_size(*size)
             head = built_in.aggregation.build(backbone.channels, backbone.map_size(*size))
-            assert head(features).numel() == 2 * built_in.embedding_dim
+            assert head(features).numel() == 2 * built_in.columns * built_in.aggregated_channels
 
 
 def test_views_and_branches() -> None:

@@ -13,6 +13,7 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import prepare_panorama
 from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
+from geoloc.recipe.training import LossRecipe
 from geoloc.training import validation
 from geoloc.training.heading_and_fov import (
     CONDITIONS,
@@ -22,7 +23,7 @@ from geoloc.training.heading_and_fov import (
     protocol_photos,
 )
 from geoloc.training.pair_store import PairStore, load_pairs, read_index
-from geoloc.training.trainer import Trainer
+from geoloc.training.pair_trainer import PairTrainer
 
 WIDTH = 64
 
@@ -73,7 +74,7 @@ def trained(
     ingested: str, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Encoder, PairStore]:
     store = load_pairs(ingested, read_index(ingested), tiny)
-    trainer = Trainer(store, tiny)
+    trainer = PairTrainer(store, tiny)
     for step in range(24):
         trainer.step(step / 24)
     uri = str(tmp_path_factory.mktemp("conditions") / "m")
@@ -115,7 +116,9 @@ def test_correlation_finds_what_turning_every_photo_finds(trained: tuple[Encoder
 class Embeddings:
     """An encoder of fixed embeddings: `photos` [Q, D] and `tiles` [T, D], whatever the pictures are."""
 
-    recipe = SimpleNamespace(model=SimpleNamespace(turns_by_rolling=False, metres_per_pixel=1.0))
+    recipe = SimpleNamespace(
+        loss=LossRecipe(), model=SimpleNamespace(turns_by_rolling=False, metres_per_pixel=1.0)
+    )
 
     def __init__(self, photos: list[list[float]], tiles: list[list[float]]) -> None:
         self.photos, self.tiles = np.array(photos, np.float32), np.array(tiles, np.float32)

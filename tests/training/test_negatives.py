@@ -12,8 +12,8 @@ from geoloc.models.preprocessing import to_unit
 from geoloc.recipe.recipe import Recipe
 from geoloc.training import step
 from geoloc.training.augment import draw_drone, draw_pairs
+from geoloc.training.pair_trainer import PairTrainer
 from geoloc.training.step import PairBatch, same_place_pairs
-from geoloc.training.trainer import Trainer
 from training.test_step import changed, noise
 
 NAN = float("nan")
@@ -99,7 +99,7 @@ def test_every_term_of_the_loss_leaves_out_pairs_of_one_place(masked: bool) -> N
     for images in (store.tiles, store.panoramas):
         images[3] = (0.9 * images[0] + 0.1 * images[3]).round()
     store.panoramas[[0, 3]] = store.panoramas[[3, 0]]
-    trainer = Trainer(store, recipe)
+    trainer = PairTrainer(store, recipe)
     model = trainer.model
     model.heads["aerial"].load_state_dict(model.heads["panorama"].state_dict())
     batch = trainer._batch(np.arange(8))

@@ -18,8 +18,8 @@ from geoloc.models.preprocessing import to_unit
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.augment import PairDraw, draw_pairs
 from geoloc.training.pair_store import PairIndex, PairStore
+from geoloc.training.pair_trainer import PairTrainer
 from geoloc.training.step import _turn_back
-from geoloc.training.trainer import Trainer
 
 COUNT = 12
 
@@ -72,7 +72,7 @@ TRAINED = [
 @pytest.mark.parametrize("name", TRAINED)
 def test_small_recipes_take_steps(name: str) -> None:
     recipe = Recipe.load(name).with_overrides(batch_size=4, steps=10)
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     for step in range(3):
         assert torch.isfinite(trainer.step(step / 10).loss)
@@ -85,7 +85,7 @@ def test_oricnn_learns_from_the_maps_alone_how_views_belong_together() -> None:
     recipe = changed(
         Recipe.load("oricnn-small"), training={"batch_size": 12, "learning_rate": 0.002, "bfloat16": False}
     )
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     draws: list[PairDraw] = []
     inner = trainer._step.forward
 
@@ -134,7 +134,7 @@ def test_the_guided_loss_has_the_weighted_distance_added() -> None:
     losses = []
     for weight in (None, 1.0, 3.0):
         recipe = changed(base, loss={"guidance_weight": weight})
-        losses.append(float(Trainer(store, recipe).step(0.0).loss.detach()))
+        losses.append(float(PairTrainer(store, recipe).step(0.0).loss.detach()))
     assert losses[1] > losses[0] + 0.01
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-3)
 
@@ -145,7 +145,7 @@ def test_triplets_are_mined_from_the_stated_epoch_on() -> None:
         training={"batch_size": 4},
         loss={"triplet": {"mining": [[1, 1.0], [2, 0.1]]}},
     )
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     seen = []
     for step in range(4):  # three batches of 4 are an epoch
         trainer.step(step / 10)
@@ -168,7 +168,7 @@ def unknown(fov_deg: tuple[float, float] | None = None) -> Recipe:
 def test_unknown_headings_are_compared_at_their_best_turn() -> None:
     recipe = changed(unknown(), loss={"hashing_weight": 0.0, "label_smoothing": 0.0})
     store = noise(recipe)
-    trainer = Trainer(store, recipe)
+    trainer = PairTrainer(store, recipe)
     batch = trainer._batch(np.arange(8))
     draw = draw_pairs(
         torch.zeros(8),
@@ -200,7 +200,7 @@ def test_of_a_limited_view_only_the_columns_it_shows_are_compared(heading: str |
         loss={"hashing_weight": 0.0, "label_smoothing": 0.0, "heading": heading},
         training={"augmentation": augmentation},
     )
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     batch = trainer._batch(np.arange(8))
     zeros, generator = torch.zeros(8), torch.Generator().manual_seed(4)
     draw = draw_pairs(
@@ -239,7 +239,7 @@ def _pixels_shown(draw: PairDraw, row: int, column: int) -> int:
 def test_a_query_is_turn_back_before_it_is_coded() -> None:
     recipe = unknown()
     store = noise(recipe)
-    trainer = Trainer(store, recipe)
+    trainer = PairTrainer(store, recipe)
     trainer.model.eval()
     tiles = to_unit(torch.from_numpy(store.tiles[:4]))
     columns = torch.tensor([0, 64, 200, 24])
@@ -273,7 +273,7 @@ def test_a_limited_view_leaves_the_rest_black() -> None:
     assert int(draw.kept.min()) == 49  # int(70 / 360 * 256)
     assert int(draw.kept.max()) == 63
     assert len(set(draw.first.tolist())) > 200
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     assert torch.isfinite(trainer.step(0.0).loss)
 
 
@@ -286,7 +286,7 @@ def test_adam_has_the_papers_constants_and_a_constant_rate() -> None:
             "schedule": "constant",
         },
     )
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     assert type(trainer._optimizer) is torch.optim.Adam
     for progress in (0.0, 0.9):
         trainer.step(progress)
@@ -297,7 +297,7 @@ def test_adam_has_the_papers_constants_and_a_constant_rate() -> None:
 
 def test_codes_without_a_loss_are_centred_all_the_same() -> None:
     recipe = changed(Recipe.load("oricnn-small"), loss={"hashing_weight": 0.0}, training={"batch_size": 8})
-    trainer = Trainer(noise(recipe), recipe)
+    trainer = PairTrainer(noise(recipe), recipe)
     weight = trainer.model.hash.project.weight.detach().clone()
     trainer.step(0.0)
     assert torch.equal(trainer.model.hash.project.weight, weight)

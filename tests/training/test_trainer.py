@@ -7,7 +7,8 @@ import torch
 from geoloc.core.errors import GeolocError
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.pair_store import PairStore, load_pairs, read_index
-from geoloc.training.trainer import Trainer, learning_rate
+from geoloc.training.pair_trainer import PairTrainer
+from geoloc.training.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def store(ingested: str, tiny: Recipe) -> PairStore:
 
 
 def test_the_tiny_model_learns_its_pairs(store: PairStore, tiny: Recipe) -> None:
-    trainer = Trainer(store, tiny)
+    trainer = PairTrainer(store, tiny)
     results = [trainer.step(step / 40) for step in range(40)]
     first = np.mean([float(result.accuracy) for result in results[:2]])
     last = np.mean([float(result.accuracy) for result in results[-5:]])
@@ -26,12 +27,12 @@ def test_the_tiny_model_learns_its_pairs(store: PairStore, tiny: Recipe) -> None
 
 
 def test_a_resumed_run_goes_on_as_it_would_have(store: PairStore, tiny: Recipe) -> None:
-    whole, part = Trainer(store, tiny), Trainer(store, tiny)
+    whole, part = PairTrainer(store, tiny), PairTrainer(store, tiny)
     for step in range(6):
         expected = whole.step(step / 40)
         if step < 3:
             part.step(step / 40)
-    resumed = Trainer(store, tiny)
+    resumed = PairTrainer(store, tiny)
     resumed.restore(part.state())
     assert resumed.steps_done == 3
     for step in range(3, 6):
@@ -41,23 +42,23 @@ def test_a_resumed_run_goes_on_as_it_would_have(store: PairStore, tiny: Recipe) 
 
 def test_the_aerial_term_is_part_of_the_loss(store: PairStore, tiny: Recipe) -> None:
     weighed = tiny.model_copy(update={"loss": tiny.loss.model_copy(update={"aerial_weight": 1.0})})
-    plain = float(Trainer(store, tiny).step(0.0).loss.detach())
-    both = float(Trainer(store, weighed).step(0.0).loss.detach())
+    plain = float(PairTrainer(store, tiny).step(0.0).loss.detach())
+    both = float(PairTrainer(store, weighed).step(0.0).loss.detach())
     assert both > plain + 0.5
 
 
 def test_neighbours_sampler_trains(store: PairStore, tiny: Recipe) -> None:
-    trainer = Trainer(store, tiny.with_overrides(sampler="neighbours"))
+    trainer = PairTrainer(store, tiny.with_overrides(sampler="neighbours"))
     assert np.isfinite(float(trainer.step(0.0).loss.detach()))
 
 
 def test_a_broken_run_stops_with_one_sentence(store: PairStore, tiny: Recipe) -> None:
-    trainer = Trainer(store, tiny)
+    trainer = PairTrainer(store, tiny)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(GeolocError, match=r"The loss became nan at step 0; lower training\.learning_rate"):
         trainer.step(0.0)
-    dead = Trainer(store, tiny)
+    dead = PairTrainer(store, tiny)
     with torch.no_grad():
         dead.model.heads["aerial"].project.weight.zero_()  # type: ignore[union-attr, operator]
     with pytest.raises(GeolocError, match="All embeddings became equal at step 0"):
@@ -79,7 +80,7 @@ def test_the_first_step_is_the_one_it_always_was(store: PairStore, tiny: Recipe)
     """New parts of recipes draw nothing and change nothing where a recipe does not name them."""
     weighed = tiny.model_copy(update={"loss": tiny.loss.model_copy(update={"aerial_weight": 0.5})})
     assert weighed.fingerprint() == "0e3bbb8b5b65438efb4dac06066f12e68b1da95217e845c51e75d7a37fcd1729"
-    loss = float(Trainer(store, weighed).step(0.0).loss.detach())
+    loss = float(PairTrainer(store, weighed).step(0.0).loss.detach())
     assert loss == pytest.approx(7.8123, rel=5e-3)  # bfloat16 differs between machines
 
 
@@ -93,5 +94,5 @@ def test_bfloat16_is_used_only_where_the_cpu_has_it(
     narrow = tiny.model_copy(update={"training": tiny.training.model_copy(update={"bfloat16": True})})
     full = tiny.model_copy(update={"training": tiny.training.model_copy(update={"bfloat16": False})})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, instruction: True})
-    losses = [float(Trainer(store, recipe).step(0.0).loss.detach()) for recipe in (narrow, full)]
+    losses = [float(PairTrainer(store, recipe).step(0.0).loss.detach()) for recipe in (narrow, full)]
     assert (losses[0] != losses[1]) == present

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geoloc.models.aggregation.columns import ColumnAttention, HeightMean
-from geoloc.models.aggregation.pooling import GemHead, GemPool, MeanPool
+from geoloc.models.aggregation.pooling import GemHead, GemPool, MaxPool, MeanMaxPool, MeanPool
 from geoloc.models.aggregation.safa import SafaHead, SafaHeads
 
 
@@ -32,6 +32,32 @@ def test_gem_by_the_formula(p: float, learnt: bool) -> None:
         head(x).sum().backward()
         assert head.p.grad is not None
         assert head.p.grad.abs() > 0
+
+
+def test_gem_with_an_exponent_for_each_channel() -> None:
+    x = features(2, 3, 4, 5).abs()
+    head = GemHead(GemPool(learnt="channels"), 3, (4, 5))
+    exponents = np.array([1.0, 3.0, 7.5])
+    with torch.no_grad():
+        head.p.copy_(torch.from_numpy(exponents)[:, None, None])
+    got = head(x)
+    assert got.shape == (2, 3, 1)
+    for channel, p in enumerate(exponents):
+        expected = (x[:, channel].double().numpy() ** p).mean((1, 2)) ** (1 / p)
+        np.testing.assert_allclose(got[:, channel, 0].detach().numpy(), expected, rtol=1e-4)
+    got.sum().backward()
+    assert head.p.grad.shape == (3, 1, 1)
+    assert (head.p.grad.abs() > 0).all()
+
+
+def test_the_maximum_and_both_side_by_side() -> None:
+    x = features(2, 5, 3, 4)
+    largest, mean = x.numpy().max((2, 3)), x.numpy().mean((2, 3))
+    np.testing.assert_array_equal(MaxPool().build(5, (3, 4))(x)[..., 0].numpy(), largest)
+    both = MeanMaxPool()
+    assert both.output_channels(5) == 10
+    expected = np.concatenate([mean, largest], axis=1)
+    np.testing.assert_allclose(both.build(5, (3, 4))(x)[..., 0].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gem_of_nothing_but_negatives_is_no_nan() -> None:

@@ -1,0 +1,1 @@
+"""Losses of a batch of photos and tiles with the places that they show: P places, K views of each."""

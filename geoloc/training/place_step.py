@@ -1,0 +1,106 @@
+"""One training step by places: pictures of P places in K views, embeddings of all workers, the sum of the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from geoloc.losses.places.place_loss import PlaceBatch
+from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.orientation_maps import Pose
+from geoloc.models.preprocessing import AERIAL_VIEWS, to_unit
+from geoloc.recipe.recipe import Recipe
+from geoloc.training.all_gather import gather_rows
+from geoloc.training.augment import change_light, uniform
+from geoloc.training.step import StepResult, has_bfloat16, hashing_term
+
+VIEWS = ("aerial", "drone", "street")
+"""Views in the order of their numbers in a `PlaceBatch`."""
+
+
+@dataclass(frozen=True)
+class PlaceImages:
+    """One worker's pictures of a step by view, before augmentation: uint8[B, h, w, 3] and their places int64[B].
+
+    `headings_deg` float[B]: what lies at a photo's top (or in its middle), clockwise from north; NaN where unknown.
+    """
+
+    images: Mapping[str, torch.Tensor]
+    places: Mapping[str, torch.Tensor]
+    headings_deg: Mapping[str, torch.Tensor]
+
+
+class PlaceStep(nn.Module):
+    """Losses of a batch of places for a model; its parameters are the model's and the losses' (classifiers)."""
+
+    def __init__(self, model: GeoLocalizer, recipe: Recipe, places: int) -> None:
+        super().__init__()
+        self.sections = recipe.loss.places or ()
+        self.losses = nn.ModuleList(
+            section.build(recipe.model.embedding_dim, places) for section in self.sections
+        )
+        self.model = model
+        self.recipe = recipe
+
+    def forward(self, batch: PlaceImages, generator: torch.Generator) -> StepResult:
+        """Loss over the pictures of all workers."""
+        gathered = self._embed(batch, generator)
+        loss = gathered.bottleneck.new_zeros(())
+        for section, each in zip(self.sections, self.losses, strict=True):
+            loss = loss + section.weight * each(gathered)
+        unit, tiles = gathered.unit, gathered.view == 0
+        photo_place, tile_place = gathered.place[~tiles], gathered.place[tiles]
+        own = (photo_place[:, None] == tile_place[None]).float().argmax(1)
+        same = photo_place[:, None] == photo_place[None]
+        loss = loss + hashing_term(self.model, self.recipe, unit[~tiles], unit[tiles][own], same)
+        with torch.no_grad():
+            nearest = (unit[~tiles] @ unit[tiles].T).argmax(1)
+            first = tile_place[nearest] == photo_place
+        return StepResult(loss, first.float().mean(), unit[tiles].detach().std(0).norm())
+
+    def _embed(self, batch: PlaceImages, generator: torch.Generator) -> PlaceBatch:
+        """The embeddings of all workers; rows of one worker stand together."""
+        views = [view for view in VIEWS if view in batch.images]
+        drawn = [
+            self._augmented(batch.images[view], view, batch.headings_deg[view], generator) for view in views
+        ]
+        images, headings = zip(*drawn, strict=True)
+        device = images[0].device
+        bfloat16 = self.recipe.training.bfloat16 and has_bfloat16(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            columns = self.model.columns_of(images, views)
+        bottleneck = torch.cat([each.flatten(1) for each in columns])
+        place = torch.cat([batch.places[view] for view in views])
+        view = torch.cat([torch.full_like(batch.places[each], VIEWS.index(each)) for each in views])
+        with torch.no_grad():
+            place, view = gather_rows(place), gather_rows(view)
+            heading = gather_rows(torch.cat(headings))
+        return PlaceBatch(gather_rows(bottleneck), place, view, heading)
+
+    def _augmented(
+        self, images: torch.Tensor, view: str, heading_deg: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures uint8[B, h, w, 3] turned, shifted and mirrored, in other light, and their headings float[B].
+
+        Tiles alone are turned. A mirrored picture has no heading: no turn brings it onto the others.
+        """
+        augmentation, sampling = self.recipe.training.augmentation, self.recipe.training.places
+        assert sampling is not None
+        count, pictures, device = len(images), to_unit(images), images.device
+        mirrored = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
+        mirrored = mirrored.to(device)
+        if view in AERIAL_VIEWS:
+            reach_m = sampling.shift * self.recipe.model.tile_m
+            east, north = (uniform((count,), -reach_m, reach_m, generator).to(device) for _ in range(2))
+            pose = Pose(east, north, mirrored=mirrored)
+            if view == "aerial":
+                turn = uniform((count,), -sampling.turn_deg, sampling.turn_deg, generator).to(device)
+                pose, heading_deg = replace(pose, heading_deg=turn), heading_deg + turn
+            pictures = self.model.convert_view(pictures, pose)
+        else:
+            pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+        heading_deg = heading_deg.masked_fill(mirrored, torch.nan)
+        return change_light(pictures, augmentation.photometric, generator), heading_deg
