@@ -1,4 +1,4 @@
-"""What a photo's file and shape say of how it was taken: a panorama's field of view, an ordinary lens, proportions.
+"""What a photo's file and shape say of how it was taken: a panorama's field of view, a lens, a drone, proportions.
 
 GPS positions and compass headings in the file are never read: the first would tell what is to be found, and the
 second are off by tens of degrees, or 0 where a camera has no compass.
@@ -6,8 +6,10 @@ second are off by tens of degrees, or 0 where a camera has no compass.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
@@ -23,15 +25,35 @@ _ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
 MOST_ASPECT = 32.0
 
 
+# Attributes and elements that DJI's drones write, and others after them.
+_DRONE_TAG = re.compile(rb"drone-dji:(\w+)(?:\s*=\s*[\"']|\s*>)([^\"'<]{1,40})[\"'<]")
+_DIAGONAL_35MM = math.hypot(36.0, 24.0)
+
+
+@dataclass(frozen=True)
+class DroneTags:
+    """What a drone wrote of its flight: metres above its start, the camera's pitch and yaw, its field of view.
+
+    Convention: pitch_deg is below the horizon, 90 straight down; yaw_deg is clockwise from north. None: not written.
+    """
+
+    altitude_m: float | None = None
+    pitch_deg: float | None = None
+    yaw_deg: float | None = None
+    fov_deg: float | None = None
+
+
 @dataclass(frozen=True)
 class PhotoFacts:
     """What a photo's file says: the azimuths that a panorama spans (None: no panorama), and whether a lens took it.
 
-    `ordinary_lens` is True where the file states a focal length as of a 35 mm camera and is no panorama.
+    `ordinary_lens` is True where the file states a focal length as of a 35 mm camera and is no panorama. `drone` is
+    used only where the caller allows it: drones take heights from their start and yaws from a compass.
     """
 
     panorama_fov_deg: float | None = None
     ordinary_lens: bool = False
+    drone: DroneTags | None = None
 
 
 NOTHING_SAID = PhotoFacts()
@@ -40,20 +62,46 @@ NOTHING_SAID = PhotoFacts()
 def photo_facts(image: Image.Image) -> PhotoFacts:
     """The facts in an open image's XMP (GPano) and EXIF; broken metadata says nothing."""
     xmp = image.info.get("xmp", b"")
-    tags = _gpano(xmp if isinstance(xmp, bytes) else str(xmp).encode())
+    data = (xmp if isinstance(xmp, bytes) else str(xmp).encode())[:_MOST_XMP_BYTES]
+    tags = _gpano(data)
     if tags:
         return PhotoFacts(panorama_fov_deg=_spanned_deg(tags))
     try:
         focal = image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_LENGTH_35MM)
     except (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
         return NOTHING_SAID
-    return PhotoFacts(ordinary_lens=isinstance(focal, int | float) and focal > 0)
+    focal_mm = float(focal) if isinstance(focal, int | float) and focal > 0 else None
+    return PhotoFacts(ordinary_lens=focal_mm is not None, drone=_drone_tags(data, focal_mm, *image.size))
+
+
+def _drone_tags(data: bytes, focal_mm: float | None, width_px: int, height_px: int) -> DroneTags | None:
+    """The tags of a drone's flight; None for a photo of no drone. Focal lengths of 35 mm film hold for the diagonal."""
+    texts = {name: value.decode("ascii", "replace") for name, value in _DRONE_TAG.findall(data)}
+    if not texts:
+        return None
+    pitch, fov_deg = _number(texts, b"GimbalPitchDegree"), None
+    if focal_mm is not None:
+        across_mm = _DIAGONAL_35MM * width_px / math.hypot(width_px, height_px)
+        fov_deg = math.degrees(2 * math.atan(across_mm / 2 / focal_mm))
+    return DroneTags(
+        altitude_m=_number(texts, b"RelativeAltitude"),
+        pitch_deg=None if pitch is None else -pitch,
+        yaw_deg=_number(texts, b"GimbalYawDegree"),
+        fov_deg=fov_deg,
+    )
+
+
+def _number(texts: Mapping[bytes, str], name: bytes) -> float | None:
+    try:
+        value = float(texts[name])
+    except (KeyError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _gpano(xmp: bytes) -> dict[str, str]:
     """The GPano tags by name, where they describe a panorama."""
-    data = xmp[:_MOST_XMP_BYTES]
-    found = {**dict(_ELEMENT.findall(data)), **dict(_ATTRIBUTE.findall(data))}
+    found = {**dict(_ELEMENT.findall(xmp)), **dict(_ATTRIBUTE.findall(xmp))}
     tags = {name.decode(): value.decode("ascii", "replace").strip() for name, value in found.items()}
     projection = tags.get("ProjectionType", "").lower()
     return tags if projection in ("equirectangular", "cylindrical") or "FullPanoWidthPixels" in tags else {}

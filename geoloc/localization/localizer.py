@@ -14,6 +14,7 @@ from geoloc.core.images import Picture, decode_picture, read_image_bytes
 from geoloc.core.photo_facts import NOTHING_SAID
 from geoloc.index.search.region import Region, circle
 from geoloc.localization import fix as reasons
+from geoloc.localization.extents import SCALES, at_all_extents, best_extents
 from geoloc.localization.fix import Fix
 from geoloc.localization.locator import Locator
 from geoloc.localization.query_photos import HEADINGS, Photo, encode_photos, groups, photo
@@ -32,10 +33,13 @@ FEATURELESS_DETAIL = (
 class Localizer:
     """Locates photos with one index snapshot and the model that lies in it; see `Localizer.open`."""
 
-    def __init__(self, locator: Locator, encoder: Encoder, *, headings: int = HEADINGS) -> None:
+    def __init__(
+        self, locator: Locator, encoder: Encoder, *, headings: int = HEADINGS, scales: int = SCALES
+    ) -> None:
         self.locator = locator
         self.encoder = encoder
         self.headings = headings
+        self.scales = scales
 
     @classmethod
     def open(
@@ -47,17 +51,19 @@ class Localizer:
         threads: int | None = None,
         cache_dir: str | None = None,
         headings: int = HEADINGS,
+        scales: int = SCALES,
     ) -> Localizer:
         """Open the current snapshot of an index, or `snapshot_id`, with its model and its calibration.
 
-        `headings` is how many candidates an unknown heading gets. Raises `ArtifactError`, `CorruptArtifact`,
+        `headings` is how many candidates an unknown heading gets, `scales` how many the unknown ground extent of a
+        drone photo gets (1: it is taken to be the model's field). Raises `ArtifactError`, `CorruptArtifact`,
         `ModelMismatch` or `StorageError` with what is wrong.
         """
         from geoloc.models.encoder import Encoder
 
         locator = Locator.open(index_uri, snapshot_id, cache_dir=cache_dir)
         encoder = Encoder.open(locator.snapshot.model_uri, device=device, threads=threads)
-        return cls(locator, encoder, headings=headings)
+        return cls(locator, encoder, headings=headings, scales=scales)
 
     @property
     def snapshot_id(self) -> str:
@@ -72,6 +78,9 @@ class Localizer:
         heading_deg: float | None = None,
         fov_deg: float | None = None,
         extent_m: float | None = None,
+        altitude_m: float | None = None,
+        pitch_deg: float | None = None,
+        drone_tags: bool = False,
         near: tuple[float, float] | None = None,
         within_m: float | None = None,
         region: Region | None = None,
@@ -83,8 +92,10 @@ class Localizer:
 
         `view` is panorama, street or drone (None: guessed, which `Fix.assumed` tells), `heading_deg` the heading
         of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
-        its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo. `near`
-        (lat, lon) with `within_m` restricts the search to a circle, `region`
+        its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo, or its
+        `altitude_m` above the ground, `pitch_deg` below the horizon and `fov_deg` (`drone_tags`: as the file's tags
+        say). The position of a drone photo is that of the ground in its middle. Without an extent several are
+        tried. `near` (lat, lon) with `within_m` restricts the search to a circle, `region`
         (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file are never read.
         Raises `QueryError` or `InputError` for values that are out of range; "not located" is a `Fix`.
         """
@@ -95,6 +106,9 @@ class Localizer:
             heading_deg=heading_deg,
             fov_deg=fov_deg,
             extent_m=extent_m,
+            altitude_m=altitude_m,
+            pitch_deg=pitch_deg,
+            drone_tags=drone_tags,
             facts=taken.facts,
         )
         return self.localize_batch(
@@ -123,14 +137,16 @@ class Localizer:
         if around is not None and region is not None:
             raise QueryError("Give either near and within_m or a region, not both.", reason="bad_region")
         region = region or around
+        tried, owners = at_all_extents(photos, self.encoder.recipe.model.tile_m, self.scales)
         fixes: dict[int, Fix] = {}
-        for positions in groups(photos).values():
-            queries = encode_photos(self.encoder, [photos[p] for p in positions], headings=self.headings)
+        for positions in groups(tried).values():
+            queries = encode_photos(self.encoder, [tried[p] for p in positions], headings=self.headings)
             answers = self.locator.locate(
                 queries, k=k, region=region, rerank=rerank, min_confidence=min_confidence
             )
             fixes.update(zip(positions, answers, strict=True))
-        return [answer_for(one, fixes[position]) for position, one in enumerate(photos)]
+        best = best_extents([fixes[position] for position in range(len(tried))], owners)
+        return [answer_for(one, fix) for one, fix in zip(photos, best, strict=True)]
 
 
 def picture(image: PhotoLike) -> Picture:

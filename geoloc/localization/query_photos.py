@@ -17,6 +17,7 @@ from geoloc.core.photo_facts import MOST_ASPECT, NOTHING_SAID, PhotoFacts, check
 from geoloc.core.schemas import VIEWS, usual_fov_deg
 from geoloc.geometry.azimuth import keep_shown, shown_columns
 from geoloc.geometry.panorama import shown_pixels
+from geoloc.localization.drone_photos import ground_square
 from geoloc.localization.locator import EncodedQueries
 from geoloc.recipe.recipe import ModelRecipe
 
@@ -35,7 +36,7 @@ class Photo:
 
     heading_deg: of the image centre (for a drone photo: of its top), clockwise from north, None when unknown.
     fov_deg: horizontal field of view. extent_m: ground covered by the shorter side of a drone photo.
-    assumed: which of view, heading_deg and fov_deg neither the caller nor the file gave.
+    assumed: which of view, heading_deg, fov_deg and (drone) extent_m neither the caller nor the file gave.
     """
 
     image: Pixels
@@ -70,22 +71,39 @@ def photo(
     heading_deg: float | None = None,
     fov_deg: float | None = None,
     extent_m: float | None = None,
+    altitude_m: float | None = None,
+    pitch_deg: float | None = None,
+    drone_tags: bool = False,
     facts: PhotoFacts = NOTHING_SAID,
 ) -> Photo:
     """A checked photo uint8[H, W, 3]; what is None comes from the file's `facts`, else it gets its usual value.
 
-    The view is then that of a drone where `extent_m` is given. It is a panorama where the file says so (XMP GPano),
+    A drone photo with `altitude_m` (above the ground) or `pitch_deg` (below the horizon, 90 straight down) becomes the
+    square of ground about its axis, seen straight down; `extent_m` is then that square's. `drone_tags` takes altitude,
+    pitch, yaw and field of view from the file's tags, where the caller gives none.
+    The view is that of a drone where `extent_m`, `altitude_m` or `pitch_deg` is given.
+    It is a panorama where the file says so (XMP GPano),
     where `fov_deg` is 360, or where the photo is 1.9 to 32 times as wide as high, `fov_deg` is None and the file names
     no ordinary lens. Any other is a street photo. `Photo.assumed` tells what was assumed.
-    Raises `QueryError` (reason `bad_view`, `bad_heading`, `bad_fov`, `bad_extent`, `bad_aspect`) for values out of
-    range, and for a panorama whose shape cannot span its field of view.
+    Raises `QueryError` (reason `bad_view`, `bad_heading`, `bad_fov`, `bad_extent`, `bad_aspect`, `bad_altitude`,
+    `bad_pitch`) for values out of range, and for a panorama whose shape cannot span its field of view.
     """
+    if drone_tags and view in (None, "drone") and facts.drone is not None:
+        tags = facts.drone
+        altitude_m, pitch_deg = _first(altitude_m, tags.altitude_m), _first(pitch_deg, tags.pitch_deg)
+        heading_deg, fov_deg = _first(heading_deg, tags.yaw_deg), _first(fov_deg, tags.fov_deg)
     assumed = [] if heading_deg is not None else ["heading_deg"]
+    flown = altitude_m is not None or pitch_deg is not None
     if view is None:
-        view = _guess_view(image, fov_deg, extent_m, facts)
-        if extent_m is None and facts.panorama_fov_deg is None:
+        view = "drone" if flown else _guess_view(image, fov_deg, extent_m, facts)
+        if extent_m is None and not flown and facts.panorama_fov_deg is None:
             assumed.append("view")
     _check_given(view, heading_deg, fov_deg, extent_m)
+    if view == "drone" and flown:
+        image, covered_m = ground_square(image, altitude_m=altitude_m, pitch_deg=pitch_deg, fov_deg=fov_deg)
+        extent_m = _first(extent_m, covered_m)
+    if view == "drone" and extent_m is None:
+        assumed.append("extent_m")
     if fov_deg is None and view == "panorama" and facts.panorama_fov_deg is not None:
         fov_deg = facts.panorama_fov_deg
     if fov_deg is None:
@@ -98,6 +116,10 @@ def photo(
         raise QueryError(f"{str(error)[0].upper()}{str(error)[1:]}.", reason=error.reason) from error
     known_deg = None if heading_deg is None else heading_deg % 360.0
     return Photo(image, view, known_deg, fov_deg, extent_m, tuple(sorted(assumed)))
+
+
+def _first(given: float | None, other: float | None) -> float | None:
+    return other if given is None else given
 
 
 def _check_given(view: str, heading_deg: float | None, fov_deg: float | None, extent_m: float | None) -> None:

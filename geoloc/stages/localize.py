@@ -18,6 +18,7 @@ from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
 from geoloc.localization.calibration import calibration_uri
+from geoloc.localization.extents import SCALES
 from geoloc.localization.localizer import MIN_CONFIDENCE, Localizer, region_around
 from geoloc.localization.query_photos import HEADINGS, Photo, photo
 from geoloc.runtime import table_job
@@ -27,7 +28,7 @@ from geoloc.sources.folder import ANYWHERE_HELP, read_photo
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 
-_VERSION = 3
+_VERSION = 4
 _UNIT_PHOTOS = 64  # bounds the decoded pictures that an actor holds
 FIXES = "fixes"
 GEOJSON_NAME = "fixes.geojson"
@@ -49,6 +50,21 @@ class LocalizeConfig(BaseModel):
     fov_deg: float | None = Field(default=None, description="Horizontal field of view, degrees.")
     extent_m: float | None = Field(
         default=None, description="Ground along the shorter side of drone photos, metres."
+    )
+    altitude_m: float | None = Field(
+        default=None, description="Height of drone photos above the ground, metres; needs fov_deg."
+    )
+    pitch_deg: float | None = Field(
+        default=None,
+        description="Pitch of drone photos below the horizon, degrees: 90 is straight down. Slanting photos are "
+        "turned to what is seen straight down.",
+    )
+    drone_tags: bool = Field(
+        default=False,
+        description="Take altitude, pitch, yaw and field of view of drone photos from their files, where not given.",
+    )
+    scales: int = Field(
+        default=SCALES, ge=1, le=32, description="Ground extents to try for a drone photo of unknown extent."
     )
     near_lat: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
     near_lon: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
@@ -87,7 +103,7 @@ class LocalizeInputs(BaseModel):
     index: str = Field(description="URI of the index.")
     photos: str = Field(
         description="URI of a photo, of a folder of photos, a glob, or a CSV or GeoJSON with a column `photo`"
-        " and, where known, id, view, heading_deg, fov_deg, extent_m."
+        " and, where known, id, view, heading_deg (of drones also yaw_deg), fov_deg, extent_m, altitude_m, pitch_deg."
     )
     snapshot_id: str | None = Field(default=None, description="Id of the snapshot; default: the current one.")
 
@@ -188,7 +204,9 @@ class PhotoLocalizer:
 
     def __init__(self, index: str, snapshot_id: str, config: dict[str, Any]) -> None:
         self._config = LocalizeConfig.model_validate(config)
-        self._localizer = Localizer.open(index, snapshot_id, threads=1, headings=self._config.headings)
+        self._localizer = Localizer.open(
+            index, snapshot_id, threads=1, headings=self._config.headings, scales=self._config.scales
+        )
 
     def __call__(self, unit: list[dict[str, Any]]) -> PartResult:
         """The fixes of one group."""
@@ -230,6 +248,9 @@ class PhotoLocalizer:
             heading_deg=config.heading_deg if entry.heading_deg is None else entry.heading_deg,
             fov_deg=config.fov_deg if entry.fov_deg is None else entry.fov_deg,
             extent_m=config.extent_m if entry.extent_m is None else entry.extent_m,
+            altitude_m=config.altitude_m if entry.altitude_m is None else entry.altitude_m,
+            pitch_deg=config.pitch_deg if entry.pitch_deg is None else entry.pitch_deg,
+            drone_tags=config.drone_tags,
             facts=picture.facts,
         )
 

@@ -66,7 +66,7 @@ _NOT_READ = (
     ),
 )
 PHOTO_SUFFIXES = _READ + _NOT_READ
-_USED = ("id", "query_id", "view", "heading_deg", "fov_deg", "extent_m")
+_USED = ("id", "query_id", "view", "heading_deg", "yaw_deg", "fov_deg", "extent_m", "altitude_m", "pitch_deg")
 # Positions and truth of a list that also serves ingest are not needed, and no surprise.
 _OF_INGEST = (*LAT_NAMES, *LON_NAMES, "place_id", "route_id", "step")
 _LISTS = (".csv", ".geojson", ".json")
@@ -83,6 +83,8 @@ class PhotoEntry(BaseModel):
     heading_deg: float | None = None
     fov_deg: float | None = None
     extent_m: float | None = None
+    altitude_m: float | None = None
+    pitch_deg: float | None = None
     problem: tuple[str, str] | None = None
 
 
@@ -156,9 +158,11 @@ def _entry(row: Row, key: str, uri: str) -> PhotoEntry:
             query_id=key,
             uri=uri,
             view=row.get("view") or None,
-            heading_deg=number(row, "heading_deg"),
+            heading_deg=number(row, "heading_deg" if row.get("heading_deg") else "yaw_deg"),
             fov_deg=number(row, "fov_deg"),
             extent_m=number(row, "extent_m"),
+            altitude_m=number(row, "altitude_m"),
+            pitch_deg=number(row, "pitch_deg"),
         )
     except InputError as error:
         return _refused(PhotoEntry(query_id=key, uri=uri), error.reason, str(error))

@@ -69,3 +69,27 @@ def test_shapes_that_cannot_span_their_field_of_view() -> None:
     for width in (178, 3300):
         with pytest.raises(InputError, match=r"1\.90 to 32 times as wide as high; if it is no panorama"):
             check_shape("panorama", 360.0, 100, width)
+
+
+def test_what_a_drone_writes_of_its_flight() -> None:
+    flight = (
+        'drone-dji:GpsLatitude="-35.1" drone-dji:RelativeAltitude="+99.80" drone-dji:GimbalPitchDegree="-62.50" '
+        'drone-dji:GimbalYawDegree="-17.20"'
+    )
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 24
+    facts = decode_picture(saved(xmp=xmp(flight), exif=exif)).facts
+    assert facts.drone is not None
+    assert (facts.drone.altitude_m, facts.drone.pitch_deg, facts.drone.yaw_deg) == (99.8, 62.5, -17.2)
+    # 24 mm on film of 36 x 24 mm: the diagonal sees 84.06 degrees, the side of a picture of 2 : 1 somewhat less.
+    assert facts.drone.fov_deg == pytest.approx(
+        2 * np.degrees(np.arctan(43.2666 * 2 / 5**0.5 / 48)), abs=1e-3
+    )
+    elements = (
+        "<drone-dji:RelativeAltitude>50</drone-dji:RelativeAltitude><drone-dji:GimbalPitchDegree>x</drone-dji:"
+        "GimbalPitchDegree>"
+    )
+    found = decode_picture(saved(xmp=xmp(elements=elements))).facts.drone
+    assert found is not None
+    assert (found.altitude_m, found.pitch_deg, found.yaw_deg, found.fov_deg) == (50.0, None, None, None)
+    assert decode_picture(saved()).facts.drone is None

@@ -140,3 +140,24 @@ def test_single_files_and_globs_are_listed(photos):
     (photos / "list.csv").write_text("name\nx\n")
     with pytest.raises(InputError, match="lacks the column 'photo'"):
         list_photos(str(photos / "list.csv"))
+
+
+def test_drone_photos_with_their_flight_in_a_list(ray_local, small_index, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(small_index.tiles[number]))
+    altitude_m = 25.6 / 0.5  # 51.2 m of ground at a half angle whose tangent is a half
+    fov_deg = 53.13010235415598
+    lines = ["photo,id,altitude_m,pitch_deg,yaw_deg,fov_deg"]
+    lines += [f"{number}.png,p{number},{altitude_m},90,0,{fov_deg}" for number in range(2)]
+    lines += [f"2.png,p2,{altitude_m},3,0,{fov_deg}"]
+    (tmp_path / "photos.csv").write_text("\n".join(lines))
+    config = LocalizeConfig(view="drone", k=3)
+    output = tmp_path / "out"
+    result = run(
+        config, LocalizeInputs(index=small_index.index, photos=str(tmp_path / "photos.csv")), str(output)
+    )
+    assert result.quarantined == {"bad_pitch": 1}
+    for row in part_table.read(str(output / "fixes"), kind="fixes").to_pylist():
+        assert row["matches"][0]["tile_id"] == small_index.tile_ids[int(row["query_id"][1:])]
+        assert row["assumed"] == []
+        assert row["heading_deg"] == 0.0
