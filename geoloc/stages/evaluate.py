@@ -17,6 +17,7 @@ from geoloc.evaluation.protocol.questions import Questions, build_questions
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.evaluation.ranking.metrics import TopPercent
 from geoloc.evaluation.ranking.photos_and_tiles import PhotoSet, TileSet, photo_set, tile_set
+from geoloc.evaluation.ranking.reranking import Reranking
 from geoloc.evaluation.report import provenance, report
 from geoloc.evaluation.report.answer_tables import write_answers
 from geoloc.evaluation.report.build_result import FigureSettings, build_result, findings
@@ -58,6 +59,10 @@ class EvaluateConfig(BaseModel):
         description="How many answers 'top 1 %' allows; default: the protocol's. All rules are in metrics.json.",
     )
     rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
+    rerankings: tuple[Reranking, ...] = Field(
+        default=(),
+        description="Orders of the --rerank nearest by floats to measure beside the others: k_reciprocal, graph.",
+    )
     code_bits: tuple[int, ...] = Field(
         default=(),
         description="Code lengths to compare, as prefixes of the index's codes; empty: the whole code.",
@@ -153,7 +158,7 @@ def _evaluate(
     located = None
     if PHOTOS_TO_TILES in protocol.directions:
         located = locate_photos(locator, encoded, rerank=config.rerank)
-    directions = [_rank(each, settings, located) for each in questions]
+    directions = [_rank(each, settings, located, config.rerankings) for each in questions]
     locator, located, covered, not_calibrated = _calibrated(locator, located, config, inputs)
     quarantined = sum(part_table.read_manifest(encoded_uri).quarantined.values())
     warnings += [*findings(directions, settings), *not_calibrated]
@@ -317,12 +322,23 @@ def _questions(
     return directions
 
 
-def _rank(questions: Questions, settings: FigureSettings, located: LocatedPhotos | None) -> DirectionTables:
+def _rank(
+    questions: Questions,
+    settings: FigureSettings,
+    located: LocatedPhotos | None,
+    rerankings: tuple[Reranking, ...],
+) -> DirectionTables:
     """Rank by all methods; where photos ask for tiles, the search's matches are the re-ranked list."""
     served = None
     if located is not None and questions.direction == PHOTOS_TO_TILES:
         served = located.matches
-    return direction_tables(questions, lengths=settings.lengths, rerank=settings.rerank, served=served)
+    return direction_tables(
+        questions,
+        lengths=settings.lengths,
+        rerank=settings.rerank,
+        served=served,
+        rerankings=rerankings,
+    )
 
 
 def _calibrated(

@@ -14,6 +14,7 @@ from geoloc.evaluation.ranking.metrics import TIES, Ties
 from geoloc.evaluation.ranking.pca import ProjectedDistance, fit_projection
 from geoloc.evaluation.ranking.photos_and_tiles import ItemSet, QueryGroup
 from geoloc.evaluation.ranking.ranks import GroupRanks, Question, RankCounts, TruthTable, rank
+from geoloc.evaluation.ranking.reranking import Reranking, reranked_similarities
 from geoloc.evaluation.ranking.shortlist import shortlist_ranks, similarities
 from geoloc.index.search.matches import Matches
 
@@ -35,13 +36,18 @@ def projected_name(components: int) -> str:
     return f"floats, {components} components"
 
 
+def neighbours_name(method: Reranking, rerank: int) -> str:
+    """Method name of the nearest floats, ordered again by their neighbours."""
+    return f"floats + {method.replace('_', '-')} {rerank}"
+
+
 @dataclass(frozen=True)
 class Methods:
     """The methods to rank by, and what to keep of their rankings.
 
     lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none. components: principal components
     of the gallery to compare by as well. precision: average precision of the first question's positives.
-    keep: best items to keep of the first method.
+    rerankings: orders of the `rerank` nearest floats by their neighbours. keep: best items to keep of the first method.
     """
 
     lengths: Sequence[int]
@@ -49,6 +55,7 @@ class Methods:
     components: int | None = None
     precision: bool = False
     keep: int = 0
+    rerankings: Sequence[Reranking] = ()
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,19 @@ def rank_all_methods(
             assert group.embedding is not None
             keep = methods.keep if name == next(iter(floats)) else 0
             vectors, compared = group.floats() if name == FLOATS else (group.embedding, similarity)
-            ranks = ranker.rank(vectors, gallery.embeddings, compared, keep)
+            again = methods.rerankings if name == FLOATS and methods.rerank else ()
+            ranks = ranker.rank(
+                vectors, gallery.embeddings, compared, max(keep, methods.rerank) if again else keep
+            )
             lists.put(name, group.rows, ranks, keep, similarity.tie)
+            for method in again:
+                lists.put(
+                    neighbours_name(method, methods.rerank),
+                    group.rows,
+                    ranker.rerank_by_neighbours(ranks, method),
+                    0,
+                    0.0,
+                )
         for bits in methods.lengths:
             whole = bits == methods.lengths[-1]
             keep = methods.keep if whole and not floats else 0
@@ -158,9 +176,18 @@ class _GroupRanker:
             embedding, similarity = self._group.floats()
             wide = np.asarray(embedding, dtype=np.float32)
             scores = similarities(wide, rows, self._gallery.embeddings_of, similarity)
+        return self._of_shortlist(rows, scores, by_codes)
+
+    def rerank_by_neighbours(self, by_floats: GroupRanks, method: Reranking) -> GroupRanks:
+        rows = by_floats.rows[:, : self._methods.rerank]
+        queries = np.asarray(self._group.embedding, dtype=np.float32)
+        scores = reranked_similarities(queries, rows, self._gallery.embeddings_of, method)
+        return self._of_shortlist(rows, scores, by_floats)
+
+    def _of_shortlist(self, rows: IntArray, scores: Float32Array, before: GroupRanks) -> GroupRanks:
         counts = [
             shortlist_ranks(rows, scores, question, known)
-            for question, known in zip(self._questions, by_codes.counts, strict=True)
+            for question, known in zip(self._questions, before.counts, strict=True)
         ]
         return GroupRanks(counts, None, rows, scores)
 

@@ -22,6 +22,7 @@ from geoloc.evaluation.ranking.metrics import (
 )
 from geoloc.evaluation.ranking.rank_all_methods import Methods, RankedList, rank_all_methods
 from geoloc.evaluation.ranking.ranks import PositiveRanks, RankCounts, TruthTable, chance_counts
+from geoloc.evaluation.ranking.reranking import Reranking
 from geoloc.index.search.matches import Matches
 
 CHANCE = "chance"
@@ -142,11 +143,17 @@ class DirectionTables:
 
 
 def direction_tables(
-    questions: Questions, *, lengths: Sequence[int], rerank: int, served: Sequence[Matches] | None = None
+    questions: Questions,
+    *,
+    lengths: Sequence[int],
+    rerank: int,
+    served: Sequence[Matches] | None = None,
+    rerankings: Sequence[Reranking] = (),
 ) -> DirectionTables:
     """Rank the gallery by all methods and put the ranks into tables; `served` as in `rank_all_methods`.
 
-    lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none.
+    lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none. rerankings: orders of the nearest
+    floats by their neighbours.
     """
     protocol, queries, gallery = questions.protocol, questions.queries, questions.gallery
     methods = Methods(
@@ -155,6 +162,7 @@ def direction_tables(
         components=protocol.components,
         precision=protocol.precision,
         keep=min(KEPT_ANSWERS, len(gallery)),
+        rerankings=rerankings,
     )
     lists = _ranked(questions, methods, served)
     radius_lists = len(questions.to_rank()) - len(questions.within)

@@ -1,0 +1,119 @@
+"""Re-ranking against the published formulas written out with sets and loops, on shortlists that are the gallery."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from geoloc.evaluation.ranking.reranking import (
+    RERANKINGS,
+    graph_scores,
+    k_reciprocal_scores,
+    reranked_similarities,
+)
+
+
+def places(seed: int, count: int = 12, views: int = 4, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """A query of place 0 [D] and `views` items of each of `count` places [K, D], unit vectors."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(count, 16))
+    items = np.repeat(centres, views, axis=0) + noise * rng.normal(size=(count * views, 16))
+    query = centres[0] + 1.2 * noise * rng.normal(size=16)
+    return query / np.linalg.norm(query), items / np.linalg.norm(items, axis=1, keepdims=True)
+
+
+def k_reciprocal_by_sets(query: np.ndarray, items: np.ndarray, k1: int, k2: int, share: float) -> list[float]:
+    vectors = [query, *items]
+    n = len(vectors)
+    d = [[max(0.0, 2 - 2 * float(np.dot(a, b))) for b in vectors] for a in vectors]
+    d = [[value / max(row) for value in row] for row in d]
+    order = [sorted(range(n), key=lambda j, i=i: (d[i][j], j)) for i in range(n)]
+
+    def reciprocal(i: int, k: int) -> set[int]:
+        return {j for j in order[i][: k + 1] if i in order[j][: k + 1]}
+
+    def widened(i: int) -> set[int]:
+        own = reciprocal(i, k1)
+        result = set(own)
+        for j in own:
+            other = reciprocal(j, round(k1 / 2))
+            if len(own & other) > 2 / 3 * len(other):
+                result |= other
+        return result
+
+    raw = []
+    for i in range(n):
+        weights = {j: math.exp(-d[i][j]) for j in widened(i)}
+        total = sum(weights.values())
+        raw.append([weights.get(j, 0.0) / total for j in range(n)])
+    mean = [[sum(raw[m][j] for m in order[i][:k2]) / k2 for j in range(n)] for i in range(n)]
+    out = []
+    for i in range(1, n):
+        low = sum(min(a, b) for a, b in zip(mean[0], mean[i], strict=True))
+        high = sum(max(a, b) for a, b in zip(mean[0], mean[i], strict=True))
+        out.append(-((1 - share) * (1 - low / high) + share * d[0][i]))
+    return out
+
+
+def graph_by_loops(query: np.ndarray, items: np.ndarray, k1: int, k2: int, rounds: int) -> list[float]:
+    vectors = [query, *items]
+    n = len(vectors)
+    s = [[float(np.dot(a, b)) for b in vectors] for a in vectors]
+    order = [sorted(range(n), key=lambda j, i=i: (-s[i][j], j)) for i in range(n)]
+    a = [[1.0 if j in order[i][:k1] else 0.0 for j in range(n)] for i in range(n)]
+    for _ in range(rounds):
+        a = [[a[i][j] + a[j][i] for j in range(n)] for i in range(n)]
+        a = [[sum(s[i][m] ** 2 * a[m][j] for m in order[i][:k2]) for j in range(n)] for i in range(n)]
+        a = [[value / math.sqrt(sum(v * v for v in row)) for value in row] for row in a]
+    return [sum(x * y for x, y in zip(a[0], a[i], strict=True)) for i in range(1, n)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_k_reciprocal_is_its_formula(seed: int) -> None:
+    query, items = places(seed)
+    got = k_reciprocal_scores(query, items, k1=8, k2=3, own_share=0.3)
+    np.testing.assert_allclose(got, k_reciprocal_by_sets(query, items, 8, 3, 0.3), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_graph_propagation_is_its_formula(seed: int) -> None:
+    query, items = places(seed)
+    got = graph_scores(query, items, k1=9, k2=4, rounds=2)
+    np.testing.assert_allclose(got, graph_by_loops(query, items, 9, 4, 2), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", RERANKINGS)
+def test_neighbours_help_where_a_place_has_several_items(method: str) -> None:
+    plain, better = 0.0, 0.0
+    for seed in range(40):
+        query, items = places(seed, noise=1.0)
+        out = reranked_similarities(
+            query[None, None].astype(np.float32),
+            np.arange(48)[None],
+            lambda rows, items=items: items[rows],
+            method,  # type: ignore[arg-type]
+        )[0]
+        plain += np.isin(np.argsort(-(items @ query))[:4], range(4)).sum()
+        better += np.isin(np.argsort(-out)[:4], range(4)).sum()
+    assert better > plain
+
+
+@pytest.mark.parametrize("method", RERANKINGS)
+def test_gaps_and_candidates(method: str) -> None:
+    query, items = places(3)
+    rows = np.array([[5, -1, 2, 40], [-1, -1, -1, -1]])
+    stray = np.random.default_rng(5).normal(size=(48, 1, 16)) * 0.01
+    several = np.concatenate([stray, items[:, None]], axis=1)
+    queries = np.stack([[query * 0.01, query], [query, query]]).astype(np.float32)
+    out = reranked_similarities(queries, rows, lambda r: several[r], method)  # type: ignore[arg-type]
+    assert np.isnan(out[1]).all()
+    assert np.isnan(out[0]).tolist() == [False, True, False, False]
+    alone = reranked_similarities(
+        queries[:1, 1:],
+        rows[:1],
+        lambda r: items[r],
+        method,  # type: ignore[arg-type]
+    )
+    np.testing.assert_allclose(out[0], alone[0], atol=1e-6)
