@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
 from geoloc.core.progress import say
@@ -63,7 +64,7 @@ def ensure_ray(num_cpus: int | None = None) -> None:
 
 
 class _NeverStarted:
-    """An actor that no machine has room for."""
+    """An actor for a node that does not exist."""
 
     def __init__(self, argument: Any) -> None:
         """Take an argument from the object store."""
@@ -75,7 +76,8 @@ def _drop_restart_warning() -> None:
     Ray warns of actors that restart with arguments in its object store. The pools of Ray Data are such actors, and
     Ray Data keeps their arguments alive. The line comes from C++, so only the file descriptor can hold it back.
     """
-    never: Any = ray.remote(num_cpus=0, max_restarts=1, resources={"geoloc_never": 1})(_NeverStarted)
+    nowhere = NodeAffinitySchedulingStrategy("f" * 56, soft=False)  # no demand for an autoscaler
+    never: Any = ray.remote(num_cpus=0, max_restarts=1, scheduling_strategy=nowhere)(_NeverStarted)
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
