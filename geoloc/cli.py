@@ -141,6 +141,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "bench search": Command(
             "geoloc.bench.search", "measure search here, beside FAISS and usearch, against its bars"
         ),
+        "bench serve": Command("geoloc.bench.serve", "measure a service under load here, against its bars"),
         "doctor": Command("geoloc.runtime.doctor", "check this machine and say what is missing"),
     },
 }

@@ -1,0 +1,264 @@
+"""`geoloc bench serve`: a service under load, beside its own steps in a plain process, against the bars.
+
+Load is made by locust, in a process of its own, for a bounded time. Service, load and the plain process share the
+machine's cores, one after the other; ratios are what to keep.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoloc.bench.measure import Bar, Spread
+from geoloc.core import part_table, storage
+from geoloc.core.errors import ConfigError, ServiceUnavailable
+from geoloc.core.images import decode_picture
+from geoloc.core.progress import say
+from geoloc.localization.localizer import Localizer
+from geoloc.localization.query_photos import encode_photos, photo
+from geoloc.serving.limits import ServingLimits
+from geoloc.serving.server import ServeConfig, start
+
+BOUNDARY = "geoloc-bench"
+_COLUMNS = ("view", "image", "heading_deg", "fov_deg")
+_LATENCY_LIMIT, _LATENCY_MS, _THROUGHPUT_LIMIT = 1.25, 5.0, 0.8
+_BATCH = 16
+
+
+class ServeBench(BaseModel):
+    """What is measured; the defaults take about two minutes on two cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(description="URI of the index.")
+    photos: str = Field(description="URI of a table of queries, whose photos are posted.")
+    clients: list[int] = Field([1, 8, 64], description="Clients at once, each without a pause.")
+    seconds: int = Field(15, ge=3, le=600, description="How long each number of clients asks.")
+    count: int = Field(64, ge=1, description="Photos to take from the table, evenly.")
+    port: int = Field(0, ge=0, le=65535, description="Port of the service; 0 takes a free one.")
+
+
+class Load(BaseModel):
+    """What a number of clients saw, and the memory of the service's processes at the end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clients: int
+    requests: int
+    failed: int
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    memory_bytes: int
+
+
+class ServeReport(BaseModel):
+    """What `geoloc bench serve` measured, and the bars."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: int
+    steps_ms: dict[str, Spread]
+    forward_per_s: Spread
+    loads: list[Load]
+    bars: list[Bar]
+
+    def text(self) -> str:
+        """Tables of the measurements, the bars last."""
+        lines = [
+            f"{self.cpus} CPUs; steps of one photo in a plain process, milliseconds: median (min to max)"
+        ]
+        lines += [
+            f"  {name:<10} {one.median:8.2f} ({one.min:.2f} to {one.max:.2f})"
+            for name, one in self.steps_ms.items()
+        ]
+        lines.append(f"forward pass alone, batches of {_BATCH}: {self.forward_per_s.median:.1f} photos/s")
+        names = ("clients", "requests", "failed", "per s", "p50 ms", "p99 ms", "MiB")
+        lines.append("  " + " ".join(f"{name:>9}" for name in names))
+        lines += [
+            f"  {one.clients:>9} {one.requests:>9} {one.failed:>9} {one.per_s:>9.1f} {one.p50_ms:>9.0f} "
+            f"{one.p99_ms:>9.0f} {one.memory_bytes / 2**20:>9.0f}"
+            for one in self.loads
+        ]
+        return "\n".join([*lines, "bars:", *(f"  {bar.line()}" for bar in self.bars)])
+
+
+def run(config: ServeBench, output: str | None = None) -> ServeReport:
+    """Serve an index, post photos to it from several clients at once, and compare with the steps themselves.
+
+    With `output` the report is written there as JSON. Raises `ServiceUnavailable` when the load cannot be made.
+    """
+    if not config.clients or min(config.clients) < 1:
+        raise ConfigError(f"clients is {config.clients}; give numbers of 1 or more.")
+    if importlib.util.find_spec("locust") is None:
+        raise ConfigError("The load is made by locust, which is not installed; install geoloc[dev].")
+    rows = _photos(config)
+    steps, forward = measure_steps(config.index, rows)
+    with tempfile.TemporaryDirectory(prefix="geoloc-bench-") as scratch:
+        bodies = Path(scratch) / "bodies"
+        bodies.mkdir()
+        for number, row in enumerate(rows):
+            (bodies / f"{number:05d}").write_bytes(_body(row))
+        say("bench: starting the service")
+        handle = start(ServeConfig(index=config.index, port=config.port, watch_s=0))
+        try:
+            load_of(
+                handle.url, bodies, 1, 3
+            )  # what is compiled and opened by the first requests is not counted
+            loads = [load_of(handle.url, bodies, clients, config.seconds) for clients in config.clients]
+        finally:
+            handle.stop()
+    report = ServeReport(
+        cpus=len(os.sched_getaffinity(0)),
+        steps_ms=steps,
+        forward_per_s=forward,
+        loads=loads,
+        bars=bars_of(steps["all"], forward, loads),
+    )
+    if output:
+        storage.write_bytes(storage.absolute(output), (report.model_dump_json(indent=1) + "\n").encode())
+    return report
+
+
+def bars_of(steps_ms: Spread, forward_per_s: Spread, loads: Sequence[Load]) -> list[Bar]:
+    """The bars of latency, with the fewest clients, and of throughput, at the most requests a second."""
+    calm, full = min(loads, key=lambda one: one.clients), max(loads, key=lambda one: one.per_s)
+    return [
+        Bar(
+            what=f"p50 of {calm.clients} client(s), less {_LATENCY_MS:g} ms, to the steps of a plain process",
+            value=Spread.of([(calm.p50_ms - _LATENCY_MS) / steps_ms.median]),
+            limit=_LATENCY_LIMIT,
+            at_most=True,
+        ),
+        Bar(
+            what=f"requests a second with {full.clients} clients, to the batched forward pass",
+            value=Spread.of([full.per_s / forward_per_s.median]),
+            limit=_THROUGHPUT_LIMIT,
+            at_most=False,
+        ),
+    ]
+
+
+def _photos(config: ServeBench) -> list[dict[str, Any]]:
+    table = part_table.read(config.photos, kind="queries", columns=_COLUMNS)
+    chosen = np.unique(
+        np.linspace(0, table.num_rows - 1, min(config.count, table.num_rows)).round().astype(int)
+    )
+    rows: list[dict[str, Any]] = table.take(chosen).to_pylist()
+    return rows
+
+
+def measure_steps(index: str, rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Spread], Spread]:
+    """(milliseconds of each step of one photo, photos a second of the batched forward pass) in this process."""
+    say("bench: the steps in a plain process")
+    localizer, limits = Localizer.open(index), ServingLimits()
+    times: dict[str, list[float]] = {"decode": [], "encode": [], "search": [], "all": []}
+    pictures = []
+    for turn in range(2):  # the first turn compiles and opens
+        for row in rows:
+            marks = [time.perf_counter()]
+            taken = decode_picture(row["image"], limits=limits.image)
+            fields = {name: row[name] for name in ("view", "heading_deg", "fov_deg")}
+            one = photo(taken.pixels, **fields, facts=taken.facts)
+            marks.append(time.perf_counter())
+            queries = encode_photos(localizer.encoder, [one])
+            marks.append(time.perf_counter())
+            localizer.locator.locate(queries, k=10)
+            marks.append(time.perf_counter())
+            if turn:
+                for name, spent in zip(times, [*np.diff(marks), marks[-1] - marks[0]], strict=True):
+                    times[name].append(1e3 * float(spent))
+                pictures.append(one)
+    return {name: Spread.of(values) for name, values in times.items()}, _forward(localizer, pictures)
+
+
+def _forward(localizer: Localizer, photos: Sequence[Any]) -> Spread:
+    """Photos a second of the encoder alone, on prepared pictures of one view."""
+    encoder, view = localizer.encoder, photos[0].view
+    alike = [one for one in photos if one.view == view]
+    batch = encoder.prepare(
+        [alike[number % len(alike)].image for number in range(_BATCH)],
+        view,
+        fov_deg=[alike[number % len(alike)].fov_deg for number in range(_BATCH)],
+    )
+    per_s = []
+    for _ in range(10):
+        began = time.perf_counter()
+        encoder.encode(batch, view)
+        per_s.append(_BATCH / (time.perf_counter() - began))
+    return Spread.of(per_s)
+
+
+def _body(row: dict[str, Any]) -> bytes:
+    """The multipart body of a photo and what is known of it."""
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{row[name]}\r\n'.encode()
+        for name in ("view", "heading_deg", "fov_deg")
+        if row[name] is not None
+    ]
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n\r\n'.encode()
+    return b"".join([*parts, head, row["image"], f"\r\n--{BOUNDARY}--\r\n".encode()])
+
+
+def load_of(
+    url: str, bodies: Path, clients: int, seconds: int, during: Callable[[], None] | None = None
+) -> Load:
+    """What `clients` see that post for some seconds; `during` runs meanwhile.
+
+    Raises `ServiceUnavailable` where locust fails.
+    """
+    say(f"bench: {clients} clients for {seconds} s")
+    with tempfile.TemporaryDirectory(prefix="geoloc-load-") as scratch:
+        command = [
+            *(sys.executable, "-m", "locust", "--headless", "--only-summary", "--skip-log"),
+            *("--exit-code-on-error", "0"),
+            *("--locustfile", str(Path(__file__).with_name("serve_load.py")), "--host", url),
+            *("--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"),
+            *("--stop-timeout", "20", "--csv", f"{scratch}/load"),
+        ]
+        environment = os.environ | {"GEOLOC_BENCH_PHOTOS": str(bodies), "GEOLOC_BENCH_BOUNDARY": BOUNDARY}
+        with subprocess.Popen(  # noqa: S603 (our own words)
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            if during is not None:
+                during()
+            try:
+                _, errors = process.communicate(timeout=seconds + 60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                errors = "it did not end"
+        statistics = Path(scratch) / "load_stats.csv"
+        if not statistics.exists():
+            raise ServiceUnavailable(f"The load could not be made: {' '.join(errors.split())[-300:]}")
+        (row,) = [row for row in csv.DictReader(statistics.open()) if row["Name"] == "Aggregated"]
+    return Load(
+        clients=clients,
+        requests=int(row["Request Count"]),
+        failed=int(row["Failure Count"]),
+        per_s=float(row["Requests/s"]),
+        p50_ms=float(row["50%"]),
+        p99_ms=float(row["99%"]),
+        memory_bytes=_service_memory(),
+    )
+
+
+def _service_memory() -> int:
+    """Resident bytes of the replicas and decoders that belong to this process's user."""
+    total = 0
+    for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if "ServeReplica:" in words or "decoder_process" in words or "ProxyActor" in words:
+            total += process.info["memory_info"].rss
+    return total

@@ -1,0 +1,63 @@
+"""The bench of the service: its bars, its bodies, and a short run on a small index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from small_index import SmallIndex, build, encoded, texture
+
+from geoloc.bench import serve
+from geoloc.bench.measure import Spread
+from geoloc.serving.limits import ServingLimits
+from tests.serving.fake_backend import FakeBackend, talk
+
+
+def load(clients: int, per_s: float, p50_ms: float) -> serve.Load:
+    return serve.Load(
+        clients=clients, requests=10, failed=0, per_s=per_s, p50_ms=p50_ms, p99_ms=2 * p50_ms, memory_bytes=1
+    )
+
+
+def test_bars_compare_with_the_steps_and_with_the_forward_pass() -> None:
+    loads = [load(64, 70.0, 900.0), load(1, 20.0, 55.0), load(8, 80.0, 100.0)]
+    latency, throughput = serve.bars_of(Spread.of([40.0]), Spread.of([100.0]), loads)
+    assert (latency.value.median, latency.met) == (1.25, True)  # 50 of 40 ms
+    assert (throughput.value.median, throughput.met) == (0.8, True)
+    assert "8 clients" in throughput.what
+    slower = serve.bars_of(Spread.of([40.0]), Spread.of([101.0]), [load(1, 80.0, 56.0)])
+    assert [bar.met for bar in slower] == [False, False]
+
+
+def test_bodies_are_what_the_service_takes() -> None:
+    row: dict[str, Any] = {
+        "view": "street",
+        "heading_deg": 30.5,
+        "fov_deg": 90.0,
+        "image": encoded(texture(1)),
+    }
+    backend = FakeBackend()
+
+    async def script(client: httpx.AsyncClient) -> int:
+        headers = {"content-type": f"multipart/form-data; boundary={serve.BOUNDARY}"}
+        answer = await client.post("/v1/localize", content=serve._body(row), headers=headers)
+        return answer.status_code
+
+    assert talk(backend, ServingLimits(decoders=1), script) == 200
+    (one,) = backend.photos
+    assert (one.view, one.heading_deg, one.fov_deg) == ("street", 30.5, 90.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_short_run_counts_every_request(ray_local: None, tmp_path: Any) -> None:
+    small: SmallIndex = build(tmp_path, count=30)
+    config = serve.ServeBench(
+        index=small.index, photos=f"{small.ingested}/queries", clients=[1, 4], seconds=5, count=6
+    )
+    report = serve.run(config)
+    assert [one.clients for one in report.loads] == [1, 4]
+    assert all(one.requests > 5 and one.failed == 0 for one in report.loads)
+    assert all(0 < one.p50_ms <= one.p99_ms for one in report.loads)
+    assert "p50 of 1 client" in report.text()
