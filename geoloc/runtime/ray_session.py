@@ -20,6 +20,7 @@ import ray
 
 from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
 from geoloc.core.progress import say
+from geoloc.runtime.metrics import export_progress
 
 # Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
 LOOPBACK = "127.0.0.2"
@@ -59,6 +60,7 @@ def ensure_ray(num_cpus: int | None = None) -> None:
         else:
             _start(num_cpus)
     _configure_data()
+    export_progress()
 
 
 def remote_task(function: Callable[..., Any], **options: Any) -> Any:
