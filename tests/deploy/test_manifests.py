@@ -320,4 +320,6 @@ def test_the_keys_that_are_shipped_open_nothing() -> None:
     from geoloc.serving.access import read_keys
 
     (key,) = read_keys(str(ROOT / "k8s" / "service" / "keys.json"))
-    assert key.sha256 == "0" * 64  # the hash of no key that anybody knows; a file without keys would ask for none
+    assert (
+        key.sha256 == "0" * 64
+    )  # the hash of no key that anybody knows; a file without keys would ask for none
