@@ -70,7 +70,7 @@ check: $(READY)
 	@$(MAKE) --no-print-directory check-locks docs
 
 check-locks:
-	@! grep -nE '://|^ *-(-index|-find|-extra|i |f )' requirements.lock deploy/requirements.lock || { echo "a lock names an" \
+	@! grep -nE '://|^ *-(-index|-find|-extra|i |f )' requirements.lock deploy/requirements-*.lock || { echo "a lock names an" \
 		"address or an index option: make lock writes it without." >&2; exit 1; }
 
 docs: $(READY)
@@ -96,8 +96,10 @@ format: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-header --no-annotate \
 		--universal $(ARGS) pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --extra build --generate-hashes --no-header --no-annotate \
-		--universal --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(BIN)/uv pip compile --quiet --extra build --extra aws --generate-hashes --no-header --no-annotate --universal \
+		--constraint requirements.lock --override deploy/cpu_overrides.txt pyproject.toml -o deploy/requirements-cpu.lock
+	$(BIN)/uv pip compile --quiet --extra build --extra aws --extra gpu --generate-hashes --no-header --no-annotate --universal \
+		--constraint requirements.lock --override deploy/gpu_overrides.txt pyproject.toml -o deploy/requirements-gpu.lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

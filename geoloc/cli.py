@@ -26,6 +26,7 @@ import tyro
 from pydantic import BaseModel, ValidationError
 
 from geoloc.core.errors import ConfigError, GeolocError
+from geoloc.core.progress import begin_run
 
 _INTERRUPTED = 130
 _HELP_OF = {
@@ -199,6 +200,7 @@ def run_command(name: str, command: Command, words: list[str]) -> int:
     if name == "submit":
         return int(function(words))
     chosen = parse(name, function, words)
+    begin_run(name)
     as_json = chosen.pop("json", False)
     results = sys.stdout
     # Ray prints what its workers print; standard output is for the result alone.

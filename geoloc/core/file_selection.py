@@ -1,14 +1,15 @@
 """The files that a user names: a file, a folder or a glob, in any store; what is left out of them is counted.
 
 Globs are the shell's: `*` and `?` stay within a folder, `**` is any number of folders, `[a-c]` and `[!a-c]` are
-one character, names that begin with a dot have to be named so. A path that exists is that path, whatever
-characters it has.
+one character, `{jpg,png}` is one of the words, names that begin with a dot have to be named so. A path that exists is
+that path, whatever characters it has.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from geoloc.core.storage import StoredFile
 
 _WILD = "*?["
 _HIDDEN = "hidden (a name that begins with a dot)"
-_MOST_ENDINGS = 4
+_MOST_ENDINGS, _MOST_SUFFIXES = 4, 8
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,18 @@ def select(pattern: str, suffixes: tuple[str, ...] = (), *, beside: tuple[str, .
     by name alone. Raises `ArtifactError` with the pattern when nothing is chosen.
     """
     pattern = storage.absolute(pattern)
-    info_exists = storage.exists(pattern)
-    if info_exists and storage.is_directory(pattern):
-        chosen = _in_folder(pattern, suffixes, beside)
-    elif info_exists:
-        chosen = Selection([StoredFile(pattern, storage.size_bytes(pattern))])
-    elif any(mark in pattern for mark in _WILD):
-        chosen = _by_glob(pattern)
-    else:
+    chosen = _plain(pattern, suffixes, beside)
+    choices = [] if chosen else _expanded(pattern)
+    if choices == [pattern] and not _is_wild(pattern):
         raise ArtifactError(
             f"{pattern!r} does not exist; give a file, a directory or a glob such as 'dir/*.tif'."
         )
+    if chosen is None:
+        chosen = _together([_plain(choice, suffixes, beside) or _by_glob(choice) for choice in choices])
+        suffixes = ()  # globs choose by name alone
     if not chosen.files:
-        kinds = f" with one of the endings {', '.join(suffixes)}" if suffixes else ""
+        more = ", ..." if len(suffixes) > _MOST_SUFFIXES else ""
+        kinds = f" with one of the endings {', '.join(suffixes[:_MOST_SUFFIXES])}{more}" if suffixes else ""
         left_out = f"; {chosen.left_out_words()}" if chosen.left_out_words() else ""
         hint = " ([ ] stand for one character; write [[] for a bracket)" if "[" in pattern else ""
         raise ArtifactError(f"{pattern!r} matches no file{kinds}{left_out}; check the path{hint}.")
@@ -91,7 +92,41 @@ def _in_folder(folder: str, suffixes: tuple[str, ...], beside: tuple[str, ...]) 
     return Selection(chosen, left_out, others)
 
 
+def _is_wild(pattern: str) -> bool:
+    return any(mark in pattern for mark in _WILD)
+
+
+def _plain(path: str, suffixes: tuple[str, ...], beside: tuple[str, ...]) -> Selection | None:
+    """The file or the files of the folder at a path; None where neither is there."""
+    if not storage.exists(path):
+        return None
+    if storage.is_directory(path):
+        return _in_folder(path, suffixes, beside)
+    return Selection([StoredFile(path, storage.size_bytes(path))])
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The patterns that one with `{a,b}` stands for, the innermost braces first."""
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [one for word in found[1].split(",") for one in _expanded(before + word + after)]
+
+
+def _together(parts: Sequence[Selection]) -> Selection:
+    """The files of all parts, each once; of what was left out, the largest counts, since parts share folders."""
+    files = {file.uri: file for part in parts for file in part.files}
+    together = Selection([files[uri] for uri in sorted(files)])
+    for part in parts:
+        together.left_out.update(part.left_out - together.left_out)
+        together.other_endings.update(part.other_endings - together.other_endings)
+    return together
+
+
 def _by_glob(pattern: str) -> Selection:
+    if not _is_wild(pattern):
+        return Selection([])
     root, rest = _fixed_root(pattern)
     files, left_out = _listing(root)
     prefix, patterns = root.rstrip("/") + "/", rest.split("/")

@@ -32,6 +32,7 @@ _MAGIC = (
     ("GIF", b"GIF8"),
     ("BMP", b"BM"),
     ("PDF", b"%PDF"),
+    ("ZIP", b"PK\x03\x04"),
 )
 # The brands of the ISO container that HEIF and AVIF share; `mif1` and `msf1` are of both.
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -147,7 +148,10 @@ def _check_format(kind: str | None, limits: ImageLimits) -> None:
             reason="unsupported_format",
         )
     if kind not in limits.formats:
-        raise InputError(f"The image is {kind}, not one of {taken}; convert it.", reason="unsupported_format")
+        raise InputError(
+            f"The image is {kind}, not one of {taken}; {'unpack' if kind == 'ZIP' else 'convert'} it.",
+            reason="unsupported_format",
+        )
 
 
 @lru_cache(maxsize=1)

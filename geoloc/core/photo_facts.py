@@ -1,7 +1,8 @@
 """What a photo's file and shape say of how it was taken: a panorama's field of view, a lens, a drone, proportions.
 
-GPS positions and compass headings in the file are never read: the first would tell what is to be found, and the
-second are off by tens of degrees, or 0 where a camera has no compass.
+GPS positions and the compass heading of EXIF are never read: the first would tell what is to be found, and the
+second is off by tens of degrees, or 0 where a camera has no compass. The heading of a panorama (GPano) is told, and
+used where a user asks for it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _MOST_XMP_BYTES = 2**20
 # Attributes and elements of the Photo Sphere XMP namespace, which cameras and stitchers write.
 _ATTRIBUTE = re.compile(rb"GPano:(\w+)\s*=\s*[\"']([^\"']{1,40})[\"']")
 _ELEMENT = re.compile(rb"<GPano:(\w+)[^<>]*>([^<]{1,40})</GPano:")
+_CROP = ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "CroppedAreaImageWidthPixels")
 _ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
 MOST_ASPECT = 32.0
 
@@ -47,13 +49,15 @@ class DroneTags:
 class PhotoFacts:
     """What a photo's file says: the azimuths that a panorama spans (None: no panorama), and whether a lens took it.
 
-    `ordinary_lens` is True where the file states a focal length as of a 35 mm camera and is no panorama. `drone` is
-    used only where the caller allows it: drones take heights from their start and yaws from a compass.
+    `panorama_heading_deg` is the heading of the panorama's centre column, clockwise from north, None where the file
+    states none. `ordinary_lens` is True where the file states a focal length as of a 35 mm camera and is no panorama.
+    `drone` is used only where the caller allows it: drones take heights from their start and yaws from a compass.
     """
 
     panorama_fov_deg: float | None = None
     ordinary_lens: bool = False
     drone: DroneTags | None = None
+    panorama_heading_deg: float | None = None
 
 
 NOTHING_SAID = PhotoFacts()
@@ -65,7 +69,7 @@ def photo_facts(image: Image.Image) -> PhotoFacts:
     data = (xmp if isinstance(xmp, bytes) else str(xmp).encode())[:_MOST_XMP_BYTES]
     tags = _gpano(data)
     if tags:
-        return PhotoFacts(panorama_fov_deg=_spanned_deg(tags))
+        return PhotoFacts(panorama_fov_deg=_spanned_deg(tags), panorama_heading_deg=_heading_deg(tags))
     try:
         focal = image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_LENGTH_35MM)
     except (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
@@ -114,6 +118,24 @@ def _spanned_deg(tags: dict[str, str]) -> float:
     except (KeyError, ValueError):
         return 360.0
     return 360.0 * kept / whole if 0 < kept <= whole else 360.0
+
+
+def _heading_deg(tags: dict[str, str]) -> float | None:
+    """The heading of the centre of the part that was kept; None where the tags state none.
+
+    Convention: PoseHeadingDegrees is of the centre of the full circle, clockwise from north.
+    """
+    try:
+        pose_deg = float(tags["PoseHeadingDegrees"])
+    except (KeyError, ValueError):
+        return None
+    try:
+        whole, left, kept = (float(tags[name]) for name in _CROP)
+        turned_deg = 360.0 * ((left + kept / 2) / whole - 0.5)
+    except (KeyError, ValueError, ZeroDivisionError):
+        turned_deg = 0.0
+    heading_deg = (pose_deg + turned_deg) % 360.0
+    return heading_deg if math.isfinite(heading_deg) else None
 
 
 def least_aspect(fov_deg: float) -> float:

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
 from geoloc.core.progress import say
+from geoloc.runtime.metrics import export_progress
 
 # Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
 LOOPBACK = "127.0.0.2"
@@ -61,6 +62,7 @@ def ensure_ray(num_cpus: int | None = None) -> None:
             _start(num_cpus)
         _drop_restart_warning()
     _configure_data()
+    export_progress()
 
 
 class _NeverStarted:

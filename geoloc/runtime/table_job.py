@@ -21,6 +21,7 @@ from geoloc.core import errors, part_table, storage
 from geoloc.core.errors import GeolocError, InputError, StoreUnavailable, TooManyBadRows
 from geoloc.core.part_table import Part, Receipt, TableDraft, TableManifest, TablePlan
 from geoloc.core.progress import say, track
+from geoloc.runtime.metrics import record_part
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.sources.quarantine import RefusedRow, count_reasons, quarantine_table
 
@@ -117,6 +118,7 @@ def make_parts(
         results = _run_all(table.plan, units, missing, maker, workers or Workers(), arguments)
         tracked = track(results, total=len(missing), what=what, unit="parts")
         for receipt in _noted(table, tracked, failed, round_number):
+            record_part(what, receipt.part.rows, receipt.counts)
             written.append(receipt.part)
             totals.update(receipt.counts)
         missing = sorted(failed)

@@ -1,6 +1,6 @@
 """Queries from a folder of photos and a CSV or GeoJSON of their positions.
 
-Columns: `photo` (or `file`, `path`: relative to the positions' own folder or to `photos/` in it),
+Columns: `photo` (or `file`, `path`, `filename`, `image`: relative to the positions' own folder or to `photos/` in it),
 `lat`, `lon`; optional `id`, `view`, `heading_deg`, `fov_deg`, `place_id`, `route_id`, `step`. A row without
 coordinates needs a place_id. Photos are stored as they came, after they were decoded once to be sure that they
 can be. The view and field of view of a row that gives none are those of the file (XMP GPano), else the defaults. A
@@ -30,6 +30,9 @@ from geoloc.sources.quarantine import RefusedRow
 
 POSITION_FILES = ("photos.csv", "photos.geojson")
 PHOTO_FOLDER = "photos"
+FILE_HEADING_HELP = (
+    "Take the heading of panoramas from their files (GPano PoseHeadingDegrees) where none is given."
+)
 ANYWHERE_HELP = "Take photos from wherever their table says: absolute paths, folders above it, URIs."
 _OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
 
@@ -51,14 +54,19 @@ class Photo:
     size_bytes: int | None = None  # None: no such file in the listing
     view_given: bool = True  # by the row; the file's own facts go before defaults
     fov_given: bool = True
+    file_heading: bool = False  # take the heading of the file (GPano) where the row gives none
 
 
 @dataclass(frozen=True)
 class ViewDefaults:
-    """What a photo is taken for where its row and its file do not say; `fov_deg` None: what is usual for its view."""
+    """What a photo is taken for where its row and its file do not say; `fov_deg` None: what is usual for its view.
+
+    `file_heading` takes the heading of a panorama from its file (GPano) where the row gives none.
+    """
 
     view: str
     fov_deg: float | None
+    file_heading: bool = False
 
 
 def positions_uri(uri: str) -> str:
@@ -182,17 +190,28 @@ def _photo(
         step=None if step is None else int(step),
         view_given=bool(row.get("view")),
         fov_given=given,
+        file_heading=defaults.file_heading,
     )
 
 
-def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[RefusedRow]]:
+def unused_headings(what: str, count: int) -> str:
+    """One line about photos whose files state a heading that is not used; empty without any."""
+    if not count:
+        return ""
+    return f"{what}: {count:,} files state a heading (GPano PoseHeadingDegrees) that is not used; file_heading takes it"
+
+
+def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[RefusedRow], int]:
     """Read and check the pictures: rows of the queries table, and those refused, both in order.
+
+    The third is the number of photos whose files state a heading that is not used.
 
     Memory: the files' bytes, and one decoded picture at a time. Photos on object stores are fetched by eight
     threads: there the time goes into waiting.
     """
     kept: list[tuple[Photo, bytes]] = []
     refused: list[RefusedRow] = []
+    unused = 0
     for photo, data in zip(photos, _contents(photos), strict=True):
         try:
             if isinstance(data, InputError):
@@ -201,15 +220,18 @@ def load_photos(photos: Sequence[Photo]) -> tuple[pa.Table, list[RefusedRow]]:
             photo = _as_its_file_says(photo, picture.facts)
             check_shape(photo.view, photo.fov_deg, *picture.pixels.shape[:2])
             kept.append((photo, data))
+            unused += photo.heading_deg is None and picture.facts.panorama_heading_deg is not None
         except InputError as error:
             refused.append(RefusedRow(photo.query_id, error.reason, str(error), photo.uri))
-    return _queries_table(kept), refused
+    return _queries_table(kept), refused, unused
 
 
 def _as_its_file_says(photo: Photo, facts: PhotoFacts) -> Photo:
-    """The photo with the view and field of view of its file, where its row gave none."""
+    """The photo with the view, field of view and (where wanted) heading of its file, where its row gave none."""
     if facts.panorama_fov_deg is None:
         return photo
+    if photo.file_heading and photo.heading_deg is None:
+        photo = replace(photo, heading_deg=facts.panorama_heading_deg)
     view = photo.view if photo.view_given else "panorama"
     if view != "panorama" or photo.fov_given:
         return replace(photo, view=view)

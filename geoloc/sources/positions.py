@@ -46,7 +46,7 @@ _MEANT = {
     "step": ("index", "order"),
 }
 LAT_NAMES, LON_NAMES = ("lat", "latitude"), ("lon", "longitude", "lng", "long")
-PHOTO_NAMES = ("photo", "file", "path")
+PHOTO_NAMES = ("photo", "file", "path", "filename", "image")
 Row = Mapping[str, str]
 
 
@@ -200,6 +200,8 @@ def number(row: Row, name: str) -> float | None:
         value = math.nan
     if not math.isfinite(value):
         hint = "; decimals take a point" if "," in cell else ""
+        if "°" in cell or cell[-1].upper() in "NESW":
+            hint = "; write decimal degrees, negative in the south and west"
         raise InputError(f"{name} is {cell!r}, not a number{hint}", reason="bad_value")
     return value
 

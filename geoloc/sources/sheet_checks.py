@@ -11,6 +11,7 @@ import shapely.affinity
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from geoloc.core.arrays import AnyArray
 from geoloc.core.errors import InputError
 from geoloc.core.geodesy import distance_m
 from geoloc.sources.grid import TileSpec
@@ -107,22 +108,38 @@ def _bands(sheets: Sequence[Sheet]) -> list[str]:
 
 
 def _opacity(sheets: Sequence[Sheet]) -> list[str]:
-    """A word when a band that is tagged as opacity varies like a picture."""
+    """Words when a band that is tagged as opacity varies like a picture, or is 0 wherever one looks."""
     tagged = [sheet for sheet in sheets if sheet.alpha is not None]
     looked_at = tagged[:: max(1, len(tagged) // _SAMPLED_SHEETS)][:_SAMPLED_SHEETS]
-    pictures = [sheet for sheet in looked_at if _varies(sheet)]
-    if not pictures:
-        return []
-    first = pictures[0]
-    return [
-        f"{first.name}: band {first.alpha} is tagged as opacity (alpha) but varies like a picture, as near infrared "
-        "does; only where it is 0 there is a hole, and colours are taken as they are. If it is no opacity, untag it: "
-        f"`gdal_edit.py -colorinterp_{first.alpha} undefined {first.name}`"
-    ]
+    notes: dict[str, str] = {}
+    for sheet in looked_at:
+        kind, consequence = _unlike_opacity(_sampled_opacity(sheet))
+        if kind:
+            notes.setdefault(
+                kind,
+                f"{sheet.name}: band {sheet.alpha} is tagged as opacity (alpha) but {kind}; {consequence}. If it is no "
+                f"opacity, untag it: `gdal_edit.py -colorinterp_{sheet.alpha} undefined {sheet.name}`",
+            )
+    return list(notes.values())
 
 
-def _varies(sheet: Sheet) -> bool:
-    """Whether many values of the opacity, in a few windows of the sheet, are neither nothing nor full."""
+def _unlike_opacity(opacity: AnyArray) -> tuple[str, str]:
+    """What speaks against values of an opacity, and what follows; empty where nothing does."""
+    if opacity.size and not opacity.any():
+        return "is 0 all over", "such ground is a hole, so that no tile shows it"
+    full = float(np.iinfo(opacity.dtype).max) if opacity.dtype.kind in "iu" else 1.0
+    between = (opacity != 0) & (opacity != full)
+    several = len(np.unique(opacity[opacity != 0])) > 1
+    if several and float(between.mean()) > _PICTURE_SHARE:
+        return (
+            "varies like a picture, as near infrared does",
+            "only where it is 0 there is a hole, and colours are taken as they are",
+        )
+    return "", ""
+
+
+def _sampled_opacity(sheet: Sheet) -> AnyArray:
+    """Values of the opacity in a few windows of the sheet; none where its data is broken."""
     values = []
     try:
         with open_sheet(sheet.uri) as source:
@@ -131,12 +148,8 @@ def _varies(sheet: Sheet) -> bool:
                 left, top = int((sheet.width - side[0]) * across), int((sheet.height - side[1]) * down)
                 values.append(source.read(sheet.alpha, window=Window(left, top, *side)).ravel())
     except RasterioError:
-        return False  # broken data costs its tiles later, each with its reason
-    opacity = np.concatenate(values)
-    full = float(np.iinfo(opacity.dtype).max) if opacity.dtype.kind in "iu" else 1.0
-    between = (opacity != 0) & (opacity != full)
-    several = len(np.unique(opacity[opacity != 0])) > 1
-    return several and float(between.mean()) > _PICTURE_SHARE
+        return np.zeros(0, np.uint8)  # broken data costs its tiles later, each with its reason
+    return np.concatenate(values)
 
 
 def count_overlapping(sheets: Sequence[Sheet]) -> int:

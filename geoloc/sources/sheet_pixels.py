@@ -14,6 +14,7 @@ from geoloc.core.errors import InputError
 from geoloc.sources.sheet_file import open_sheet
 from geoloc.sources.sheets import Scale, Sheet
 
+_LARGEST_FLOAT32 = 3.4e38  # the most negative float32 is what ArcGIS writes where it has no data
 _STRIP_PIXELS = 2**20  # pixels of the sheet that are averaged at once where GDAL cannot do it
 
 
@@ -82,10 +83,15 @@ def _ground(source: Any, sheet: Sheet, raw: AnyArray, bands: list[int], window: 
     if sheet.alpha is not None:
         parts.append(source.read(sheet.alpha, window=window, out_shape=shape) != 0)
     if raw.dtype.kind == "f":
-        parts.append(np.isfinite(raw).all(axis=-1))
+        parts.append(_is_number(raw).all(axis=-1))
     if sheet.nodata is not None:
         parts.append(~_equal(raw, sheet.nodata).all(axis=-1))
     return np.logical_and.reduce(parts) if parts else None
+
+
+def _is_number(raw: AnyArray) -> BoolArray:
+    """Where raw floats [...] are finite and no float32 of the largest magnitude, which stands for a hole."""
+    return np.abs(raw) < _LARGEST_FLOAT32
 
 
 def _equal(raw: AnyArray, value: float) -> BoolArray:

@@ -53,7 +53,8 @@ class Sheet:
 
     `bands` are the numbers of red, green and blue (three times the same for grey). A pixel is a hole where the
     band `alpha` is 0, where the file's own mask says so (`masked`), where all bands have the value `nodata`, or
-    where a band is no finite number; everything else is ground with the colours that the file has.
+    where a band is no finite number or the most negative float32; everything else is ground with the colours that
+    the file has.
     `scale` are the values that become 0 and 255 (the first is larger in a negative); None: they are 0 and 255.
 
     Convention: `to_world` (a, b, c, d, e, f) takes a pixel position (column, row from the upper left corner)
@@ -277,9 +278,11 @@ def _colour_bands(uri: str, source: Any, wanted: Bands | None) -> tuple[Bands, b
     if len(plain) >= 3:
         note = "the file does not say which is which" if len(plain) > 3 else ""
         return (plain[0], plain[1], plain[2]), False, note
+    opacity = [str(index + 1) for index, kind in enumerate(kinds) if kind == ColorInterp.alpha]
+    tagged_words = f" (band {', '.join(opacity)} is tagged as opacity)" if opacity else ""
     raise InputError(
-        f"{uri!r} has {len(plain)} colour bands; give one (grey) or at least three (red, green, blue), or name the "
-        "bands with bands, such as bands 1 1 1.",
+        f"{uri!r} has {len(plain)} colour bands{tagged_words}; give one (grey) or at least three (red, green, blue), "
+        "or name the bands with bands, such as bands 1 1 1.",
         reason="bands",
     )
 

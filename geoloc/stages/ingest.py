@@ -45,7 +45,8 @@ from geoloc.stages.ingest_settings import (
 
 __all__ = ["IngestConfig", "IngestInputs", "IngestResult", "TableCounts", "make_queries", "make_tiles", "run"]
 
-_VERSION = 3  # of what the stage makes of the same inputs
+_VERSION = 4  # of what the stage makes of the same inputs
+_UNUSED_HEADINGS = "unused_file_headings"
 _PHOTO_PART_BYTES = 64 * 2**20
 _TILE_PART_PIXELS = 64 * 2**20  # about 25 MB as JPEG
 
@@ -208,6 +209,8 @@ def _queries(
             return report_counts("queries", uri, table.finished, fresh, reused=True)
         units = _query_units(config, photos, refused)
         written, totals = table_job.make_parts(table, units, make_queries, what="checking photos")
+        if words := folder.unused_headings("photos", totals[_UNUSED_HEADINGS]):
+            say(words)
         manifest = publish_table("queries", table, written, totals, {}, config.max_bad_share)
     return report_counts("queries", uri, manifest, fresh, reused=False)
 
@@ -233,8 +236,9 @@ def _query_units(
 
 def make_queries(unit: dict[str, Any]) -> PartResult:
     """Read and check the photos of one part (runs in a Ray Data task)."""
-    rows, bad = folder.load_photos([Photo(**photo) for photo in unit["photos"]])
-    return PartResult(rows, [*(RefusedRow(**row) for row in unit["refused"]), *bad])
+    rows, bad, unused = folder.load_photos([Photo(**photo) for photo in unit["photos"]])
+    refused = [*(RefusedRow(**row) for row in unit["refused"]), *bad]
+    return PartResult(rows, refused, ((_UNUSED_HEADINGS, unused),))
 
 
 def _pairs(

@@ -13,7 +13,7 @@ from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.runtime import table_job
-from geoloc.sources.folder import ANYWHERE_HELP, ViewDefaults
+from geoloc.sources.folder import ANYWHERE_HELP, FILE_HEADING_HELP, ViewDefaults
 from geoloc.sources.grid import TileSpec
 from geoloc.sources.sheets import Order
 
@@ -76,6 +76,7 @@ class IngestConfig(BaseModel):
         le=360,
         description="Field of view of photos without one, degrees; default: 70 for street photos, else 360.",
     )
+    file_heading: bool = Field(default=False, description=FILE_HEADING_HELP)
     photos_anywhere: bool = Field(default=False, description=ANYWHERE_HELP)
     positive_radius_m: float = Field(
         default=25.0,
@@ -111,7 +112,7 @@ class IngestConfig(BaseModel):
 
     def views(self) -> ViewDefaults:
         """The camera that a photo is taken for where its row does not name one."""
-        return ViewDefaults(self.default_view, self.default_fov_deg)
+        return ViewDefaults(self.default_view, self.default_fov_deg, self.file_heading)
 
 
 class IngestInputs(BaseModel):

@@ -24,7 +24,7 @@ from geoloc.localization.query_photos import HEADINGS, Photo, photo
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers
-from geoloc.sources.folder import ANYWHERE_HELP, read_photo
+from geoloc.sources.folder import ANYWHERE_HELP, FILE_HEADING_HELP, read_photo, unused_headings
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 
@@ -34,6 +34,7 @@ FIXES = "fixes"
 GEOJSON_NAME = "fixes.geojson"
 HYPOTHESES_NAME = "hypotheses.geojson"
 KIND = "fixes"
+_UNUSED_HEADINGS = "unused_file_headings"
 
 
 class LocalizeConfig(BaseModel):
@@ -88,6 +89,7 @@ class LocalizeConfig(BaseModel):
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="Share of unusable photos that stops the stage."
     )
+    file_heading: bool = Field(default=False, description=FILE_HEADING_HELP)
     photos_anywhere: bool = Field(default=False, description=ANYWHERE_HELP)
 
     @property
@@ -156,6 +158,8 @@ def run(
             if not reused or not storage.exists(uri):
                 storage.write_bytes(uri, "".join(lines(fixes)).encode())
     say(table_job.summary("fixes", manifest) + (" (reused)" if reused else ""))
+    if words := unused_headings("photos", int(manifest.details.get(_UNUSED_HEADINGS, 0))):
+        say(words)
     return _result(output, manifest, snapshot_id, reused=reused, seconds=time.monotonic() - start)
 
 
@@ -184,7 +188,7 @@ def _make(
         "photos", table.plan.uri, sum(part.rows for part in written), refused, config.max_bad_share
     )
     outcomes = {name: count for name, count in sorted(totals.items()) if name.startswith("outcome/")}
-    details = {"snapshot_id": snapshot[1], "outcomes": outcomes}
+    details = {"snapshot_id": snapshot[1], "outcomes": outcomes, _UNUSED_HEADINGS: totals[_UNUSED_HEADINGS]}
     return table.publish(kind=KIND, parts=written, quarantined=refused, details=details)
 
 
@@ -220,10 +224,13 @@ class PhotoLocalizer:
         ids: list[str] = []
         photos: list[Photo] = []
         refused: list[RefusedRow] = []
+        unused = 0
         for entry in (PhotoEntry.model_validate(one) for one in unit):
             try:
-                photos.append(self._photo(entry))
+                one, stated_deg = self._photo(entry)
+                photos.append(one)
                 ids.append(entry.query_id)
+                unused += one.heading_deg is None and stated_deg is not None
             except (InputError, ArtifactError) as error:
                 reason = error.reason if isinstance(error, InputError) else "missing_file"
                 refused.append(RefusedRow(entry.query_id, reason, str(error), entry.uri))
@@ -238,21 +245,24 @@ class PhotoLocalizer:
         )
         rows = [fix.row(query_id) for query_id, fix in zip(ids, fixes, strict=True)]
         table = pa.Table.from_pylist(rows, schema=schemas.FIXES)
-        outcomes: dict[str, int] = {}
+        outcomes = {_UNUSED_HEADINGS: unused}
         for fix in fixes:
             name = f"outcome/{fix.reason or 'located'}"
             outcomes[name] = outcomes.get(name, 0) + 1
         return PartResult(schemas.with_geometry(table), refused, tuple(outcomes.items()))
 
-    def _photo(self, entry: PhotoEntry) -> Photo:
+    def _photo(self, entry: PhotoEntry) -> tuple[Photo, float | None]:
+        """The photo, and the heading that its file states."""
         config = self._config
         if entry.problem is not None:
             raise InputError(entry.problem[1], reason=entry.problem[0])
         picture = decode_picture(read_photo(entry.uri))
-        return photo(
+        stated_deg = picture.facts.panorama_heading_deg
+        known = (entry.heading_deg, config.heading_deg, stated_deg if config.file_heading else None)
+        one = photo(
             picture.pixels,
             view=entry.view or config.view,
-            heading_deg=config.heading_deg if entry.heading_deg is None else entry.heading_deg,
+            heading_deg=next((deg for deg in known if deg is not None), None),
             fov_deg=config.fov_deg if entry.fov_deg is None else entry.fov_deg,
             extent_m=config.extent_m if entry.extent_m is None else entry.extent_m,
             altitude_m=config.altitude_m if entry.altitude_m is None else entry.altitude_m,
@@ -260,6 +270,7 @@ class PhotoLocalizer:
             drone_tags=config.drone_tags,
             facts=picture.facts,
         )
+        return one, stated_deg
 
 
 def _geojson(fixes: str) -> Iterator[str]:

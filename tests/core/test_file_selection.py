@@ -45,6 +45,10 @@ def test_a_file_a_folder_and_globs_as_the_shell_has_them(place: str) -> None:
         ".*.tif": [".hidden.tif"],
         ".git/*": [".git/e.tif"],
         "s*/deep/d.tif": ["sub/deep/d.tif"],
+        "*.{tif,TIF}": ["a.TIF", "b.tif"],
+        "{b,sub/c}.tif": ["b.tif", "sub/c.tif"],
+        "sub/{deep/{d,x},c}.tif": ["sub/c.tif", "sub/deep/d.tif"],
+        "{b.tif,su[b]/*}": ["b.tif", "sub/c.tif"],
     }.items():
         assert names(place, pattern) == found, pattern
 
@@ -55,6 +59,8 @@ def test_what_matches_nothing_is_named_with_what_was_there(place: str) -> None:
         select(storage.join(place, "absent"))
     with pytest.raises(ArtifactError, match=r"\*\.jpg' matches no file; check the path"):
         select(storage.join(place, "*.jpg"))
+    with pytest.raises(ArtifactError, match=r"\{x,y\}\.tif' matches no file; check the path"):
+        select(storage.join(place, "{x,y}.tif"), (".tif",))
     with pytest.raises(ArtifactError, match=r"write \[\[\] for a bracket"):
         select(storage.join(place, "[x].tif"))
     sentence = (

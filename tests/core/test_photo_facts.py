@@ -49,6 +49,24 @@ def test_a_photo_sphere_tells_its_field_of_view(kind: str) -> None:
     assert decode_picture(saved(kind)).facts == NOTHING_SAID
 
 
+def test_a_photo_sphere_tells_the_heading_of_what_was_kept_of_it() -> None:
+    sphere = "GPano:ProjectionType='equirectangular' GPano:PoseHeadingDegrees='{}' "
+    crop = "GPano:FullPanoWidthPixels='8000' GPano:CroppedAreaImageWidthPixels='2000' "
+    for attributes, heading_deg in {
+        sphere.format("123.5"): 123.5,
+        sphere.format("-10"): 350.0,
+        sphere.format("nan"): None,
+        sphere.format("north"): None,
+        sphere.format("90")
+        + crop
+        + "GPano:CroppedAreaLeftPixels='0'": 315.0,  # 1000 of 8000 is 135 left of 4000
+        sphere.format("90") + crop + "GPano:CroppedAreaLeftPixels='3000'": 90.0,
+        sphere.format("90") + crop: 90.0,
+    }.items():
+        facts = decode_picture(saved(xmp=xmp(attributes))).facts
+        assert facts.panorama_heading_deg == heading_deg, attributes
+
+
 def test_a_lens_is_no_full_circle_unless_the_file_is_a_photo_sphere() -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 26

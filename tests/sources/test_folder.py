@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from geoloc.core.errors import ArtifactError, InputError
-from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos
+from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos, unused_headings
 from geoloc.sources.positions import read_centres
 
 DEFAULTS = ViewDefaults("panorama", 360.0)
@@ -124,6 +124,8 @@ i,i.jpg,1,2,,,1.5,
 j,,1,2,,,,
 k,k.jpg,,,,,,p7
 l,l.jpg,nan,2,,,,
+m,m.jpg,48.1S,2,,,,
+n,n.jpg,48°8'1,2,,,,
 """
     photos, refused = read(tmp_path, text)
     assert [photo.query_id for photo in photos] == ["a", "k"]
@@ -139,14 +141,17 @@ l,l.jpg,nan,2,,,,
         ("i", "bad_value"),
         ("j", "missing_file"),
         ("l", "bad_value"),
+        ("m", "bad_value"),
+        ("n", "bad_value"),
     ]
+    assert all("write decimal degrees" in row.detail for row in refused[-2:])
     assert refused[2].detail == "lat is 95, outside -90 to 90 degrees; are lat and lon swapped?"
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("photo|lat|lon\na|1|2\n", "lacks the column 'photo' or 'file' or 'path', 'lat' or 'latitude'"),
+        ("photo|lat|lon\na|1|2\n", "or 'filename' or 'image', 'lat' or 'latitude', 'lon' or"),
         ("name,lat,lon\na,1,2\n", "it has 'name', 'lat', 'lon'. Rename or add it."),
         ("photo,lat,lon\n", "holds no rows below its header"),
         ("", "is empty; the first line names the columns"),
@@ -178,7 +183,7 @@ def test_photos_are_kept_as_they_came_and_bad_ones_refused(tmp_path: Path) -> No
     names = ["good.jpg", "truncated.jpg", "empty.jpg", "text.jpg", "small.png", "square.png", "absent.jpg"]
     photos, refused = read(tmp_path, "photo,lat,lon\n" + "".join(f"{name},1,2\n" for name in names))
     assert not refused
-    rows, bad = load_photos(photos)
+    rows, bad, _ = load_photos(photos)
     assert rows["image"].to_pylist() == [good]
     assert rows["query_id"].to_pylist() == ["good.jpg"]
     assert {row.key: row.reason for row in bad} == {
@@ -202,7 +207,7 @@ def test_the_file_says_what_its_row_does_not(tmp_path: Path) -> None:
     text = "id,photo,lat,lon,view,fov_deg\na,half.jpg,1,2,,\nb,half.jpg,1,2,street,\nc,half.jpg,1,2,,100\n"
     (tmp_path / "photos.csv").write_text(text + "d,plain.jpg,1,2,,\ne,plain.jpg,1,2,street,\n")
     photos, _ = read_photos(str(tmp_path / "photos.csv"), ViewDefaults("panorama", None))
-    rows, bad = load_photos(photos)
+    rows, bad, _ = load_photos(photos)
     assert not bad
     assert [(row["view"], row["fov_deg"]) for row in rows.to_pylist()] == [
         ("panorama", 180.0),
@@ -211,6 +216,23 @@ def test_the_file_says_what_its_row_does_not(tmp_path: Path) -> None:
         ("panorama", 360.0),
         ("street", 70.0),
     ]
+
+
+def test_the_heading_of_a_panorama_is_taken_where_it_is_asked_for(tmp_path: Path) -> None:
+    photo_file(
+        tmp_path / "a.jpg", xmp=b"<x GPano:ProjectionType='equirectangular' GPano:PoseHeadingDegrees='75'/>"
+    )
+    (tmp_path / "photos.csv").write_text(
+        "id,photo,lat,lon,heading_deg,fov_deg\n1,a.jpg,1,2,,180\n2,a.jpg,1,2,30,180\n"
+    )
+    for wanted, headings, unused in ((False, [None, 30.0], 1), (True, [75.0, 30.0], 0)):
+        photos, _ = read_photos(str(tmp_path / "photos.csv"), ViewDefaults("panorama", None, wanted))
+        rows, bad, count = load_photos(photos)
+        assert not bad
+        assert rows["heading_deg"].to_pylist() == headings
+        assert count == unused
+    assert unused_headings("photos", 0) == ""
+    assert "photos: 1 files state a heading" in unused_headings("photos", 1)
 
 
 def test_a_position_inside_the_photo_is_never_used(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import deque
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import rasterio
@@ -15,8 +15,10 @@ from affine import Affine
 from PIL import Image
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 
+from geoloc.core import storage
 from geoloc.core.errors import ConfigError, GeolocError, InputError
 from geoloc.core.geodesy import LatLon, LocalFrame, distance_m
 from geoloc.sources import geotiff
@@ -26,6 +28,8 @@ from geoloc.sources.mosaic import NEUTRAL
 from geoloc.sources.sheet_checks import check_sheets, count_overlapping, pixel_m
 from geoloc.sources.sheet_pixels import read_window
 from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
+from tests.conftest import S3Server
+from tests.failing_proxy import Faults, failing_proxy
 from tests.sources.sheet_files import painted, sheet_around, write_sheet
 
 SPEC = TileSpec(tile_m=32.0, tile_px=64, stride_m=16.0)
@@ -84,6 +88,20 @@ def test_a_band_that_varies_like_a_picture_gets_a_word_and_a_real_opacity_none(t
     image[3, :, :40] = 0
     opacity = find_sheets([write_sheet(tmp_path / "rgba.tif", image, TRANSFORM, CRS, **options)])
     assert check_sheets(opacity, SPEC, scaled=False, order="name").notes == ()
+    image[3] = 0
+    unused = find_sheets([write_sheet(tmp_path / "zero.tif", image, TRANSFORM, CRS, **options)])
+    (note,) = check_sheets(unused, SPEC, scaled=False, order="name").notes
+    assert "zero.tif: band 4 is tagged as opacity (alpha) but is 0 all over" in note
+
+
+def test_a_colour_that_is_tagged_as_opacity_is_named(tmp_path: Path) -> None:
+    path = write_sheet(tmp_path / "a.tif", ground(), TRANSFORM, CRS)
+    with rasterio.open(path, "r+") as sheet:
+        sheet.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.alpha]
+    with pytest.raises(InputError, match=r"has 2 colour bands \(band 3 is tagged as opacity\)"):
+        find_sheets([path])
+    (sheet,) = find_sheets([path], bands=(1, 2, 3))
+    assert read_window(sheet, 0, 0, 9, 9)[0][0, 0].tolist() == ground()[:, 0, 0].tolist()
 
 
 def test_bands_may_be_named_by_number_and_are_read_from_their_names(tmp_path: Path) -> None:
@@ -105,49 +123,77 @@ def test_bands_may_be_named_by_number_and_are_read_from_their_names(tmp_path: Pa
         find_sheets([path], bands=(0, 1, 2))
 
 
-def _copy_to_memory(folder: Path) -> str:
-    store = fsspec.filesystem("memory")
-    for path in folder.iterdir():
-        store.pipe(f"/{folder.name}/{path.name}", path.read_bytes())
-    return f"memory://{folder.name}/sheet.tif"
-
-
 _PAM = "<PAMDataset>{}</PAMDataset>"
+_SIDES = ["msk", "nodata", "tfw", "georeference", "ovr"]
 
 
-@pytest.mark.parametrize("kind", ["msk", "nodata", "tfw", "georeference"])
-def test_side_files_mean_what_gdal_says_in_every_store(tmp_path: Path, kind: str) -> None:
+def sheet_with_side_file(folder: Path, kind: str) -> Path:
+    """A sheet whose meaning is in the file beside it: its north-west quarter is black."""
     image = ground()
     image[:, :100, :100] = 0
-    path = tmp_path / "sheet.tif"
+    path = folder / "sheet.tif"
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
     write_sheet(path, image, None if kind == "tfw" else TRANSFORM, CRS)
     if kind == "msk":
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as sheet:
             sheet.write_mask(image[0] > 0)
-        assert (tmp_path / "sheet.tif.msk").exists()
     elif kind == "nodata":
         bands = "".join(
             f'<PAMRasterBand band="{k}"><NoDataValue>0</NoDataValue></PAMRasterBand>' for k in (1, 2, 3)
         )
-        (tmp_path / "sheet.tif.aux.xml").write_text(_PAM.format(bands))
+        (folder / "sheet.tif.aux.xml").write_text(_PAM.format(bands))
     elif kind == "tfw":
-        (tmp_path / "sheet.tfw").write_text("0.5\n0\n0\n-0.5\n500000.25\n6499999.75\n")
-    else:
-        (tmp_path / "sheet.tif.aux.xml").write_text(
+        (folder / "sheet.tfw").write_text("0.5\n0\n0\n-0.5\n500000.25\n6499999.75\n")
+    elif kind == "georeference":
+        (folder / "sheet.tif.aux.xml").write_text(
             _PAM.format("<GeoTransform>600000, 0.5, 0, 6400000, 0, -0.5</GeoTransform>")
         )
+    else:
+        with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as sheet:
+            sheet.build_overviews([4])
+        with rasterio.open(folder / "sheet.tif.ovr", "r+") as overview:
+            overview.write(np.full((3, 50, 50), 77, np.uint8))
+    assert len(list(folder.iterdir())) == 2
+    return path
+
+
+def check_meaning(uri: str, kind: str) -> None:
+    """The sheet at a URI means what GDAL says of the file beside it."""
     origin = (600_000, 6_400_000) if kind == "georeference" else (500_000, 6_500_000)
-    for uri in (str(path), _copy_to_memory(tmp_path)):
-        (sheet,) = find_sheets([uri])
-        assert (sheet.to_world[2], sheet.to_world[5]) == pytest.approx(origin)
-        _, mask = read_window(sheet, 0, 0, 200, 200)
-        if kind in ("msk", "nodata"):
-            assert mask is not None
-            assert (mask[:100, :100] == 0).all()
-            assert np.count_nonzero(mask == 0) == 100 * 100
-        else:
-            assert mask is None
+    (sheet,) = find_sheets([uri])
+    assert (sheet.to_world[2], sheet.to_world[5]) == pytest.approx(origin)
+    _, mask = read_window(sheet, 0, 0, 200, 200)
+    if kind in ("msk", "nodata"):
+        assert mask is not None
+        assert (mask[:100, :100] == 0).all()
+        assert np.count_nonzero(mask == 0) == 100 * 100
+    else:
+        assert mask is None
+    reduced, _ = read_window(sheet, 0, 0, 200, 200, 4)
+    assert (set(np.unique(reduced)) == {77}) == (kind == "ovr")
+
+
+@pytest.mark.parametrize("kind", _SIDES)
+def test_side_files_mean_what_gdal_says_in_every_store(tmp_path: Path, s3_uri: str, kind: str) -> None:
+    path = sheet_with_side_file(tmp_path, kind)
+    there = storage.join(s3_uri, "an upload")
+    for file in tmp_path.iterdir():
+        storage.copy_file(str(file), storage.join(there, file.name))
+    check_meaning(str(path), kind)
+    check_meaning(storage.join(there, "sheet.tif"), kind)
+
+
+@pytest.mark.parametrize("kind", _SIDES)
+def test_side_files_of_a_store_that_fails_mean_the_same(
+    tmp_path: Path, s3_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for file in [sheet_with_side_file(tmp_path, kind), *tmp_path.iterdir()]:
+        storage.copy_file(str(file), storage.join(s3_uri, file.name))
+    with failing_proxy(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults = Faults(script=deque(["error", "half", "reset"] * 4))
+        check_meaning(storage.join(s3_uri, "sheet.tif"), kind)
+        assert sum(proxy.failed.values()) > 4
 
 
 def test_a_mask_that_changes_beside_its_sheet_is_another_input_and_statistics_are_not(tmp_path: Path) -> None:
@@ -243,7 +289,7 @@ def test_a_scale_is_for_sheets_that_need_one(tmp_path: Path) -> None:
     assert notes == ("the scale has no effect: all sheets have 8 bits, which are taken as they are",)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, float(np.finfo(np.float32).min)])
 @pytest.mark.parametrize("reduce", [1, 2])
 @pytest.mark.parametrize("declared", [False, True])
 def test_what_is_no_number_is_a_hole(tmp_path: Path, bad: float, reduce: int, declared: bool) -> None:

@@ -61,7 +61,7 @@ def test_photos_from_anywhere_are_an_option_and_say_nothing_of_what_they_hold(tm
     uri = _table(tmp_path, "../secret.jpg", str(tmp_path / "secret.jpg"))
     photos, refused = read_photos(uri, STREET, anywhere=True)
     assert (len(photos), refused) == (3, [])
-    rows, bad = load_photos(photos)
+    rows, bad, _ = load_photos(photos)
     assert (rows.num_rows, len(bad)) == (1, 2)
     assert all("root" not in row.detail and row.reason == "undecodable" for row in bad)
     assert [entry.problem for entry in list_photos(uri, anywhere=True)] == [None] * 3
@@ -74,7 +74,7 @@ def test_a_place_that_cannot_be_listed_or_read_costs_its_rows_alone(
     photos, refused = read_photos(uri, STREET, anywhere=True)
     assert photos[0].query_id == "good.png"
     assert "http://127.0.0.1:1/b.jpg" in {row.key for row in refused}
-    rows, bad = load_photos(photos)
+    rows, bad, _ = load_photos(photos)
     assert rows["query_id"].to_pylist() == ["good.png"]
     assert {row.reason for row in [*refused, *bad]} <= {"unreachable", "missing_file"}
 
@@ -95,7 +95,7 @@ def test_a_huge_file_is_refused_before_a_byte_of_it_is_read(
         huge.write(b"\xff\xd8\xff")
         huge.truncate(3 * 2**30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rows, bad = load_photos(read_photos(uri, STREET)[0])
+    rows, bad, _ = load_photos(read_photos(uri, STREET)[0])
     assert (rows.num_rows, [row.reason for row in bad]) == (1, ["too_large"])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     with pytest.raises(InputError, match=f"at most {MAX_IMAGE_BYTES:,} are read"):
