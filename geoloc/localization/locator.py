@@ -11,6 +11,7 @@ import numpy.typing as npt
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.core.errors import ModelMismatch, QueryError
 from geoloc.geometry.azimuth import TurnedPhoto
+from geoloc.index.search.kernels.weighted_scan import Weights
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
@@ -22,6 +23,7 @@ from geoloc.localization.fix import Fix, Match
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates
 
 MAX_K = 1000
+ASYMMETRIC_HELP = "Compare a photo's real numbers with the tiles' bits; off: bits with bits."
 TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
 _MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what one search holds
 
@@ -30,7 +32,8 @@ _MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what
 class EncodedQueries:
     """Photos as a model sees them, all of one view and one kind of heading.
 
-    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
+    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8], weights: int8[Q, R, bits], how sure each bit is
+    (`bit_weights` of its logits; None: not known); R is 1 for a known heading, else the number of
     heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
     that roll as the photo turns, 1 where turning is no rolling; shown: bool[Q, columns], those that show something of
     a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
@@ -43,6 +46,7 @@ class EncodedQueries:
     model_id: str
     columns: int = 1
     shown: BoolArray | None = None
+    weights: Weights | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -67,7 +71,17 @@ class EncodedQueries:
             code=self.code[part],
             heading_deg=self.heading_deg[part],
             shown=None if self.shown is None else self.shown[part],
+            weights=None if self.weights is None else self.weights[part],
         )
+
+    def weights_of(self, query: int) -> Weights:
+        """Weights int8[R, bits] of a query that has them; `QueryError` for others."""
+        if self.weights is None:
+            raise QueryError(
+                "These queries came without code logits; encode them again.", reason="wrong_logits"
+            )
+        weights: Weights = self.weights[query]
+        return weights
 
     def turned(self, query: int) -> TurnedPhoto:
         """One photo at all its turns, to compare with stored embeddings."""
@@ -84,15 +98,21 @@ class SearchResult:
 
 
 class Locator:
-    """Answers encoded queries from one snapshot; safe to use from several threads."""
+    """Answers encoded queries from one snapshot; safe to use from several threads.
+
+    `asymmetric`: compare the real numbers behind a photo's code with the tiles' bits; else bits with bits.
+    """
 
     def __init__(
         self,
         snapshot: Snapshot,
         calibration: Calibration | None = None,
         settings: ClusterSettings | None = None,
+        *,
+        asymmetric: bool = True,
     ) -> None:
         self.snapshot = snapshot
+        self.asymmetric = asymmetric
         self.calibration = calibration
         self._settings = settings
 
@@ -104,13 +124,14 @@ class Locator:
         *,
         cache_dir: str | None = None,
         skip_broken: bool = False,
+        asymmetric: bool = True,
     ) -> Locator:
         """The locator of a snapshot (None: the current snapshot), with its calibration where it has been calibrated.
 
         `skip_broken` is that of `Snapshot.open`.
         """
         snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir, skip_broken=skip_broken)
-        return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id))
+        return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id), asymmetric=asymmetric)
 
     def settings_for(self, kind: str) -> ClusterSettings:
         """How matches of this kind of query become a position: as calibrated, else the defaults."""
@@ -124,9 +145,11 @@ class Locator:
     ) -> SearchResult:
         """The best k tiles of each query; heading candidates are all searched and the best of each tile kept.
 
-        `rerank` nearest codes are ordered by float embeddings (0: codes only). Where the embedding rolls with its
-        photo and the heading is unknown or the view limited, those of the `rerank` * `TURNED_SHORTLIST` tiles with the
-        nearest codes are compared at every turn and where the photo shows something (`TurnedPhoto`). Raises
+        Tiles are compared by the photo's real numbers where `asymmetric` and the queries have them, else by bits; the
+        matches say which. The `rerank` nearest are ordered by float embeddings (0, or an index without: not). Where the
+        embedding rolls with its photo and the heading is unknown or the view limited, those of the `rerank` *
+        `TURNED_SHORTLIST` tiles with the nearest codes are compared at every turn and where the photo shows something
+        (`TurnedPhoto`). Raises
         `QueryError` for k or rerank out of range and `ModelMismatch` for an index of another model.
         """
         _check_k(k)
@@ -168,6 +191,7 @@ class Locator:
             region=region,
             embeddings=queries.embedding.reshape(count * candidates, -1) if rerank else None,
             rerank=rerank,
+            weights=self._weights(queries),
         )
         if candidates == 1:
             return SearchResult(matches, np.repeat(queries.heading_deg[:, None], matches.width, axis=1))
@@ -205,6 +229,13 @@ class Locator:
     def _codes(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
         """Codes uint8[Q, R, bytes] of the index's length: the first bits of a code are a shorter code."""
         return np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8])
+
+    def _weights(self, queries: EncodedQueries) -> Weights | None:
+        """Weights int8[Q * R, bits] of the index's bits; None where bits are compared with bits."""
+        if not self.asymmetric or queries.weights is None:
+            return None
+        chosen = queries.weights[..., : self.snapshot.bits]
+        return np.ascontiguousarray(chosen.reshape(-1, self.snapshot.bits))
 
     def cluster(self, found: SearchResult, settings: ClusterSettings) -> Cluster:
         """Positions of the queries from their matches."""
@@ -264,6 +295,7 @@ class Locator:
                     confidence=sure if problem is None or problem[0] == reasons.AMBIGUOUS else None,
                     heading_deg=heading if np.isfinite(heading) else None,
                     snapshot_id=self.snapshot.snapshot_id,
+                    ordered_by=found.matches.ordered_by,
                     matches=matches,
                 )
             )

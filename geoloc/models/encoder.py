@@ -28,9 +28,10 @@ _MICRO_BATCH = 32  # bounds memory (about 100 MiB) and is where the throughput o
 
 @dataclass(frozen=True)
 class Encoded:
-    """Embeddings float32[..., D] of length 1 and codes uint8[..., bits // 8]."""
+    """Embeddings float32[..., D] of length 1, code logits float32[..., bits] and their signs, uint8[..., bits // 8]."""
 
     embedding: Float32Array
+    logits: Float32Array
     code: npt.NDArray[np.uint8]
 
 
@@ -103,7 +104,7 @@ class Encoder:
         the same bits on the same machine; in another batch a row may differ by float32 rounding (1e-6).
         """
         encoded = self.encode_headings(batch, view, 1)
-        return Encoded(encoded.embedding[:, 0], encoded.code[:, 0])
+        return Encoded(encoded.embedding[:, 0], encoded.logits[:, 0], encoded.code[:, 0])
 
     def encode_headings(self, batch: Pixels, view: View, headings: int) -> Encoded:
         """Prepared pictures of unknown heading to `headings` candidates each: [N, R, D] and [N, R, bits // 8].
@@ -120,17 +121,21 @@ class Encoder:
                 f"headings is {headings}; give a divisor of the model's {width} columns, such as 32."
             )
         embeddings = np.empty((len(batch), headings, self.embedding_dim), dtype=np.float32)
-        codes = np.empty((len(batch), headings, self.bits // 8), dtype=np.uint8)
+        logits = np.empty((len(batch), headings, self.bits), dtype=np.float32)
         for start in range(0, len(batch), _MICRO_BATCH):
             rows = slice(start, start + _MICRO_BATCH)
-            embedding, logits = self._candidates(batch[rows], view, headings)
-            embeddings[rows] = embedding
-            codes[rows] = pack_codes(logits)
-        return Encoded(embeddings, codes)
+            embeddings[rows], logits[rows] = self._candidates(batch[rows], view, headings)
+        return Encoded(embeddings, logits, pack_codes(logits))
 
     @torch.inference_mode()
-    def codes_of_parts(self, parts: Float32Array, shown: BoolArray) -> npt.NDArray[np.uint8]:
-        """Codes uint8[..., bits // 8] of embeddings [..., D] of which some columns are zero, as unit vectors.
+    def logits_of(self, embeddings: Float32Array) -> Float32Array:
+        """Code logits float32[..., bits] of embeddings float32[..., D]; their signs are the codes."""
+        logits = self._model.hash(torch.from_numpy(np.ascontiguousarray(embeddings)).to(self.device))
+        return np.asarray(logits.cpu().numpy(), dtype=np.float32)
+
+    @torch.inference_mode()
+    def logits_of_parts(self, parts: Float32Array, shown: BoolArray, view: View) -> Float32Array:
+        """Code logits float32[..., bits] of embeddings [..., D] of which some columns are zero, as unit vectors.
 
         `shown` bool[..., columns]: the others. Bits are signs of the difference from the
         mean embedding in the same columns, so that hidden columns favour neither value of a bit.
@@ -138,7 +143,7 @@ class Encoder:
         head = self._model.hash
         whole = torch.from_numpy(np.ascontiguousarray(parts)).to(self.device)
         if not isinstance(head, LinearHash):
-            return pack_codes(head(whole).cpu().numpy())
+            return np.asarray(head(whole).cpu().numpy())
         if self._mean_embedding is None:
             self._mean_embedding = head.mean_embedding()
         mask = torch.from_numpy(shown).to(self.device).float()
@@ -146,7 +151,7 @@ class Encoder:
         length = mask.mean(-1, keepdim=True).sqrt()
         mean = self._mean_embedding.view(-1, mask.shape[-1]) * mask[..., None, :]
         logits = head.project(whole * length - mean.flatten(-2))
-        return pack_codes(logits.cpu().numpy())
+        return np.asarray(logits.cpu().numpy())
 
     @torch.inference_mode()
     def _candidates(self, batch: Pixels, view: View, headings: int) -> tuple[Float32Array, Float32Array]:

@@ -118,10 +118,18 @@ class EncoderReplica:
 class SearchReplica:
     """Holds all shards of the served snapshots; a request is answered from the one that it names."""
 
-    def __init__(self, catalog: DeploymentHandle[Any], *, rerank: int, min_confidence: float) -> None:
+    def __init__(
+        self,
+        catalog: DeploymentHandle[Any],
+        *,
+        rerank: int,
+        min_confidence: float,
+        asymmetric: bool = True,
+    ) -> None:
         self._catalog = catalog
         self._rerank = rerank
         self._min_confidence = min_confidence
+        self._asymmetric = asymmetric
         self._locators: dict[str, OrderedDict[str, Locator]] = {}  # of each index, the latest last
         self._opening = asyncio.Lock()
 
@@ -143,7 +151,11 @@ class SearchReplica:
             locator = kept.get(pin.snapshot_id)
             if locator is None or anew:
                 locator = await asyncio.to_thread(
-                    Locator.open, pin.uri, pin.snapshot_id, skip_broken=pin.proven
+                    Locator.open,
+                    pin.uri,
+                    pin.snapshot_id,
+                    skip_broken=pin.proven,
+                    asymmetric=self._asymmetric,
                 )
                 locator.snapshot.skip_broken = True  # what breaks from now on is left out and counted
             kept[pin.snapshot_id] = locator

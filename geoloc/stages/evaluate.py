@@ -33,7 +33,7 @@ from geoloc.evaluation.report.recall_table import DirectionTables, direction_tab
 from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
 from geoloc.localization.calibration import save_calibration
-from geoloc.localization.locator import Locator
+from geoloc.localization.locator import ASYMMETRIC_HELP, Locator
 from geoloc.localization.query_photos import HEADINGS
 from geoloc.stages.encode_queries import encode_queries
 
@@ -63,6 +63,7 @@ class EvaluateConfig(BaseModel):
         default=(),
         description="Orders of the --rerank nearest by floats to measure beside the others: k_reciprocal, graph.",
     )
+    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
     code_bits: tuple[int, ...] = Field(
         default=(),
         description="Code lengths to compare, as prefixes of the index's codes; empty: the whole code.",
@@ -122,9 +123,10 @@ def run(
     """
     output, inputs = storage.absolute(output), _absolute(inputs)
     protocol = choose_protocol(config.protocol, inputs.queries)
-    locator = Locator.open(inputs.index, inputs.snapshot_id)
+    locator = Locator.open(inputs.index, inputs.snapshot_id, asymmetric=config.asymmetric)
     if config.calibrate:
-        locator = Locator(locator.snapshot)  # an earlier fit must not leak into the next one
+        # An earlier fit must not leak into the next one.
+        locator = Locator(locator.snapshot, asymmetric=config.asymmetric)
     settings = _figure_settings(config, protocol, locator.snapshot.bits)
     fingerprint = _fingerprint(config, inputs, locator, protocol)
     # Shared: encoded queries lie here too and outlive an evaluation.
@@ -218,6 +220,7 @@ def _figure_settings(config: EvaluateConfig, protocol: Protocol, stored: int) ->
         lengths=tuple(sorted({*config.code_bits, stored})),
         rerank=config.rerank,
         radius_m=config.truth_radius_m,
+        asymmetric=config.asymmetric,
     )
 
 
@@ -338,6 +341,7 @@ def _rank(
         rerank=settings.rerank,
         served=served,
         rerankings=rerankings,
+        asymmetric=settings.asymmetric,
     )
 
 
@@ -355,7 +359,7 @@ def _calibrated(
     )
     if fitted.query_kinds:
         save_calibration(inputs.index, fitted)
-        locator = Locator(locator.snapshot, fitted)
+        locator = Locator(locator.snapshot, fitted, asymmetric=config.asymmetric)
         located = locate_again(locator, located)
     return locator, located, covered, not_calibrated
 

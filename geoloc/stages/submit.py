@@ -22,6 +22,7 @@ JOBS = (
     "encode",
     "index",
     "evaluate",
+    "codes",
     "localize",
     "serve",
     "bench",
