@@ -108,7 +108,9 @@ def test_library_evaluation_and_service_give_the_same_order(localizer, small_ind
         assert library.tile_ids[query].tolist() == ids[order][: library.width].tolist()
 
     replica = SearchReplica(None, rerank=0, min_confidence=0.0)
-    pin = Pin("small", small_index.index, localizer.snapshot_id)
+    pin = Pin.model_construct(
+        name="small", uri=small_index.index, snapshot_id=localizer.snapshot_id, proven=True
+    )
     for query in range(8):
         answer = asyncio.run(replica.locate(queries.rows(slice(query, query + 1)), pin, Query(k=20)))
         assert answer.fix.ordered_by == "logits"
