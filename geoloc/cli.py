@@ -51,9 +51,11 @@ _HELP_OF = {
 }
 # What the negative flag of a setting that is on by default does; the setting's own text says what it does when on.
 _HELP_OF_NO = {
+    "asymmetric": "Compare bits with bits, not a photo's real numbers with the tiles' bits.",
     "keep_embeddings": "Store no embeddings; the index then cannot re-rank.",
     "embeddings": "Store hash codes alone, without embeddings.",
     "report": "Do not write report.html.",
+    "faiss": "Do not try FAISS's PQ and RaBitQ.",
     "serve": "Stop after the measurements: start no service.",
 }
 _POSITIONAL: Any = tyro.conf.Positional
@@ -104,6 +106,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "index estimate": Command(
             "geoloc.stages.index_build", "what a build would take, and whether it fits", "estimate_build"
         ),
+        "index export": Command("geoloc.stages.index_export", "an index as files that plain FAISS opens"),
         "index add": Command("geoloc.stages.index_update", "add or replace tiles, as a new snapshot", "add"),
         "index remove": Command("geoloc.stages.index_update", "remove tiles, as a new snapshot", "remove"),
         "index compact": Command("geoloc.stages.index_update", "merge small and half-dead shards", "compact"),
@@ -132,6 +135,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "geoloc.stages.calibrate", "photos of known position teach an index what it can promise"
         ),
         "evaluate": Command("geoloc.stages.evaluate", "recall and metres on held-out photos"),
+        "codes": Command("geoloc.stages.codes", "which code for your tiles: encoders, lengths, comparisons"),
         "localize": Command("geoloc.stages.localize", "locate a batch of photos"),
         "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),
         "serve reload": Command(

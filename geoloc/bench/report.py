@@ -8,9 +8,9 @@ from geoloc.bench.approximate import ListsResult
 from geoloc.bench.building import BuildResult
 from geoloc.bench.measure import Bar, Spread
 from geoloc.bench.opening import OpeningResult, RerankResult
-from geoloc.bench.scans import DEFAULT, FLOOR, OURS, TUNED, USEARCH, ScanResult
+from geoloc.bench.scans import ASYMMETRIC, DEFAULT, FLOOR, OURS, TUNED, USEARCH, ScanResult
 
-_VARIANTS = (FLOOR, OURS, DEFAULT, TUNED, USEARCH)
+_VARIANTS = (FLOOR, OURS, DEFAULT, TUNED, USEARCH, ASYMMETRIC)
 
 
 class SearchReport(BaseModel):
@@ -44,12 +44,13 @@ class SearchReport(BaseModel):
                 shown = ", ".join(f"{name} {_spread(value)}" for name, value in rerank.microseconds.items())
                 lines.append(f"  {rerank.candidates:>5} candidates x {rerank.dim}: {shown}")
         if self.lists:
-            lines += ["", "inverted lists, one thread, recall by distance (equal distances are equal)"]
+            lines += ["", "approximate search, one thread, recall by distance (equal distances are equal)"]
         for lists in self.lists:
             lines.append(
-                f"  {lists.tiles:,} x {lists.bits} bits ({lists.codes}), {lists.lists} lists in {lists.build_s:.1f} s, "
-                f"{lists.probes} probes: recall@1 {lists.recall_at_1:.3f}, @10 {lists.recall_at_10:.3f}, "
-                f"{lists.queries_per_s:,.0f} queries/s, {_spread(lists.faster)} x the exact scan"
+                f"  {lists.engine}, {lists.tiles:,} x {lists.bits} bits ({lists.codes}), {lists.lists} lists in "
+                f"{lists.build_s:.1f} s, {lists.bytes_per_tile:.0f} bytes a tile, {lists.probes} probes: recall@1 "
+                f"{lists.recall_at_1:.3f}, @10 {lists.recall_at_10:.3f}, {lists.queries_per_s:,.0f} queries/s, "
+                f"{_spread(lists.faster)} x the exact scan"
             )
         for build in self.build:
             lines += [

@@ -1,5 +1,7 @@
 """One exact scan by several hands: the reading of the codes alone, ours, FAISS as it comes and tuned, usearch.
 
+Beside them our scan by a photo's real numbers (asymmetric), which has other answers.
+
 All search the same codes where they lie (a mapped file), with the same threads, and their answers are compared
 before any is timed: distances must be equal, and ids wherever distances leave no choice.
 """
@@ -12,6 +14,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.bench.measure import Bar, Spread, interleave, ratios
@@ -19,16 +22,19 @@ from geoloc.core.arrays import Codes, IntArray
 from geoloc.core.errors import GeolocError
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import scan
-from geoloc.index.search.kernels.scan_kernel import Kernel
+from geoloc.index.search.kernels.scan_kernel import Kernel, Query, RowScan
+from geoloc.index.search.kernels.weighted_scan import WeightedKernel, bit_weights
 
 Answer = tuple[IntArray, IntArray]
 
 FLOOR, OURS, DEFAULT, TUNED, USEARCH = "read floor", "ours", "faiss", "faiss tuned", "usearch"
+ASYMMETRIC = "asymmetric"
 _DEFAULT_BATCHES = (65_536, 32)  # hamming_batch_size and query_batch_size as FAISS comes
 _TUNED_BATCHES = (4_096, 256)
 # usearch compares pairs one by one, some forty times as long: beyond this many it would be all one waits for.
 _USEARCH_PAIRS = 40_000_000
 _FLOOR_LIMIT, _ROW_LIMIT, _TRANSPOSED_LIMIT = 1.5, 2.2, 3.3
+_ASYMMETRIC_LIMIT, _FAISS_LIMIT = 2.5, 1.0
 
 
 class AnswersDiffer(GeolocError):
@@ -56,15 +62,20 @@ class ScanResult(BaseModel):
         where = f"{self.tiles:,} x {self.bits} bits, batch {self.batch}"
         ours = self.seconds[OURS]
         floor, tuned = self.seconds[FLOOR], self.seconds[TUNED]
+        faiss_best = list(map(min, self.seconds[DEFAULT], tuned))
         if self.batch == 1:
-            limits = [("ours / reading the codes", ours, floor, _FLOOR_LIMIT, True)]
+            limits = [
+                ("ours / reading the codes", ours, floor, _FLOOR_LIMIT, True),
+                ("ours / FAISS, the faster of two", ours, faiss_best, _FAISS_LIMIT, True),
+                ("asymmetric / ours", self.seconds[ASYMMETRIC], ours, _ASYMMETRIC_LIMIT, True),
+            ]
         elif self.batch >= 256:
             limits = [
                 ("tuned FAISS / ours, codes as they lie", tuned, ours, _ROW_LIMIT, False),
                 ("tuned FAISS / ours, transposed blocks", tuned, ours, _TRANSPOSED_LIMIT, False),
             ]
         else:
-            limits = []
+            limits = [("ours / FAISS, the faster of two", ours, faiss_best, _FAISS_LIMIT, True)]
         return [
             Bar(
                 what=f"{where}: {what}",
@@ -84,16 +95,20 @@ def compare_scans(
     codes = shard.codes
     flat = faiss.IndexBinaryFlat(codes.shape[1] * 8)
     flat.add(codes)
+    weights = bit_weights(np.random.default_rng(0).normal(size=(len(queries), flat.d)))
+    weighted = WeightedKernel()
     with ThreadPoolExecutor(threads) as pool:
         variants: dict[str, Callable[[], Any]] = {
             FLOOR: lambda: _read(codes, pool, threads),
             OURS: lambda: _ours(shard, queries, k, kernel, threads),
+            ASYMMETRIC: lambda: _ours(shard, weights, k, weighted, threads),
             DEFAULT: lambda: _faiss(flat, queries, k, threads, _DEFAULT_BATCHES),
             TUNED: lambda: _faiss(flat, queries, k, threads, _TUNED_BATCHES),
         }
         if usearch and len(codes) * len(queries) <= _USEARCH_PAIRS:
             variants[USEARCH] = lambda: _usearch(codes, queries, k, threads)
-        _check(codes, queries, {name: work() for name, work in variants.items() if name != FLOOR})
+        compared = {name: work for name, work in variants.items() if name not in (FLOOR, ASYMMETRIC)}
+        _check(codes, queries, {name: work() for name, work in compared.items()})
         seconds = interleave(variants, rounds)
     return ScanResult(
         tiles=len(codes),
@@ -113,7 +128,7 @@ def _read(codes: Codes, pool: ThreadPoolExecutor, threads: int) -> int:
     return sum(int(value) for value in pool.map(np.bitwise_xor.reduce, parts))
 
 
-def _ours(shard: Shard, queries: Codes, k: int, kernel: Kernel, threads: int) -> Answer:
+def _ours(shard: Shard, queries: npt.NDArray[Query], k: int, kernel: RowScan[Query], threads: int) -> Answer:
     """As `Snapshot.search` does it: scan, then the first k by (distance, tile id)."""
     candidates = scan.scan([scan.Selection(shard, len(shard))], queries, k, kernel, threads)
     columns = scan.best_columns([shard], candidates, k)

@@ -144,6 +144,7 @@ FIXES = pa.schema(
         _field("fov_deg", pa.float64()),
         _field("assumed", pa.list_(pa.string())),
         _field("snapshot_id", pa.string(), required=True),
+        _field("ordered_by", pa.string()),
         _field("matches", matches_schema()),
         _field("geometry", pa.binary()),
     ]

@@ -8,14 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
+from geoloc.core.errors import QueryError
 from geoloc.geometry.azimuth import TurnedPhoto
+from geoloc.index.search.kernels.weighted_scan import Weights
 
 
 @dataclass(frozen=True)
 class EncodedQueries:
     """Photos as a model sees them, all of one view and one kind of heading.
 
-    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
+    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8], weights: int8[Q, R, bits], how sure each bit is
+    (`bit_weights` of its logits; None: not known); R is 1 for a known heading, else the number of
     heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
     that roll as the photo turns, 1 where turning is no rolling; shown: bool[Q, columns], those that show something of
     a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
@@ -28,6 +31,7 @@ class EncodedQueries:
     model_id: str
     columns: int = 1
     shown: BoolArray | None = None
+    weights: Weights | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -52,7 +56,17 @@ class EncodedQueries:
             code=self.code[part],
             heading_deg=self.heading_deg[part],
             shown=None if self.shown is None else self.shown[part],
+            weights=None if self.weights is None else self.weights[part],
         )
+
+    def weights_of(self, query: int) -> Weights:
+        """Weights int8[R, bits] of a query that has them; `QueryError` for others."""
+        if self.weights is None:
+            raise QueryError(
+                "These queries came without code logits; encode them again.", reason="wrong_logits"
+            )
+        weights: Weights = self.weights[query]
+        return weights
 
     def turned(self, query: int) -> TurnedPhoto:
         """One photo at all its turns, to compare with stored embeddings."""

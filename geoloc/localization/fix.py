@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from geoloc.index.search.matches import Comparison
+
 # Why nothing was located: machine-readable, beside the sentence in `Fix.detail`.
 NO_TILE_IN_REGION = "no_tile_in_region"
 NO_COORDINATES = "index_without_coordinates"
@@ -33,7 +35,9 @@ class Match(BaseModel):
     lat: float | None = Field(description="Latitude of the tile's centre, WGS84 degrees.")
     lon: float | None = Field(description="Longitude of the tile's centre, WGS84 degrees.")
     distance_bits: int | None = Field(description="Bits in which the codes of photo and tile differ.")
-    similarity: float | None = Field(description="Cosine of the float embeddings, where they were compared.")
+    similarity: float | None = Field(
+        description="Cosine of the float embeddings, or its estimate from the photo's logits; see ordered_by."
+    )
     in_cluster: bool = Field(description="Whether the position was computed from this tile.")
 
 
@@ -103,6 +107,10 @@ class Fix(BaseModel):
         description="Which of view, heading_deg and fov_deg nobody gave: guessed, estimated or usual.",
     )
     snapshot_id: str
+    ordered_by: Comparison = Field(
+        default="codes",
+        description="What ordered the matches: embeddings, the photo's logits against the tiles' bits, or codes.",
+    )
     matches: tuple[Match, ...] = ()
 
     def row(self, query_id: str) -> dict[str, Any]:

@@ -52,16 +52,17 @@ class Localizer:
         cache_dir: str | None = None,
         headings: int = HEADINGS,
         scales: int = SCALES,
+        asymmetric: bool = True,
     ) -> Localizer:
         """Open the current snapshot of an index, or `snapshot_id`, with its model and its calibration.
 
         `headings` is how many candidates an unknown heading gets, `scales` how many the unknown ground extent of a
-        drone photo gets (1: it is taken to be the model's field). Raises `ArtifactError`, `CorruptArtifact`,
-        `ModelMismatch` or `StorageError` with what is wrong.
+        drone photo gets (1: it is taken to be the model's field), `asymmetric` is that of `Locator`. Raises
+        `ArtifactError`, `CorruptArtifact`, `ModelMismatch` or `StorageError` with what is wrong.
         """
         from geoloc.models.encoder import Encoder
 
-        locator = Locator.open(index_uri, snapshot_id, cache_dir=cache_dir)
+        locator = Locator.open(index_uri, snapshot_id, cache_dir=cache_dir, asymmetric=asymmetric)
         encoder = Encoder.open(locator.snapshot.model_uri, device=device, threads=threads)
         return cls(locator, encoder, headings=headings, scales=scales)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ModelMismatch, QueryError
+from geoloc.index.search.kernels.weighted_scan import Weights
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
@@ -32,6 +33,7 @@ from geoloc.localization.judgement import REFIT, JudgedAnswers, judge_places, sh
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates
 
 MAX_K = 1000
+ASYMMETRIC_HELP = "Compare a photo's real numbers with the tiles' bits; off: bits with bits."
 TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
 _MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what one search holds
 
@@ -57,6 +59,7 @@ class Locator:
     """Answers encoded queries from one snapshot; safe to use from several threads.
 
     `notes` are sentences about the calibration that every calibrated answer repeats: what changed since its fit.
+    `asymmetric`: compare the real numbers behind a photo's code with the tiles' bits; else bits with bits.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Locator:
         settings: ClusterSettings | None = None,
         *,
         notes: Sequence[str] = (),
+        asymmetric: bool = True,
     ) -> None:
         self.snapshot = snapshot
+        self.asymmetric = asymmetric
         self.calibration = calibration
         self.sample = GallerySample(snapshot)
         self.notes = tuple(notes)
@@ -85,6 +90,7 @@ class Locator:
         *,
         cache_dir: str | None = None,
         skip_broken: bool = False,
+        asymmetric: bool = True,
     ) -> Locator:
         """The locator of a snapshot (None: the current snapshot), with its calibration, else that of its model.
 
@@ -96,8 +102,8 @@ class Locator:
             calibration = load_calibration(index_uri, snapshot.snapshot_id)
             calibration = calibration or shipped_calibration(snapshot.index_uri, snapshot.manifest)
         except OldCalibration as error:
-            return cls(snapshot, notes=[str(error)])
-        return cls(snapshot, calibration)
+            return cls(snapshot, notes=[str(error)], asymmetric=asymmetric)
+        return cls(snapshot, calibration, asymmetric=asymmetric)
 
     def fit_for(self, kind: str, rerank: int) -> KindCalibration | None:
         """The calibration of a kind of query; None where it has none that holds for this kind of search."""
@@ -123,9 +129,11 @@ class Locator:
     ) -> SearchResult:
         """The best k tiles of each query; heading candidates are all searched and the best of each tile kept.
 
-        `rerank` nearest codes are ordered by float embeddings (0: codes only). Where the embedding rolls with its
-        photo and the heading is unknown or the view limited, those of the `rerank` * `TURNED_SHORTLIST` tiles with the
-        nearest codes are compared at every turn and where the photo shows something (`TurnedPhoto`). Raises
+        Tiles are compared by the photo's real numbers where `asymmetric` and the queries have them, else by bits; the
+        matches say which. The `rerank` nearest are ordered by float embeddings (0, or an index without: not). Where the
+        embedding rolls with its photo and the heading is unknown or the view limited, those of the `rerank` *
+        `TURNED_SHORTLIST` tiles with the nearest codes are compared at every turn and where the photo shows something
+        (`TurnedPhoto`). Raises
         `QueryError` for k or rerank out of range and `ModelMismatch` for an index of another model.
         """
         _check_k(k)
@@ -167,6 +175,7 @@ class Locator:
             region=region,
             embeddings=queries.embedding.reshape(count * candidates, -1) if rerank else None,
             rerank=rerank,
+            weights=self._weights(queries),
         )
         if candidates == 1:
             return SearchResult(matches, np.repeat(queries.heading_deg[:, None], matches.width, axis=1))
@@ -204,6 +213,13 @@ class Locator:
     def _codes(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
         """Codes uint8[Q, R, bytes] of the index's length: the first bits of a code are a shorter code."""
         return np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8])
+
+    def _weights(self, queries: EncodedQueries) -> Weights | None:
+        """Weights int8[Q * R, bits] of the index's bits; None where bits are compared with bits."""
+        if not self.asymmetric or queries.weights is None:
+            return None
+        chosen = queries.weights[..., : self.snapshot.bits]
+        return np.ascontiguousarray(chosen.reshape(-1, self.snapshot.bits))
 
     def cluster(self, found: SearchResult, settings: ClusterSettings) -> Cluster:
         """Positions of the queries from their matches."""
@@ -303,6 +319,7 @@ class Locator:
                     hypotheses=_hypotheses(located.places, judged, found, query),
                     heading_deg=heading if np.isfinite(heading) else None,
                     snapshot_id=self.snapshot.snapshot_id,
+                    ordered_by=found.matches.ordered_by,
                     matches=_answer_matches(found.matches, located.cluster, query, k),
                 )
             )

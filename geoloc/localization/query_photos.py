@@ -17,6 +17,7 @@ from geoloc.core.photo_facts import MOST_ASPECT, NOTHING_SAID, PhotoFacts, check
 from geoloc.core.schemas import VIEWS, usual_fov_deg
 from geoloc.geometry.azimuth import keep_shown, shown_columns
 from geoloc.geometry.panorama import shown_pixels
+from geoloc.index.search.kernels.weighted_scan import bit_weights
 from geoloc.localization.drone_photos import ground_square
 from geoloc.localization.locator import EncodedQueries
 from geoloc.models.hash_encoders.encoder import pack_codes
@@ -194,14 +195,14 @@ def encode_prepared(
     turned = view == "drone" and known and bool(np.any(given % 360.0 != 0.0))
     if known and not turned:
         encoded = encoder.encode(batch, view)  # type: ignore[arg-type]
-        embedding, code = encoded.embedding[:, None], encoded.code[:, None]
+        embedding, logits = encoded.embedding[:, None], encoded.logits[:, None]
     else:
         encoded = encoder.encode_headings(batch, view, headings)  # type: ignore[arg-type]
-        embedding, code = encoded.embedding, encoded.code
+        embedding, logits = encoded.embedding, encoded.logits
     if turned:
         nearest = np.rint(given / 360.0 * headings).astype(np.int64) % headings
         rows = np.arange(len(batch))
-        embedding, code = embedding[rows, nearest][:, None], code[rows, nearest][:, None]
+        embedding, logits = embedding[rows, nearest][:, None], logits[rows, nearest][:, None]
     recipe = encoder.recipe.model
     columns, shown = turning_columns(recipe, view), None
     if columns > 1 and view != "drone" and fov_deg is not None:
@@ -210,9 +211,11 @@ def encode_prepared(
     if shown is not None and not shown.all():
         embedding, masks = keep_shown(embedding, shown)
         limited = ~masks.all(axis=-1, keepdims=True)
-        parts = pack_codes(encoder.logits_of_parts(embedding, masks, view))  # type: ignore[arg-type]
-        code = np.where(limited, parts, code)
-    return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, shown)
+        logits = np.where(limited, encoder.logits_of_parts(embedding, masks, view), logits)  # type: ignore[arg-type]
+    weights = bit_weights(logits)
+    return EncodedQueries(
+        embedding, pack_codes(logits), given, view, encoder.model_id, columns, shown, weights
+    )
 
 
 def turning_columns(recipe: ModelRecipe, view: str) -> int:

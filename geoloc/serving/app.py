@@ -21,6 +21,7 @@ from geoloc.client.schema import INDEX_NAME
 from geoloc.core import storage
 from geoloc.core.errors import ConfigError
 from geoloc.localization.localizer import MIN_CONFIDENCE
+from geoloc.localization.locator import ASYMMETRIC_HELP
 from geoloc.localization.query_photos import HEADINGS
 from geoloc.serving.access import KeyEntry, read_keys
 from geoloc.serving.answer import Pin, ServedIndex
@@ -90,6 +91,7 @@ class ServeArgs(BaseModel):
         default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
     )
     rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
+    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
     min_confidence: float = Field(
         default=MIN_CONFIDENCE,
         ge=0,
@@ -226,6 +228,7 @@ def build_app(args: dict[str, Any]) -> Application:
         rerank=chosen.rerank,
         min_confidence=chosen.min_confidence,
         uncalibrated=chosen.uncalibrated,
+        asymmetric=chosen.asymmetric,
     )
     limits = chosen.limits()
     ingress = _deployment(

@@ -125,11 +125,13 @@ class SearchReplica:
         rerank: int,
         min_confidence: float,
         uncalibrated: bool = False,
+        asymmetric: bool = True,
     ) -> None:
         self._catalog = catalog
         self._rerank = rerank
         self._min_confidence = min_confidence
         self._uncalibrated = uncalibrated
+        self._asymmetric = asymmetric
         self._locators: dict[str, OrderedDict[str, Locator]] = {}  # of each index, the latest last
         self._opening = asyncio.Lock()
 
@@ -151,7 +153,11 @@ class SearchReplica:
             locator = kept.get(pin.snapshot_id)
             if locator is None or anew:
                 locator = await asyncio.to_thread(
-                    Locator.open, pin.uri, pin.snapshot_id, skip_broken=pin.proven
+                    Locator.open,
+                    pin.uri,
+                    pin.snapshot_id,
+                    skip_broken=pin.proven,
+                    asymmetric=self._asymmetric,
                 )
                 locator.snapshot.skip_broken = True  # what breaks from now on is left out and counted
             kept[pin.snapshot_id] = locator

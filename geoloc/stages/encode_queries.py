@@ -21,7 +21,7 @@ from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers
 from geoloc.sources.quarantine import RefusedRow
 
-_VERSION = 2
+_VERSION = 3
 UNIT_ROWS = 128
 _COLUMNS = ("query_id", "view", "image", "heading_deg", "fov_deg", "lat", "lon")
 
@@ -95,7 +95,7 @@ class QueryEncoder:
         return PartResult(self._encode(rows, photos), refused)
 
     def _encode(self, rows: pa.Table, photos: list[Photo]) -> pa.Table:
-        names = ("candidates", "embedding", "code", "columns", "lit")
+        names = ("candidates", "embedding", "code", "weights", "columns", "lit")
         columns: dict[str, list[object]] = {name: [None] * len(photos) for name in names}
         for positions in groups(photos).values():
             chosen = [photos[position] for position in positions]
@@ -104,6 +104,7 @@ class QueryEncoder:
                 columns["candidates"][position] = queries.code.shape[1]
                 columns["embedding"][position] = queries.embedding[row].astype("<f2").tobytes()
                 columns["code"][position] = np.ascontiguousarray(queries.code[row]).tobytes()
+                columns["weights"][position] = queries.weights_of(row).tobytes()
                 columns["columns"][position] = queries.columns
                 columns["lit"][position] = (
                     queries.shown[row].tobytes()

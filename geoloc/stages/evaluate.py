@@ -25,7 +25,7 @@ from geoloc.evaluation.report.located_errors import LocatedPhotos, coverage, loc
 from geoloc.evaluation.report.recall_table import DirectionTables, direction_tables
 from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
-from geoloc.localization.locator import Locator
+from geoloc.localization.locator import ASYMMETRIC_HELP, Locator
 from geoloc.localization.query_photos import HEADINGS
 from geoloc.stages.encode_queries import encode_queries
 
@@ -55,6 +55,7 @@ class EvaluateConfig(BaseModel):
         default=(),
         description="Orders of the --rerank nearest by floats to measure beside the others: k_reciprocal, graph.",
     )
+    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
     code_bits: tuple[int, ...] = Field(
         default=(),
         description="Code lengths to compare, as prefixes of the index's codes; empty: the whole code.",
@@ -109,7 +110,7 @@ def run(
     """
     output, inputs = storage.absolute(output), _absolute(inputs)
     protocol = choose_protocol(config.protocol, inputs.queries)
-    locator = Locator.open(inputs.index, inputs.snapshot_id)
+    locator = Locator.open(inputs.index, inputs.snapshot_id, asymmetric=config.asymmetric)
     settings = _figure_settings(config, protocol, locator.snapshot.bits)
     fingerprint = _fingerprint(config, inputs, locator, protocol)
     # Shared: encoded queries lie here too and outlive an evaluation.
@@ -202,6 +203,7 @@ def _figure_settings(config: EvaluateConfig, protocol: Protocol, stored: int) ->
         lengths=tuple(sorted({*config.code_bits, stored})),
         rerank=config.rerank,
         radius_m=config.truth_radius_m,
+        asymmetric=config.asymmetric,
     )
 
 
@@ -322,6 +324,7 @@ def _rank(
         rerank=settings.rerank,
         served=served,
         rerankings=rerankings,
+        asymmetric=settings.asymmetric,
     )
 
 

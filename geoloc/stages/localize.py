@@ -20,6 +20,7 @@ from geoloc.index.format.commit import current_snapshot
 from geoloc.localization.calibration import calibration_uri
 from geoloc.localization.extents import SCALES
 from geoloc.localization.localizer import MIN_CONFIDENCE, Localizer, region_around
+from geoloc.localization.locator import ASYMMETRIC_HELP
 from geoloc.localization.query_photos import HEADINGS, Photo, photo
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
@@ -73,6 +74,7 @@ class LocalizeConfig(BaseModel):
     within_m: float | None = Field(default=None, description="Radius of the area to search, metres.")
     k: int = Field(default=10, ge=1, le=1000, description="Matches to keep of each photo.")
     rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
+    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
     min_confidence: float = Field(
         default=MIN_CONFIDENCE,
         ge=0,
@@ -215,7 +217,12 @@ class PhotoLocalizer:
     def __init__(self, index: str, snapshot_id: str, config: dict[str, Any]) -> None:
         self._config = LocalizeConfig.model_validate(config)
         self._localizer = Localizer.open(
-            index, snapshot_id, threads=1, headings=self._config.headings, scales=self._config.scales
+            index,
+            snapshot_id,
+            threads=1,
+            headings=self._config.headings,
+            asymmetric=self._config.asymmetric,
+            scales=self._config.scales,
         )
 
     def __call__(self, unit: list[dict[str, Any]]) -> PartResult:

@@ -24,6 +24,7 @@ JOBS = (
     "index",
     "calibrate",
     "evaluate",
+    "codes",
     "localize",
     "serve",
     "bench",

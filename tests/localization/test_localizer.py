@@ -234,7 +234,8 @@ def test_codes_of_another_model_are_refused(localizer, small_index):
 def test_codes_alone_locate_too(localizer, small_index):
     fix = localizer.localize(small_index.tiles[7], view="drone", heading_deg=0.0, rerank=0)
     assert fix.matches[0].tile_id == small_index.tile_ids[7]
-    assert fix.matches[0].similarity is None
+    assert fix.matches[0].similarity == 1.0
+    assert fix.ordered_by == "logits"
     assert fix.matches[0].distance_bits == 0
 
 

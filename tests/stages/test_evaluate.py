@@ -53,8 +53,10 @@ def test_methods_stand_side_by_side_with_chance(evaluated):
     methods = [row.method for row in evaluated.table]
     assert methods == [
         "floats",
+        "codes 64, asymmetric",
         "codes 64",
         "codes 64 + re-rank 20",
+        "codes 128, asymmetric",
         "codes 128",
         "codes 128 + re-rank 20",
         "chance",

@@ -22,6 +22,7 @@ from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from geoloc.core.errors import InputError
 from geoloc.geometry.azimuth import column_energy, cosine_of_part
 from geoloc.index.search.kernels.hamming import code_words, hamming_distances
+from geoloc.index.search.kernels.weighted_scan import Weights, similarities, weighted_distances
 
 Blocks = Callable[[], Iterable[AnyArray]]
 
@@ -120,6 +121,31 @@ class Hamming:
         """Scores float32[p, R, S], see `Similarity`."""
         differing = np.bitwise_count(left[:, :, None] ^ right[:, None])
         return np.asarray(-differing.sum(axis=-1, dtype=np.uint32).astype(np.float32))
+
+
+class Asymmetric:
+    """A query's real numbers against bits, as the search compares them (`weighted_scan`); `bits` as in `Hamming`."""
+
+    tie = 0.0
+
+    def __init__(self, code_bytes: int, bits: int | None = None) -> None:
+        self._bytes = prefix_bytes(code_bytes, bits)
+
+    def prepare(self, rows: AnyArray, *, query: bool) -> AnyArray:
+        """Weights int8[n, R, bits] of queries, codes uint8[n, R, bits / 8] of the gallery: their first bits."""
+        return np.ascontiguousarray(rows[..., : 8 * self._bytes if query else self._bytes])
+
+    def scores(self, queries: AnyArray, block: AnyArray) -> Float32Array:
+        """Scores float32[q, n], see `Similarity`."""
+        weights: Weights = queries
+        return similarities(weighted_distances(weights, block), weights)
+
+    def pairwise(self, left: AnyArray, right: AnyArray) -> Float32Array:
+        """Scores float32[p, R, S], see `Similarity`."""
+        signs = 2 * np.unpackbits(right, axis=-1).astype(np.float32) - 1
+        product = (left.astype(np.float32) @ signs.swapaxes(1, 2)).astype(np.int64)  # whole numbers, exact
+        total = np.abs(left.astype(np.int64)).sum(axis=-1, keepdims=True)
+        return similarities((total - product) // 2, left)
 
 
 def prefix_bytes(code_bytes: int, bits: int | None) -> int:

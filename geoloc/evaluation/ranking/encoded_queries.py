@@ -22,6 +22,7 @@ ENCODED = pa.schema(
         pa.field("candidates", pa.int32(), nullable=False),
         pa.field("embedding", pa.binary(), nullable=False),  # float16[R, D], little-endian
         pa.field("code", pa.binary(), nullable=False),  # uint8[R, bits // 8]
+        pa.field("weights", pa.binary(), nullable=False),  # int8[R, bits]
         pa.field("columns", pa.int32(), nullable=False),  # azimuth columns that roll as the photo turns
         pa.field("lit", pa.binary()),  # bool[columns], the columns that the photo shows; null: all
     ]
@@ -68,6 +69,7 @@ class EncodedTable:
         # Rounding to float16 moved them off the unit sphere by up to a thousandth.
         embedding /= np.maximum(np.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
         code = np.frombuffer(b"".join(chosen["code"].to_pylist()), dtype=np.uint8)
+        weights = np.frombuffer(b"".join(chosen["weights"].to_pylist()), dtype=np.int8)
         columns = chosen["columns"][0].as_py()
         return EncodedQueries(
             embedding,
@@ -77,6 +79,7 @@ class EncodedTable:
             self.model_id,
             columns,
             _shown_columns(chosen["lit"].to_pylist(), columns),
+            weights.reshape(len(rows), candidates, -1),
         )
 
 

@@ -16,6 +16,7 @@ from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.geometry.azimuth import shown_of_candidates
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import multi_code
+from geoloc.index.search.kernels.weighted_scan import Weights
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.locator import EncodedQueries
 
@@ -26,13 +27,15 @@ _GROUP_TILES = 32_768
 class QueryGroup:
     """Queries that can be compared at once: positions int64[q], embeddings [q, R, D] and codes uint8[q, R, B].
 
-    shown: bool[q, R, columns], the azimuth columns that are to be compared; None: all.
+    shown: bool[q, R, columns], the azimuth columns that are to be compared; None: all. weights: int8[q, R, bits], how
+    sure each bit is (`bit_weights`); None where it is not known.
     """
 
     rows: IntArray
     embedding: AnyArray | None
     code: Codes
     shown: BoolArray | None = None
+    weights: Weights | None = None
 
     def floats(self) -> tuple[AnyArray, Similarity]:
         """Rows [q, R, E] as `Similarity.prepare` takes them, and the similarity to compare them by."""
@@ -173,7 +176,8 @@ class PhotoSet(ItemSet):
             shown = None
             if queries.shown is not None and queries.limited.any():
                 shown = shown_of_candidates(queries.shown, queries.embedding.shape[1])
-            yield QueryGroup(rows, queries.embedding, self._code(queries), shown)
+            weights = None if queries.weights is None else queries.weights[..., : self.bits]
+            yield QueryGroup(rows, queries.embedding, self._code(queries), shown, weights)
 
     def embeddings(self) -> Iterable[AnyArray]:
         """A block float32[n, R, D] for each group."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.evaluation.ranking.average_precision import average_precision
-from geoloc.evaluation.ranking.blockwise_scores import Blocks, Cosine, Hamming, Similarity
+from geoloc.evaluation.ranking.blockwise_scores import Asymmetric, Blocks, Cosine, Hamming, Similarity
 from geoloc.evaluation.ranking.metrics import TIES, Ties
 from geoloc.evaluation.ranking.pca import ProjectedDistance, fit_projection
 from geoloc.evaluation.ranking.photos_and_tiles import ItemSet, QueryGroup
@@ -24,6 +24,11 @@ FLOATS = "floats"
 def codes_name(bits: int) -> str:
     """Method name of codes alone."""
     return f"codes {bits}"
+
+
+def asymmetric_name(bits: int) -> str:
+    """Method name of the query's real numbers against codes."""
+    return f"codes {bits}, asymmetric"
 
 
 def rerank_name(bits: int, rerank: int) -> str:
@@ -48,6 +53,7 @@ class Methods:
     lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none. components: principal components
     of the gallery to compare by as well. precision: average precision of the first question's positives.
     rerankings: orders of the `rerank` nearest floats by their neighbours. keep: best items to keep of the first method.
+    asymmetric: where queries have weights, rank by them too, and re-rank the nearest by them.
     """
 
     lengths: Sequence[int]
@@ -56,6 +62,7 @@ class Methods:
     precision: bool = False
     keep: int = 0
     rerankings: Sequence[Reranking] = ()
+    asymmetric: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,13 +129,24 @@ def rank_all_methods(
         for bits in methods.lengths:
             whole = bits == methods.lengths[-1]
             keep = methods.keep if whole and not floats else 0
-            wide = max(keep, methods.rerank if floats else 0)
-            by_codes = ranker.rank(group.code, gallery.codes, Hamming(group.code.shape[-1], bits), wide)
-            lists.put(codes_name(bits), group.rows, by_codes, keep, 0.0)
-            if floats and methods.rerank:
-                ranks = ranker.rerank(by_codes, served[number] if served and whole else None)
+            nearest = None
+            for name, rows, compared in _code_methods(group, bits, asymmetric=methods.asymmetric):
+                ranks = ranker.rank(rows, gallery.codes, compared, max(keep, methods.rerank if floats else 0))
+                lists.put(name, group.rows, ranks, keep, compared.tie)
+                nearest, keep = nearest or ranks, 0
+            if floats and methods.rerank and nearest is not None:
+                ranks = ranker.rerank(nearest, served[number] if served and whole else None)
                 lists.put(rerank_name(bits, methods.rerank), group.rows, ranks, 0, 0.0)
     return lists.by_method
+
+
+def _code_methods(
+    group: QueryGroup, bits: int, *, asymmetric: bool
+) -> Iterator[tuple[str, AnyArray, Similarity]]:
+    """(name, rows to compare, similarity) of the methods of codes, first the one that a search uses."""
+    if asymmetric and group.weights is not None:
+        yield asymmetric_name(bits), group.weights, Asymmetric(group.code.shape[-1], bits)
+    yield codes_name(bits), group.code, Hamming(group.code.shape[-1], bits)
 
 
 def _of_group(question: Question, rows: IntArray, queries: int, place: IntArray) -> Question:

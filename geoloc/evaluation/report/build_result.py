@@ -20,7 +20,7 @@ from geoloc.evaluation.ranking.metrics import (
     top_percent_k,
 )
 from geoloc.evaluation.ranking.photos_and_tiles import PhotoSet
-from geoloc.evaluation.ranking.rank_all_methods import FLOATS, codes_name
+from geoloc.evaluation.ranking.rank_all_methods import FLOATS, asymmetric_name, codes_name
 from geoloc.evaluation.report import provenance
 from geoloc.evaluation.report.located_errors import Coverage, LocatedPhotos
 from geoloc.evaluation.report.recall_table import DirectionTables, TableResult
@@ -37,13 +37,17 @@ from geoloc.localization.locator import Locator
 
 @dataclass(frozen=True)
 class FigureSettings:
-    """The K of Recall@K, the rule of "top 1 %", code lengths in bits, and how they differ from the protocol."""
+    """The K of Recall@K, the rule of "top 1 %", code lengths in bits, and how they differ from the protocol.
+
+    asymmetric: whether codes are compared with the photos' real numbers too.
+    """
 
     ks: tuple[int, ...]
     rule: TopPercent
     lengths: tuple[int, ...]
     rerank: int
     radius_m: float
+    asymmetric: bool = True
 
     def changes(self, protocol: Protocol) -> list[str]:
         """What differs from the protocol, in words."""
@@ -100,7 +104,7 @@ def build_result(
 
 def _whole_code_methods(table: TableResult, settings: FigureSettings) -> list[str]:
     """Floats and the whole code: prefixes are compared by the true tile alone."""
-    prefixes = [codes_name(bits) for bits in settings.lengths[:-1]]
+    prefixes = [name(bits) for bits in settings.lengths[:-1] for name in (codes_name, asymmetric_name)]
     return [name for name in table.counts if name.split(" + ")[0] not in prefixes]
 
 

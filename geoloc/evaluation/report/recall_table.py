@@ -149,11 +149,12 @@ def direction_tables(
     rerank: int,
     served: Sequence[Matches] | None = None,
     rerankings: Sequence[Reranking] = (),
+    asymmetric: bool = True,
 ) -> DirectionTables:
     """Rank the gallery by all methods and put the ranks into tables; `served` as in `rank_all_methods`.
 
     lengths: code lengths in bits, ascending; rerank: codes to re-rank, 0 for none. rerankings: orders of the nearest
-    floats by their neighbours.
+    floats by their neighbours. asymmetric: compare the queries' real numbers with codes, where they have them.
     """
     protocol, queries, gallery = questions.protocol, questions.queries, questions.gallery
     methods = Methods(
@@ -163,6 +164,7 @@ def direction_tables(
         precision=protocol.precision,
         keep=min(KEPT_ANSWERS, len(gallery)),
         rerankings=rerankings,
+        asymmetric=asymmetric,
     )
     lists = _ranked(questions, methods, served)
     radius_lists = len(questions.to_rank()) - len(questions.within)

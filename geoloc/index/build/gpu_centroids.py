@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import faiss
 import numpy as np
 
 from geoloc.core.arrays import Codes, IntArray
+from geoloc.index.search.kernels.gpu_scan import built_for_gpu as built_for_gpu
+from geoloc.index.search.kernels.gpu_scan import device_index
+from geoloc.index.search.kernels.gpu_scan import has_device as has_device
 
 Assign = Callable[[Codes, Codes], IntArray]
 
@@ -20,24 +22,6 @@ _TIES = (
     16  # a GPU orders equals arbitrarily: this many are fetched, and all centres compared where all are equal
 )
 _BLOCK_ROWS = 65_536
-
-
-def built_for_gpu() -> bool:
-    """Whether the FAISS that is installed has GPU code; it may still see no device."""
-    return hasattr(faiss, "StandardGpuResources")
-
-
-def has_device() -> bool:
-    """Whether this process may use a GPU through FAISS. Ray hides devices from tasks that request none."""
-    return built_for_gpu() and faiss.get_num_gpus() > 0
-
-
-def device_index(bits: int) -> Any:
-    """An empty exact index of codes on the first device that this process sees."""
-    resources = faiss.StandardGpuResources()
-    index: Any = faiss.GpuIndexBinaryFlat(resources, bits)
-    index.geoloc_resources = resources  # FAISS keeps no reference
-    return index
 
 
 def nearest_centres(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from geoloc.core.arrays import Float32Array, FloatArray, Int32Array, IntArray
+
+Comparison = Literal["embeddings", "logits", "codes"]
+"""What ordered matches: stored embeddings, the photo's real numbers against the tiles' bits, or bits against bits."""
 
 
 class TileMatch(NamedTuple):
@@ -39,8 +42,8 @@ class Matches:
 
     rows: int64[Q, K], the row of the tile in its snapshot (-1: padding). tile_ids: object[Q, K] (str, None for
     padding). lat, lon: float64[Q, K] degrees (NaN without coordinates). distance_bits: int32[Q, K] Hamming
-    distance (-1 where no codes were compared). similarity: float32[Q, K] dot product of the float embeddings
-    (NaN where none was taken).
+    distance (-1 where no codes were compared). similarity: float32[Q, K] by `ordered_by`: the dot product of the float
+    embeddings, or of logits the estimate of it (`weighted_scan.similarities`), or NaN for codes.
     """
 
     snapshot_id: str
@@ -50,6 +53,7 @@ class Matches:
     lon: FloatArray
     distance_bits: Int32Array
     similarity: Float32Array
+    ordered_by: Comparison = "codes"
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
@@ -67,8 +71,9 @@ class Matches:
     def scores(self, bits: int) -> FloatArray:
         """What matches are compared by, float64[Q, K]; NaN for padding.
 
-        The cosine of the embeddings where it was computed. Else the cosine estimated from the Hamming distance of
-        codes of `bits` bits, cos(pi d / bits), which is exact in the mean for random hyperplanes.
+        The cosine of the embeddings, or its estimate from logits, where it was computed. Else the cosine estimated from
+        the Hamming distance of codes of `bits` bits, cos(pi d / bits), which is exact in the mean for random
+        hyperplanes.
         """
         estimate = np.cos(np.pi * self.distance_bits / bits)
         scores = np.where(np.isfinite(self.similarity), self.similarity, estimate).astype(np.float64)
@@ -76,24 +81,24 @@ class Matches:
 
     def take(self, columns: IntArray) -> Matches:
         """The given columns int64[Q, k] of each query; column -1 gives padding."""
-        taken = {
+        taken: dict[str, Any] = {
             name: np.take_along_axis(getattr(self, name), np.maximum(columns, 0), axis=1) for name in _PADDING
         }
         for name, empty in _PADDING.items():
             taken[name][columns < 0] = empty
-        return Matches(snapshot_id=self.snapshot_id, **taken)
+        return replace(self, **taken)
 
     def grouped(self, size: int) -> Matches:
         """Every `size` consecutive lists as one: Q // size queries with size * K columns."""
         shape = (len(self) // size, size * self.width)
-        arrays = {name: getattr(self, name).reshape(shape) for name in _PADDING}
-        return Matches(snapshot_id=self.snapshot_id, **arrays)
+        arrays: dict[str, Any] = {name: getattr(self, name).reshape(shape) for name in _PADDING}
+        return replace(self, **arrays)
 
     @classmethod
     def joined(cls, parts: Sequence[Matches]) -> Matches:
         """The lists of several results of one snapshot, one below the other, padded to the widest."""
         width = max(part.width for part in parts)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, empty in _PADDING.items():
             columns = [getattr(part, name) for part in parts]
             arrays[name] = np.concatenate(
@@ -102,12 +107,12 @@ class Matches:
                     for part in columns
                 ]
             )
-        return cls(snapshot_id=parts[0].snapshot_id, **arrays)
+        return replace(parts[0], **arrays)
 
     def reordered(self, order: IntArray) -> Matches:
         """The lists of the queries `order` int64[q]."""
-        arrays = {name: getattr(self, name)[order] for name in _PADDING}
-        return Matches(snapshot_id=self.snapshot_id, **arrays)
+        arrays: dict[str, Any] = {name: getattr(self, name)[order] for name in _PADDING}
+        return replace(self, **arrays)
 
     def of(self, query: int) -> list[TileMatch]:
         """The tiles of one query, best first, without padding."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from geoloc.core.arrays import Float32Array, HalfArray, IntArray
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import topk
+from geoloc.index.search.kernels.weighted_scan import Weights, weighted_distances
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -54,6 +55,17 @@ def distances_of(shards: Sequence[Shard], rows: IntArray, codes: npt.NDArray[np.
             stored = _gathered(shards, own[there], [shard.codes for shard in shards])
             away = np.bitwise_count(stored[:, None] ^ codes[query]).sum(axis=-1, dtype=np.int64)
             distances[query, there] = away.min(axis=1)
+    return distances
+
+
+def weighted_distances_of(shards: Sequence[Shard], rows: IntArray, weights: Weights) -> IntArray:
+    """Weighted distances int64[Q, K] of rows [Q, K] from each query's weights int8[Q, bits]; -1 pads."""
+    distances = np.full(rows.shape, -1, np.int64)
+    for query, own in enumerate(rows):
+        there = np.flatnonzero(own >= 0)
+        if len(there):
+            stored = _gathered(shards, own[there], [shard.codes for shard in shards])
+            distances[query, there] = weighted_distances(weights[query : query + 1], stored)[0]
     return distances
 
 

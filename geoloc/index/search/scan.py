@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,7 +25,7 @@ from geoloc.index.search import inverted_lists, topk
 from geoloc.index.search.cell_cover import cell_ranges, rows_between
 from geoloc.index.search.inverted_lists import InvertedLists
 from geoloc.index.search.kernels.dot_products import default_products
-from geoloc.index.search.kernels.scan_kernel import Kernel
+from geoloc.index.search.kernels.scan_kernel import Kernel, Query, RowScan
 from geoloc.index.search.region import Region
 
 QUERY_BLOCK = 256
@@ -132,18 +133,25 @@ def _pool(threads: int, _pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "geoloc-scan")
 
 
-def scan(selections: Sequence[Selection], queries: Codes, k: int, kernel: Kernel, threads: int) -> Candidates:
-    """The k nearest codes of each selection to queries uint8[Q, B], Q <= `QUERY_BLOCK`, by Hamming distance."""
+def scan(
+    selections: Sequence[Selection], queries: npt.NDArray[Query], k: int, kernel: RowScan[Query], threads: int
+) -> Candidates:
+    """The k nearest codes of each selection to queries [Q, ...], Q <= `QUERY_BLOCK`, by the kernel's distance.
+
+    Queries are codes uint8[Q, B] for Hamming distances, or weights int8[Q, 8 B] for `WeightedKernel`.
+    """
     selections = [selection.for_scan(len(queries)) for selection in selections]
     spans = _spans(selections, threads)
-    if len(spans) == 1 or threads == 1:
-        found = [_scan_span(*span, queries, k, kernel) for _, span in spans]
+
+    def keys_of(span: tuple[int, tuple[Selection, int, int]]) -> IntArray:
+        return _scan_span(*span[1], queries, k, kernel)
+
+    if len(spans) < 2 or threads == 1:
+        found = list(map(keys_of, spans))
     else:
-        pool = _pool(threads, os.getpid())
-        found = [
-            future.result()
-            for future in [pool.submit(_scan_span, *span, queries, k, kernel) for _, span in spans]
-        ]
+        # This thread takes the first span itself: it would only wait, and waking another one takes time.
+        others = [_pool(threads, os.getpid()).submit(keys_of, span) for span in spans[1:]]
+        found = [keys_of(spans[0]), *(future.result() for future in others)]
     scores, rows = [], []
     for number, selection in enumerate(selections):
         parts = [keys for keys, (chosen, _) in zip(found, spans, strict=True) if chosen == number]
@@ -222,7 +230,12 @@ def _spans(selections: Sequence[Selection], threads: int) -> list[tuple[int, tup
 
 
 def _scan_span(
-    selection: Selection, start: int, stop: int, queries: Codes, k: int, kernel: Kernel
+    selection: Selection,
+    start: int,
+    stop: int,
+    queries: npt.NDArray[Query],
+    k: int,
+    kernel: RowScan[Query],
 ) -> IntArray:
     """Packed keys [Q, <= k] of the nearest rows of a span."""
     best = np.empty((len(queries), 0), np.int64)

@@ -24,12 +24,17 @@ from geoloc.index.search import scan as scanning
 from geoloc.index.search.cut_files import MappedFiles
 from geoloc.index.search.inverted_lists import InvertedLists, open_lists
 from geoloc.index.search.kernels.dot_products import default_products
-from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
-from geoloc.index.search.matches import Matches
+from geoloc.index.search.kernels.scan_kernel import Kernel, search_kernel
+from geoloc.index.search.kernels.weighted_scan import WeightedKernel, Weights, similarities
+from geoloc.index.search.matches import Comparison, Matches
 from geoloc.index.search.region import Region
 
 BlockResult = tuple[IntArray, IntArray, Embeddings]
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+# Up to so many tiles are compared by weights without a look at the codes first; of more only the nearest by codes are.
+WEIGHED_TILES = 2_000_000
+WEIGHED_SHORTLIST = 5_000
 
 
 class Snapshot:
@@ -54,7 +59,8 @@ class Snapshot:
         self.snapshot_id = snapshot_id
         self.manifest = manifest
         self._cache = cache
-        self._kernel = kernel or default_kernel()
+        self._kernel = kernel or search_kernel()
+        self._weighted = WeightedKernel()
         self._threads = threads or scanning.thread_count()
         self.skip_broken = skip_broken
         self._shards: list[Shard] = []
@@ -201,6 +207,7 @@ class Snapshot:
         embeddings: Embeddings | None = None,
         rerank: int = 0,
         probes: int | None = None,
+        weights: Weights | None = None,
     ) -> Matches:
         """The k nearest tiles of each query by Hamming distance, exact, in the order (distance, tile_id).
 
@@ -208,6 +215,10 @@ class Snapshot:
         (float32[Q, D]) and `rerank` > 0 the max(rerank, k) nearest by Hamming distance are ordered anew by
         (-dot product, tile_id), and the first k of them returned. Memory: a block of queries times the
         candidates; never queries times tiles.
+
+        With `weights` (int8[Q, bits] of `bit_weights`) the distance is the weighted one of the photo's real numbers
+        (kernels/weighted_scan.py), before or instead of embeddings. Up to `WEIGHED_TILES` tiles in the region or the
+        index are all compared so; of more the `WEIGHED_SHORTLIST` (at least k or rerank) nearest by Hamming distance.
 
         `probes` makes it approximate, for an index that was built with lists: of each shard only so many lists
         are scanned (search/inverted_lists.py). Shards without lists, which updates add, are scanned whole.
@@ -219,13 +230,17 @@ class Snapshot:
         self._check_probes(probes)
         if rerank:
             embeddings = self._checked_embeddings(embeddings, len(codes))
+        if weights is not None:
+            self._check_weights(weights, len(codes))
         selections = self._select(region)
         parts: list[BlockResult] = []
         for start in range(0, len(codes), scanning.QUERY_BLOCK):
             block = slice(start, start + scanning.QUERY_BLOCK)
             floats = embeddings[block] if rerank and embeddings is not None else None
-            parts.append(self._search_block(selections, codes[block], k, floats, rerank, probes))
-        return self._matches(parts, k)
+            weighed = None if weights is None else weights[block]
+            parts.append(self._search_block(selections, codes[block], k, floats, rerank, probes, weighed))
+        ordered_by: Comparison = "embeddings" if rerank else "codes" if weights is None else "logits"
+        return self._matches(parts, k, ordered_by)
 
     def search_scored(
         self,
@@ -264,7 +279,7 @@ class Snapshot:
             rows = _take(rows, order, -1)
             distances = multi_code.distances_of(self._shards, rows, codes[block])
             parts.append((rows, distances, _take(similarity, order, np.nan)))
-        return self._matches(parts, k)
+        return self._matches(parts, k, "embeddings")
 
     def _nearest_to_any(self, selections: list[scanning.Selection], codes: Codes, k: int) -> IntArray:
         """Rows [Q, k] that are nearest to any of a query's codes uint8[Q, R, B]."""
@@ -294,18 +309,43 @@ class Snapshot:
         embeddings: Embeddings | None,
         rerank: int,
         probes: int | None,
+        weights: Weights | None = None,
     ) -> BlockResult:
-        """(rows, distances, similarities) of a block of queries, [Q, k] each."""
+        """(rows, Hamming distances, similarities) of a block of queries, [Q, k] each."""
         wanted = max(k, rerank) if embeddings is not None and k else k
-        candidates = self._scan(selections, codes, wanted, probes)
+        if weights is None:
+            candidates = self._scan(selections, codes, wanted, probes)
+        else:
+            candidates = self._weigh(selections, codes, weights, wanted, probes)
         columns = scanning.best_columns(self._shards, candidates, wanted)
         rows, distances = _take(candidates.rows, columns, -1), _take(candidates.scores, columns, -1)
+        similarity = np.full(rows.shape, np.nan, np.float32)
+        if weights is not None:
+            similarity = np.where(rows >= 0, similarities(distances, weights), similarity)
+            distances = multi_code.distances_of(self._shards, rows, codes[:, None])
         if embeddings is None:
-            return rows, distances, np.full(rows.shape, np.nan, np.float32)
+            return rows, distances, similarity
         similarity = scanning.rerank(self._shards, rows, embeddings, self._threads)
         scores = topk.descending(np.nan_to_num(similarity)).astype(np.int64)
         order = scanning.best_columns(self._shards, scanning.Candidates(scores, rows, candidates.shards), k)
         return _take(rows, order, -1), _take(distances, order, -1), _take(similarity, order, np.nan)
+
+    def _weigh(
+        self,
+        selections: list[scanning.Selection],
+        codes: Codes,
+        weights: Weights,
+        k: int,
+        probes: int | None,
+    ) -> scanning.Candidates:
+        """Candidates by weighted distance: of all rows, or of the nearest by codes where the rows are many."""
+        if probes is None and sum(map(len, selections)) <= WEIGHED_TILES:
+            return scanning.scan(selections, weights, k, self._weighted, self._threads)
+        wanted = max(k, WEIGHED_SHORTLIST)
+        near = self._scan(selections, codes, wanted, probes)
+        rows = _take(near.rows, scanning.best_columns(self._shards, near, wanted), -1)
+        distances = multi_code.weighted_distances_of(self._shards, rows, weights)
+        return scanning.Candidates(distances, rows, near.shards)
 
     def _scan(
         self, selections: list[scanning.Selection], codes: Codes, k: int, probes: int | None
@@ -321,7 +361,7 @@ class Snapshot:
         near = scanning.scan_lists(listed, codes, k, probes, self._kernel, self._threads)
         return scanning.together(found, near)
 
-    def _matches(self, parts: list[BlockResult], k: int) -> Matches:
+    def _matches(self, parts: list[BlockResult], k: int, ordered_by: Comparison) -> Matches:
         empty = np.empty((0, k), np.int64)
         rows, bits, similarity = (
             np.concatenate(column)
@@ -331,7 +371,8 @@ class Snapshot:
         found = rows >= 0
         tile_ids[found] = scanning.take_ids(self._shards, rows[found]).to_numpy(zero_copy_only=False)
         lat, lon = scanning.take_positions(self._shards, rows)
-        return Matches(self.snapshot_id, rows, tile_ids, lat, lon, bits.astype(np.int32), similarity)
+        distances = bits.astype(np.int32)
+        return Matches(self.snapshot_id, rows, tile_ids, lat, lon, distances, similarity, ordered_by)
 
     def _select(self, region: Region | None) -> list[scanning.Selection]:
         if region is not None and not self.located:
@@ -353,6 +394,14 @@ class Snapshot:
                 reason="wrong_code",
             )
         return codes
+
+    def _check_weights(self, weights: Weights, queries: int) -> None:
+        if weights.dtype != np.int8 or weights.shape != (queries, self.bits):
+            raise QueryError(
+                f"The weights of the queries are {weights.dtype}{list(weights.shape)}, this index takes "
+                f"int8[{queries}, {self.bits}]; give `bit_weights` of the logits that the codes came from.",
+                reason="wrong_logits",
+            )
 
     def _checked_any_heading(self, codes: Codes) -> Codes:
         bits = self.any_heading_bits

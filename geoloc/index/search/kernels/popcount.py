@@ -202,6 +202,28 @@ def _in_order(k: int, bits: int, best: Any, sorted_distances: Any, sorted_rows: 
             places[distance] += 1
 
 
+@numba.njit(cache=True, nogil=True)
+def _nearest(
+    codes: int, count: int, width: int, queries: Any, k: int, live: int, distances: Any, rows: Any
+) -> None:
+    """The whole scan in a single call: every call from Python costs as much as comparing a thousand codes."""
+    words, number, bits = queries.shape[1], queries.shape[0], width * 8
+    room = min(k + min(max(k, 64), 8192), count)
+    best = _Candidates(
+        np.full(number, bits + 1, np.int64),
+        np.zeros(number, np.int64),
+        np.zeros((number, bits + 2), np.int32),
+        np.zeros(number, np.int64),
+        np.empty((number, room), np.uint16),
+        np.empty((number, room), np.uint32),
+    )
+    start = 0
+    if number <= _FEW_QUERIES and width == 8 * words and words in ROW_WORDS:
+        start = _scan_rows(codes, count, width, queries, k, live, best)
+    _scan_columns(codes, count, width, start, queries, k, live, best)
+    _in_order(k, bits, best, distances, rows)
+
+
 class PopcountKernel:
     """The compiled scan on the calling thread; it releases the interpreter lock."""
 
@@ -216,27 +238,10 @@ class PopcountKernel:
         padded = np.zeros((len(queries), words * 8), np.uint8)
         padded[:, :width] = queries
         padded_queries = padded.view(np.uint64)
-        best = _no_candidates(len(queries), width * 8, min(k + min(max(k, 64), 8192), count))
         # Addresses: mapped arrays are another type to the compiler than arrays in memory.
         codes = np.ascontiguousarray(codes)
         live = None if live is None else np.ascontiguousarray(live, dtype=np.bool_)
         marks, here = 0 if live is None else live.ctypes.data, (codes.ctypes.data, count, width)
-        start = 0
-        if len(queries) <= _FEW_QUERIES and width == 8 * words and words in ROW_WORDS:
-            start = _scan_rows(*here, padded_queries, k, marks, best)
-        _scan_columns(*here, start, padded_queries, k, marks, best)
         distances, rows = (np.full((len(queries), k), -1, np.int64) for _ in range(2))
-        _in_order(k, width * 8, best, distances, rows)
+        _nearest(*here, padded_queries, k, marks, distances, rows)
         return distances, rows
-
-
-def _no_candidates(queries: int, bits: int, room: int) -> _Candidates:
-    """The candidates before the first row, with room for so many of each query."""
-    return _Candidates(
-        np.full(queries, bits + 1, np.int64),
-        np.zeros(queries, np.int64),
-        np.zeros((queries, bits + 2), np.int32),
-        np.zeros(queries, np.int64),
-        np.empty((queries, room), np.uint16),
-        np.empty((queries, room), np.uint32),
-    )

@@ -8,7 +8,7 @@ on the user's machine, FAISS because its order of equal distances is not documen
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import faiss
 import numpy as np
@@ -22,20 +22,27 @@ _FAISS_PASS_CODES = 4096
 _NUMPY_PASS_CODES = 4096
 
 
-class Kernel(Protocol):
-    """An exact scan."""
+Query = TypeVar("Query", bound=np.generic, contravariant=True)
+
+
+class RowScan(Protocol[Query]):
+    """An exact scan of codes by queries of one type: codes (`Kernel`), or weights (weighted_scan.py)."""
 
     name: str
 
     def nearest(
-        self, codes: Codes, queries: Codes, k: int, live: BoolArray | None = None
+        self, codes: Codes, queries: npt.NDArray[Query], k: int, live: BoolArray | None = None
     ) -> tuple[IntArray, IntArray]:
         """(distances, rows) int64[Q, k] of the first k rows by (distance, row), padded with -1.
 
-        codes: uint8[M, B], C-contiguous; queries: uint8[Q, B]; 1 <= k <= M. live: bool[M], the rows that take
+        codes: uint8[M, B], C-contiguous; queries: [Q, ...]; 1 <= k <= M. live: bool[M], the rows that take
         part, None for all of them.
         """
         ...
+
+
+class Kernel(RowScan[np.uint8], Protocol):
+    """An exact scan by Hamming distance: queries uint8[Q, B] are codes."""
 
 
 class FaissKernel:
@@ -105,6 +112,13 @@ def default_kernel() -> Kernel:
     compiled = compiled_kernel()
     candidates = [FaissKernel()] if compiled is None else [compiled, FaissKernel()]
     return next((kernel for kernel in candidates if orders_ties_by_row(kernel)), NumpyKernel())
+
+
+def search_kernel() -> Kernel:
+    """What a snapshot is searched with: on the GPU that this process may use through FAISS, else `default_kernel`."""
+    from geoloc.index.search.kernels.gpu_scan import GpuKernel, device_bytes, has_device
+
+    return GpuKernel(default_kernel(), device_bytes()) if has_device() else default_kernel()
 
 
 def compiled_kernel() -> Kernel | None:
