@@ -78,8 +78,9 @@ def _drop_restart_warning() -> None:
     Ray warns of actors that restart with arguments in its object store. The pools of Ray Data are such actors, and
     Ray Data keeps their arguments alive. The line comes from C++, so only the file descriptor can hold it back.
     """
-    nowhere = NodeAffinitySchedulingStrategy("f" * 56, soft=False)  # no demand for an autoscaler
-    never: Any = ray.remote(num_cpus=0, max_restarts=1, scheduling_strategy=nowhere)(_NeverStarted)
+    nowhere = NodeAffinitySchedulingStrategy("e" * 56, soft=False)  # no demand for an autoscaler
+    remote: Any = ray.remote  # its stubs do not know this strategy
+    never = remote(num_cpus=0, max_restarts=1, scheduling_strategy=nowhere)(_NeverStarted)
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)

@@ -16,8 +16,8 @@ from geoloc.core.errors import ArtifactError, ConfigError
 from geoloc.core.extensions import VARIABLE
 from geoloc.models.encoder import Encoder
 from geoloc.stages.train import TrainConfig, TrainInputs, run
-from tests.stages.command_output import foreign_lines
 from tests.small_places import TINY_PLACES, write_places
+from tests.stages.command_output import foreign_lines
 
 PATIENT = {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
 

@@ -20,7 +20,7 @@ def flat_view(codes: Codes) -> Any:
     It reads the codes where they are and keeps them alive. It cannot grow. Equal distances have the order of labels.
     """
     index: Any = faiss.IndexBinaryFlat(8 * codes.shape[1])
-    vector: Any = faiss.MaybeOwnedVectorUInt8  # type: ignore[attr-defined]  # its stubs lack it
+    vector: Any = faiss.MaybeOwnedVectorUInt8
     if codes.size:
         flat = np.ascontiguousarray(codes).reshape(-1)
         index.xb = vector.create_view(faiss.swig_ptr(flat), flat.size, vector().owner)

@@ -24,7 +24,8 @@ from geoloc.index.search import scan as scanning
 from geoloc.index.search.cut_files import MappedFiles
 from geoloc.index.search.inverted_lists import InvertedLists, open_lists
 from geoloc.index.search.kernels.dot_products import default_products
-from geoloc.index.search.kernels.scan_kernel import Kernel, search_kernel
+from geoloc.index.search.kernels.gpu_scan import search_kernel
+from geoloc.index.search.kernels.scan_kernel import Kernel
 from geoloc.index.search.kernels.weighted_scan import WeightedKernel, Weights, similarities
 from geoloc.index.search.matches import Comparison, Matches
 from geoloc.index.search.region import Region

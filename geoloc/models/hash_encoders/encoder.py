@@ -92,7 +92,7 @@ class HashEncoder(ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, AnyArray]:
-        """Everything that was fitted, by name, as `from_arrays` takes it."""
+        """Everything that was fitted, by name, as `from_arrays` takes it; shapes [...] are those of the kind."""
 
     @classmethod
     @abstractmethod

@@ -37,12 +37,12 @@ class LinearEncoder(HashEncoder):
         return logits
 
     def arrays(self) -> dict[str, AnyArray]:
-        """The map and the mean."""
+        """The map, weight: float32[bits, D], and the mean, mean: float32[D]."""
         return {"weight": self.weight, "mean": self.mean}
 
     @classmethod
     def from_arrays(cls, section: HashEncoderSection, bits: int, arrays: Mapping[str, AnyArray]) -> Self:
-        """Raises `KeyError` or `ValueError` where the arrays do not fit."""
+        """weight: [bits, D], mean: [D]; raises `KeyError` or `ValueError` where the arrays do not fit."""
         weight, mean = arrays["weight"], arrays["mean"]
         if weight.ndim != 2 or mean.shape != weight.shape[1:] or len(weight) != bits:
             raise ValueError(f"weight is {list(weight.shape)} and mean {list(mean.shape)}")

@@ -130,12 +130,12 @@ class TrainedEncoder(HashEncoder):
         return logits
 
     def arrays(self) -> dict[str, AnyArray]:
-        """The head's weights and statistics."""
+        """The head's weights and statistics, such as project.weight: float32[bits, D]."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self._head.state_dict().items()}
 
     @classmethod
     def from_arrays(cls, section: HashEncoderSection, bits: int, arrays: Mapping[str, AnyArray]) -> Self:
-        """Raises `ValueError`: this head is read with the model."""
+        """Raises `ValueError` for any arrays [...]: this head is read with the model."""
         raise ValueError("the trained head lies in the model's weights")
 
     def _on_device(self, values: AnyArray) -> torch.Tensor:

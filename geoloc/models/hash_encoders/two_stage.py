@@ -91,7 +91,7 @@ class TwoStageEncoder(HashEncoder):
         return np.asarray(logits.numpy().reshape(*embeddings.shape[:-1], self.bits))
 
     def arrays(self) -> dict[str, AnyArray]:
-        """The weights of both networks."""
+        """The weights of both networks, such as aerial.0.weight: float32[hidden, D]."""
         return {
             f"{side}.{name}": tensor.numpy()
             for side, network in self._networks.items()
@@ -100,7 +100,7 @@ class TwoStageEncoder(HashEncoder):
 
     @classmethod
     def from_arrays(cls, section: HashEncoderSection, bits: int, arrays: Mapping[str, AnyArray]) -> Self:
-        """Raises `KeyError` or `ValueError` where the arrays do not fit."""
+        """From weights such as aerial.0.weight: [hidden, D]; raises `KeyError` or `ValueError` where they do not fit."""
         assert isinstance(section, TwoStage)
         networks: dict[Side, CodeNetwork] = {}
         sides: tuple[Side, ...] = ("aerial", "ground")

@@ -14,7 +14,7 @@ import numpy as np
 
 from geoloc.core.arrays import BoolArray, Codes, IntArray
 from geoloc.index.search import topk
-from geoloc.index.search.kernels.scan_kernel import Kernel
+from geoloc.index.search.kernels.scan_kernel import Kernel, default_kernel
 
 # A GPU orders equals arbitrarily: this many more are fetched, and a CPU answers where these are equal too.
 _TIES = 64
@@ -96,3 +96,8 @@ class GpuKernel:
             self._free -= codes.nbytes
             self._held[key] = (codes, index)  # the mapping stays, so no other codes get its address
         return self._held[key][1]
+
+
+def search_kernel() -> Kernel:
+    """What a snapshot is searched with: on the GPU that this process may use through FAISS, else `default_kernel`."""
+    return GpuKernel(default_kernel(), device_bytes()) if has_device() else default_kernel()

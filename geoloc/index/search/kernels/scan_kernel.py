@@ -114,13 +114,6 @@ def default_kernel() -> Kernel:
     return next((kernel for kernel in candidates if orders_ties_by_row(kernel)), NumpyKernel())
 
 
-def search_kernel() -> Kernel:
-    """What a snapshot is searched with: on the GPU that this process may use through FAISS, else `default_kernel`."""
-    from geoloc.index.search.kernels.gpu_scan import GpuKernel, device_bytes, has_device
-
-    return GpuKernel(default_kernel(), device_bytes()) if has_device() else default_kernel()
-
-
 def compiled_kernel() -> Kernel | None:
     """The kernel of popcount.py; None where numba is missing or cannot write its cache."""
     try:

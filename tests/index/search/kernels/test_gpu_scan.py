@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from geoloc.index.search.kernels import gpu_scan
-from geoloc.index.search.kernels.gpu_scan import GpuKernel
+from geoloc.index.search.kernels.gpu_scan import GpuKernel, search_kernel
 from geoloc.index.search.kernels.popcount import PopcountKernel
-from geoloc.index.search.kernels.scan_kernel import default_kernel, search_kernel
+from geoloc.index.search.kernels.scan_kernel import default_kernel
 
 
 class ShufflingIndex:
