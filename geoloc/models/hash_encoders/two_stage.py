@@ -100,7 +100,7 @@ class TwoStageEncoder(HashEncoder):
 
     @classmethod
     def from_arrays(cls, section: HashEncoderSection, bits: int, arrays: Mapping[str, AnyArray]) -> Self:
-        """From weights such as aerial.0.weight: [hidden, D]; raises `KeyError` or `ValueError` where they do not fit."""
+        """From weights such as aerial.0.weight: [hidden, D]; `KeyError` or `ValueError` where they do not fit."""
         assert isinstance(section, TwoStage)
         networks: dict[Side, CodeNetwork] = {}
         sides: tuple[Side, ...] = ("aerial", "ground")
