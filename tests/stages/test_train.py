@@ -16,6 +16,7 @@ from geoloc.core.errors import ArtifactError, ConfigError
 from geoloc.core.extensions import VARIABLE
 from geoloc.models.encoder import Encoder
 from geoloc.stages.train import TrainConfig, TrainInputs, run
+from tests.small_places import TINY_PLACES, write_places
 
 PATIENT = {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
 
@@ -51,6 +52,21 @@ def test_a_model_comes_out_and_is_reused(
         ArtifactError, match="holds a model made from other inputs or settings; pass --overwrite"
     ):
         run(other, inputs, output)
+
+
+@pytest.mark.slow
+def test_a_recipe_of_places_trains_with_two_workers(ray_local: None, tmp_path: Path) -> None:
+    recipe = tmp_path / "places.yaml"
+    recipe.write_text(TINY_PLACES)
+    write_places(str(tmp_path / "places"), 12)
+    inputs = TrainInputs(train=str(tmp_path / "places"), validation=str(tmp_path / "places"))
+    result = run(
+        TrainConfig(recipe=str(recipe), steps=12, checkpoint_every=5), inputs, str(tmp_path / "model")
+    )
+    assert result.metrics["step"] == 12
+    assert result.metrics["validation_pairs"] == 36  # three drone photos of each place
+    assert result.metrics["validation_recall_5"] > 100 * 5 / 12
+    assert Encoder.open(str(tmp_path / "model")).embedding_dim == 16
 
 
 def test_the_command_trains_an_extension_and_prints_nothing_but_its_own_lines(

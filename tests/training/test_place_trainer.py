@@ -180,6 +180,7 @@ def worker(rank: int, folder: str, places: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_hold_one_model_and_one_loss(places: str, tmp_path: Path) -> None:
     mp.spawn(worker, args=(str(tmp_path), places), nprocs=2)
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))

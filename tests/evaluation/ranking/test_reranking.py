@@ -7,12 +7,15 @@ import math
 import numpy as np
 import pytest
 
+from geoloc.evaluation.ranking.rank_all_methods import Methods, neighbours_name, rank_all_methods
+from geoloc.evaluation.ranking.ranks import Question, TruthTable
 from geoloc.evaluation.ranking.reranking import (
     RERANKINGS,
     graph_scores,
     k_reciprocal_scores,
     reranked_similarities,
 )
+from tests.evaluation.small_sets import photos, tiles
 
 
 def places(seed: int, count: int = 12, views: int = 4, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -117,3 +120,35 @@ def test_gaps_and_candidates(method: str) -> None:
         method,  # type: ignore[arg-type]
     )
     np.testing.assert_allclose(out[0], alone[0], atol=1e-6)
+
+
+def test_rankings_by_neighbours_stand_beside_the_others() -> None:
+    """All photos of six places against their tiles, one of them junk: the ranks are those of the scores."""
+    rng = np.random.default_rng(8)
+    centres = rng.normal(size=(6, 12))
+    gallery = np.repeat(centres, 5, axis=0) + 0.7 * rng.normal(size=(30, 12))
+    queries = centres + 0.7 * rng.normal(size=(6, 12))
+    gallery, queries = (
+        (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in (gallery, queries)
+    )
+    dropped = np.arange(30) == 2
+    right = TruthTable(np.repeat(np.arange(6), 5), np.arange(30)).without_items(dropped)
+    codes = np.zeros((36, 1), np.uint8)
+    lists = rank_all_methods(
+        photos(queries[:, None], codes[:6, None]),
+        tiles(gallery, codes[6:], cuts=(11,)),
+        [Question(right)],
+        Methods((8,), 10, rerankings=RERANKINGS),
+        dropped=dropped,
+    )
+    assert {neighbours_name(method, 10) for method in RERANKINGS} <= set(lists)
+    cosines = np.where(dropped, -9.0, queries @ gallery.T)
+    for method in RERANKINGS:
+        better = []
+        for query in range(6):
+            shortlist = np.argsort(-cosines[query], kind="stable")[:10]
+            score = k_reciprocal_scores if method == "k_reciprocal" else graph_scores
+            scores = score(queries[query].astype(float), gallery[shortlist].astype(float)).astype(np.float32)
+            own = shortlist // 5 == query
+            better.append(int((scores[~own] > scores[own].max()).sum()))
+        assert lists[neighbours_name(method, 10)].counts[0].better.tolist() == better
