@@ -89,7 +89,7 @@ def _drone_tags(data: bytes, focal_mm: float | None, width_px: int, height_px: i
         fov_deg = math.degrees(2 * math.atan(across_mm / 2 / focal_mm))
     return DroneTags(
         altitude_m=_number(texts, b"RelativeAltitude"),
-        pitch_deg=None if pitch is None else -pitch,
+        pitch_deg=None if pitch is None else max(0.0, -pitch),  # a camera that looks up shows no ground
         yaw_deg=_number(texts, b"GimbalYawDegree"),
         fov_deg=fov_deg,
     )

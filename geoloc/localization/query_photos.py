@@ -36,7 +36,7 @@ class Photo:
 
     heading_deg: of the image centre (for a drone photo: of its top), clockwise from north, None when unknown.
     fov_deg: horizontal field of view. extent_m: ground covered by the shorter side of a drone photo.
-    assumed: which of view, heading_deg, fov_deg and (drone) extent_m neither the caller nor the file gave.
+    assumed: which of view, heading_deg, fov_deg and (drone) extent_m, pitch_deg neither the caller nor the file gave.
     """
 
     image: Pixels
@@ -102,8 +102,9 @@ def photo(
     if view == "drone" and flown:
         image, covered_m = ground_square(image, altitude_m=altitude_m, pitch_deg=pitch_deg, fov_deg=fov_deg)
         extent_m = _first(extent_m, covered_m)
-    if view == "drone" and extent_m is None:
-        assumed.append("extent_m")
+    if view == "drone":
+        missing = {"extent_m": extent_m is None, "pitch_deg": flown and pitch_deg is None}
+        assumed += [name for name, lacks in missing.items() if lacks]
     if fov_deg is None and view == "panorama" and facts.panorama_fov_deg is not None:
         fov_deg = facts.panorama_fov_deg
     if fov_deg is None:

@@ -99,6 +99,11 @@ def run(
     tables = _tables(inputs)
     recipes = [Recipe.load(name) for name in config.recipes]
     named = _named(list(config.recipes), [recipe.name for recipe in recipes], "recipe")
+    for recipe in recipes:
+        if recipe.loss.places is not None:
+            raise ConfigError(
+                f"Recipe {recipe.name!r} trains by places, and compare measures panoramas; use train and evaluate."
+            )
     wanted = [(name, seed) for name in named for seed in config.seeds]
     conditions = sum(len(table.conditions) for table in tables)
     measuring = MeasurementStore(output, config.photos, conditions * len(wanted))

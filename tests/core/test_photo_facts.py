@@ -103,6 +103,9 @@ def test_what_a_drone_writes_of_its_flight() -> None:
     assert facts.drone.fov_deg == pytest.approx(
         2 * np.degrees(np.arctan(43.2666 * 2 / 5**0.5 / 48)), abs=1e-3
     )
+    upwards = decode_picture(saved(xmp=xmp('drone-dji:GimbalPitchDegree="+20.00"'))).facts.drone
+    assert upwards is not None
+    assert upwards.pitch_deg == 0.0
     elements = (
         "<drone-dji:RelativeAltitude>50</drone-dji:RelativeAltitude><drone-dji:GimbalPitchDegree>x</drone-dji:"
         "GimbalPitchDegree>"

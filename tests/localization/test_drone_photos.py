@@ -117,7 +117,7 @@ def test_altitude_gives_the_extent() -> None:
     assert one.view == "drone"
     assert one.image.shape == (60, 60, 3)
     assert one.extent_m == pytest.approx(2 * 100.0 * math.tan(math.radians(30)) * 60 / 80)
-    assert one.assumed == ("heading_deg",)
+    assert one.assumed == ("heading_deg", "pitch_deg")
     scaleless = photo(np.zeros((60, 80, 3), np.uint8), pitch_deg=60.0, fov_deg=60.0)
     assert scaleless.extent_m is None
     assert scaleless.assumed == ("extent_m", "heading_deg")

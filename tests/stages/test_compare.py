@@ -123,3 +123,9 @@ def test_names_must_differ(tiny_path: str, tmp_path: Path) -> None:
         run(CompareConfig(), CompareInputs(train="x", tests=("a/t",), aligned=("b/t",)), str(tmp_path))
     with pytest.raises(ConfigError, match="There is no test to compare"):
         run(CompareConfig(), CompareInputs(train="x"), str(tmp_path))
+
+
+def test_recipes_of_places_are_not_compared(tmp_path: Path) -> None:
+    config = CompareConfig(recipes=("university1652-small",))
+    with pytest.raises(ConfigError, match="trains by places"):
+        run(config, CompareInputs(train="x", tests=("a/t",)), str(tmp_path))
