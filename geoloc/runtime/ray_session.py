@@ -1,6 +1,6 @@
 """The Ray of a process: the cluster or job that this process belongs to, else a small one of its own.
 
-Every stage calls `ensure_ray()` first. On a laptop that starts Ray on the loopback interface; inside
+Every stage calls `ensure_ray()` first. On a laptop that starts Ray with a loopback address and a token; inside
 `ray job submit`, or with `RAY_ADDRESS` set, it attaches, and the same code uses the cluster's machines.
 """
 
@@ -23,7 +23,8 @@ from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
 from geoloc.core.progress import say
 from geoloc.runtime.metrics import export_progress
 
-# Ray replaces 127.0.0.1 by the network address; this loopback address is kept, so nothing listens outside.
+# Ray replaces 127.0.0.1 by the network address and keeps this one. Its processes bind all interfaces all the same: the
+# token, which is the default of a Ray that `ray.init` starts, keeps strangers out.
 LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 2 * 2**30
 _START_ATTEMPTS = 3
