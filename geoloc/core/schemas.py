@@ -111,6 +111,22 @@ def matches_schema() -> pa.DataType:
     )
 
 
+def hypotheses_schema() -> pa.DataType:
+    """Type of the `hypotheses` column of results: places that come into question, the heaviest first."""
+    return pa.list_(
+        pa.struct(
+            [
+                _field("lat", pa.float64()),
+                _field("lon", pa.float64()),
+                _field("radius_m", pa.float64()),
+                _field("weight", pa.float64()),
+                _field("heading_deg", pa.float64()),
+                _field("tiles", pa.int32()),
+            ]
+        )
+    )
+
+
 FIXES = pa.schema(
     [
         _field("query_id", pa.string(), required=True),
@@ -120,6 +136,9 @@ FIXES = pa.schema(
         _field("lon", pa.float64()),
         _field("radius_m", pa.float64()),
         _field("confidence", pa.float64()),
+        _field("calibrated", pa.bool_()),
+        _field("notes", pa.list_(pa.string())),
+        _field("hypotheses", hypotheses_schema()),
         _field("heading_deg", pa.float64()),
         _field("view", pa.string()),
         _field("fov_deg", pa.float64()),

@@ -27,7 +27,8 @@ class ClusterSettings:
     `sigma_m` is the distance at which two tiles support each other by 1/e. `temperature` turns differences of
     similarity into weights exp(difference / temperature): that of a contrastive loss makes them the model's own
     posterior over tiles; half of it moved right fixes least in trials. `members` best matches take part; a
-    member weaker than `threshold` of the strongest is dropped.
+    member weaker than `threshold` of the strongest is dropped. Matches within `place_m` of each other speak of the
+    same place, however the position is computed.
     """
 
     sigma_m: float = 30.0
@@ -35,6 +36,7 @@ class ClusterSettings:
     members: int = 20
     iterations: int = 50
     threshold: float = 0.1
+    place_m: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PhotoLike = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 
-MIN_CONFIDENCE = 0.2
+MIN_CONFIDENCE = 0.5  # more likely right than wrong
 FEATURELESS_DETAIL = (
     "The photo shows nothing to match: a plain surface (fog, open water, a covered lens) or parallel lines."
 )
@@ -87,6 +87,7 @@ class Localizer:
         k: int = 10,
         rerank: int = 100,
         min_confidence: float = MIN_CONFIDENCE,
+        uncalibrated: bool = False,
     ) -> Fix:
         """Where a photo (a path or URI, image bytes, or pixels uint8[H, W, 3]) was taken.
 
@@ -97,6 +98,8 @@ class Localizer:
         say). The position of a drone photo is that of the ground in its middle. Without an extent several are
         tried. `near` (lat, lon) with `within_m` restricts the search to a circle, `region`
         (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file are never read.
+        A photo is located when the truth lies within `Fix.radius_m` with the promised probability. `min_confidence`
+        wants more of each photo; `uncalibrated` wants positions also where nothing is promised.
         Raises `QueryError` or `InputError` for values that are out of range; "not located" is a `Fix`.
         """
         taken = picture(image)
@@ -119,6 +122,7 @@ class Localizer:
             k=k,
             rerank=rerank,
             min_confidence=min_confidence,
+            uncalibrated=uncalibrated,
         )[0]
 
     def localize_batch(
@@ -131,6 +135,7 @@ class Localizer:
         k: int = 10,
         rerank: int = 100,
         min_confidence: float = MIN_CONFIDENCE,
+        uncalibrated: bool = False,
     ) -> list[Fix]:
         """A fix for each of several photos (`geoloc.localization.query_photos.photo` makes them), in their order."""
         around = region_around(near, within_m)
@@ -142,7 +147,12 @@ class Localizer:
         for positions in groups(tried).values():
             queries = encode_photos(self.encoder, [tried[p] for p in positions], headings=self.headings)
             answers = self.locator.locate(
-                queries, k=k, region=region, rerank=rerank, min_confidence=min_confidence
+                queries,
+                k=k,
+                region=region,
+                rerank=rerank,
+                min_confidence=min_confidence,
+                uncalibrated=uncalibrated,
             )
             fixes.update(zip(positions, answers, strict=True))
         best = best_extents([fixes[position] for position in range(len(tried))], owners)
@@ -210,6 +220,7 @@ def without_features(fix: Fix) -> Fix:
             "lon": None,
             "radius_m": None,
             "confidence": None,
+            "hypotheses": (),
             "matches": tuple(match.model_copy(update={"in_cluster": False}) for match in fix.matches),
         }
     )

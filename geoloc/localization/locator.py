@@ -18,7 +18,8 @@ from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization import fix as reasons
 from geoloc.localization.calibration import Calibration, load_calibration, query_kind
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
-from geoloc.localization.fix import Fix, Match
+from geoloc.localization.fix import Fix, Hypothesis, Match
+from geoloc.localization.hypotheses import Places, find_places
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates
 
 MAX_K = 1000
@@ -219,13 +220,19 @@ class Locator:
         region: Region | None = None,
         rerank: int = 100,
         min_confidence: float = 0.0,
+        uncalibrated: bool = False,
     ) -> list[Fix]:
         """A fix for each query; see `fixes`."""
         _check_k(k)
-        # The position rests on as many tiles as its calibration did, however few the caller wants to see.
+        found = self.search(queries, k=self.compared(queries, k, rerank), region=region, rerank=rerank)
+        return self.fixes(
+            found, queries, k=k, region=region, min_confidence=min_confidence, uncalibrated=uncalibrated
+        )
+
+    def compared(self, queries: EncodedQueries, k: int, rerank: int) -> int:
+        """How many matches an answer rests on: as many as its calibration did, however few the caller wants to see."""
         settings = self.settings_for(query_kind(queries.view, queries.heading_known))
-        found = self.search(queries, k=max(k, settings.members), region=region, rerank=rerank)
-        return self.fixes(found, queries, k=k, region=region, min_confidence=min_confidence)
+        return min(MAX_K, max(k, settings.members, rerank))
 
     def fixes(
         self,
@@ -235,16 +242,19 @@ class Locator:
         k: int,
         region: Region | None = None,
         min_confidence: float = 0.0,
+        uncalibrated: bool = False,
     ) -> list[Fix]:
         """Fixes with the k best matches each.
 
-        `located` is false, with the reason, when no tile was found, when tiles have no coordinates, or when the
-        calibrated confidence is below `min_confidence` (the matches then cannot be told apart).
+        `located` is false, with the reason, when no tile was found, when tiles have no coordinates, when the
+        calibrated confidence is below `min_confidence` (the matches then cannot be told apart), or when this kind of
+        query has no calibration and the caller does not want `uncalibrated` positions.
         """
         kind = query_kind(queries.view, queries.heading_known)
         cluster = self.cluster(found, self.settings_for(kind))
         fit = self.calibration.query_kinds.get(kind) if self.calibration else None
         radius, confidence = fit.apply(cluster.features) if fit else (None, None)
+        places = self._places(found, cluster, self.settings_for(kind))
         fixes = []
         for query in range(len(queries)):
             matches = _answer_matches(found.matches, cluster, query, k)
@@ -253,6 +263,12 @@ class Locator:
             sure = None if confidence is None else float(confidence[query])
             if problem is None and sure is not None and sure < min_confidence:
                 problem = _ambiguous(sure, min_confidence, float(cluster.features[query, 1]))
+            if problem is None and fit is None and not uncalibrated:
+                problem = _uncalibrated(kind)
+            hypotheses = _hypotheses(places, found, query)
+            if radius is not None and sure is not None and hypotheses:
+                first = hypotheses[0].model_copy(update={"radius_m": float(radius[query]), "weight": sure})
+                hypotheses = (first, *hypotheses[1:])
             fixes.append(
                 Fix(
                     located=problem is None,
@@ -261,13 +277,19 @@ class Locator:
                     lat=float(cluster.lat[query]) if problem is None else None,
                     lon=float(cluster.lon[query]) if problem is None else None,
                     radius_m=float(radius[query]) if radius is not None and problem is None else None,
-                    confidence=sure if problem is None or problem[0] == reasons.AMBIGUOUS else None,
+                    confidence=sure if problem is None else None,
+                    calibrated=fit is not None,
+                    hypotheses=hypotheses,
                     heading_deg=heading if np.isfinite(heading) else None,
                     snapshot_id=self.snapshot.snapshot_id,
                     matches=matches,
                 )
             )
         return fixes
+
+    def _places(self, found: SearchResult, cluster: Cluster, settings: ClusterSettings) -> Places:
+        matches = found.matches
+        return find_places(matches.lat, matches.lon, matches.scores(self.snapshot.bits), settings, cluster)
 
     def _problem(self, matches: Matches, query: int, region: Region | None) -> tuple[str, str] | None:
         if self.snapshot.count == 0:
@@ -293,6 +315,34 @@ def _ambiguous(confidence: float, limit: float, margin: float) -> tuple[str, str
         reasons.AMBIGUOUS,
         f"The best matches look nearly alike (margin {margin:.3f}): confidence {confidence:.2f} is below {limit:.2f}.",
     )
+
+
+def _uncalibrated(kind: str) -> tuple[str, str]:
+    return (
+        reasons.UNCALIBRATED,
+        f"No calibration of this index covers {kind}, so nothing can be promised; run `geoloc calibrate`, or choose "
+        "uncalibrated positions.",
+    )
+
+
+def _hypotheses(places: Places, found: SearchResult, query: int) -> tuple[Hypothesis, ...]:
+    """The places of a query, uncalibrated: weights are shares of the evidence."""
+    one = []
+    for number in range(places.width):
+        column = int(places.best[query, number])
+        if column < 0 or not np.isfinite(places.lat[query, number]):
+            continue
+        heading = float(found.heading_deg[query, column])
+        one.append(
+            Hypothesis(
+                lat=float(places.lat[query, number]),
+                lon=float(places.lon[query, number]),
+                weight=float(places.share[query, number]),
+                heading_deg=heading if np.isfinite(heading) else None,
+                tiles=int(places.tiles[query, number]),
+            )
+        )
+    return tuple(one)
 
 
 def _answer_matches(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Match, ...]:

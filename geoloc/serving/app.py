@@ -96,6 +96,10 @@ class ServeArgs(BaseModel):
         le=1,
         description="Photos with a lower calibrated confidence count as not located.",
     )
+    uncalibrated: bool = Field(
+        default=False,
+        description="Give positions also to kinds of query without a calibration, with no promise.",
+    )
     max_batch: int = Field(default=16, ge=1, description="Photos in an encoding batch at most.")
     batch_wait_s: float = Field(
         default=0.004, ge=0, description="Seconds that a photo waits for others to share its batch."
@@ -217,7 +221,12 @@ def build_app(args: dict[str, Any]) -> Application:
         max_ongoing_requests=8,
         user_config=_START,
         max_queued_requests=queued,
-    ).bind(catalog, rerank=chosen.rerank, min_confidence=chosen.min_confidence)
+    ).bind(
+        catalog,
+        rerank=chosen.rerank,
+        min_confidence=chosen.min_confidence,
+        uncalibrated=chosen.uncalibrated,
+    )
     limits = chosen.limits()
     ingress = _deployment(
         serve.ingress()(IngressReplica),

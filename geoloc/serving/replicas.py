@@ -118,10 +118,18 @@ class EncoderReplica:
 class SearchReplica:
     """Holds all shards of the served snapshots; a request is answered from the one that it names."""
 
-    def __init__(self, catalog: DeploymentHandle[Any], *, rerank: int, min_confidence: float) -> None:
+    def __init__(
+        self,
+        catalog: DeploymentHandle[Any],
+        *,
+        rerank: int,
+        min_confidence: float,
+        uncalibrated: bool = False,
+    ) -> None:
         self._catalog = catalog
         self._rerank = rerank
         self._min_confidence = min_confidence
+        self._uncalibrated = uncalibrated
         self._locators: dict[str, OrderedDict[str, Locator]] = {}  # of each index, the latest last
         self._opening = asyncio.Lock()
 
@@ -175,6 +183,7 @@ class SearchReplica:
             region=query.region,
             rerank=self._rerank if query.rerank is None else query.rerank,
             min_confidence=self._min_confidence,
+            uncalibrated=self._uncalibrated,
         )
         return fixes, len(locator.snapshot.broken_shards())
 

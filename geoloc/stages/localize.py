@@ -1,4 +1,4 @@
-"""Stage `localize`: a batch of photos to a table of fixes (GeoParquet) and `fixes.geojson`."""
+"""Stage `localize`: a batch of photos to a table of fixes (GeoParquet), `fixes.geojson` and `hypotheses.geojson`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ _VERSION = 4
 _UNIT_PHOTOS = 64  # bounds the decoded pictures that an actor holds
 FIXES = "fixes"
 GEOJSON_NAME = "fixes.geojson"
+HYPOTHESES_NAME = "hypotheses.geojson"
 KIND = "fixes"
 _UNUSED_HEADINGS = "unused_file_headings"
 
@@ -77,6 +78,10 @@ class LocalizeConfig(BaseModel):
         ge=0,
         le=1,
         description="Photos with a lower calibrated confidence count as not located.",
+    )
+    uncalibrated: bool = Field(
+        default=False,
+        description="Give positions also to kinds of query without a calibration, with no promise.",
     )
     headings: int = Field(
         default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
@@ -128,7 +133,7 @@ class LocalizeResult(BaseModel):
 def run(
     config: LocalizeConfig, inputs: LocalizeInputs, output: str, *, overwrite: bool = False
 ) -> LocalizeResult:
-    """Locate photos and write `fixes/` (GeoParquet) and `fixes.geojson` to `output`.
+    """Locate photos and write `fixes/` (GeoParquet), `fixes.geojson` and `hypotheses.geojson` to `output`.
 
     Killed halfway and run again, only the missing parts are made. Raises `ArtifactError` when there is no photo
     or no index, `TooManyBadRows` when too many photos cannot be used.
@@ -148,9 +153,10 @@ def run(
                 lambda first: [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]],
             )
             manifest = _make(config, table, (index, snapshot_id), units)
-        geojson = storage.join(output, GEOJSON_NAME)
-        if not reused or not storage.exists(geojson):
-            storage.write_bytes(geojson, "".join(_geojson(fixes)).encode())
+        for name, lines in ((GEOJSON_NAME, _geojson), (HYPOTHESES_NAME, _hypotheses_geojson)):
+            uri = storage.join(output, name)
+            if not reused or not storage.exists(uri):
+                storage.write_bytes(uri, "".join(lines(fixes)).encode())
     say(table_job.summary("fixes", manifest) + (" (reused)" if reused else ""))
     if words := unused_headings("photos", int(manifest.details.get(_UNUSED_HEADINGS, 0))):
         say(words)
@@ -235,6 +241,7 @@ class PhotoLocalizer:
             k=config.k,
             rerank=config.rerank,
             min_confidence=config.min_confidence,
+            uncalibrated=config.uncalibrated,
         )
         rows = [fix.row(query_id) for query_id, fix in zip(ids, fixes, strict=True)]
         table = pa.Table.from_pylist(rows, schema=schemas.FIXES)
@@ -271,16 +278,51 @@ def _geojson(fixes: str) -> Iterator[str]:
 
     Convention: GeoJSON puts the longitude first.
     """
+    names = ["query_id", "located", "reason", "radius_m", "confidence", "calibrated", "notes", "heading_deg"]
+    names += ["view", "fov_deg", "assumed", "snapshot_id"]
+    rows = _rows(fixes, [*names, "lat", "lon", "matches"])
+    return _collection(
+        _feature(
+            (row["lat"], row["lon"]) if row["located"] else None,
+            {name: row[name] for name in names}
+            | {"best_tile": row["matches"][0]["tile_id"] if row["matches"] else None},
+        )
+        for row in rows
+    )
+
+
+def _hypotheses_geojson(fixes: str) -> Iterator[str]:
+    """A FeatureCollection, a line for each place that comes into question; `rank` 1 is the answer's own.
+
+    Convention: GeoJSON puts the longitude first.
+    """
+    names = ["query_id", "located", "calibrated"]
+    return _collection(
+        _feature(
+            (place["lat"], place["lon"]),
+            {name: row[name] for name in names}
+            | {"rank": rank}
+            | {name: place[name] for name in ("weight", "radius_m", "heading_deg", "tiles")},
+        )
+        for row in _rows(fixes, [*names, "hypotheses"])
+        for rank, place in enumerate(row["hypotheses"] or (), start=1)
+    )
+
+
+def _rows(fixes: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for table in part_table.iterate(fixes, kind=KIND, columns=columns):
+        yield from table.to_pylist()
+
+
+def _feature(place: tuple[float, float] | None, properties: dict[str, Any]) -> dict[str, Any]:
+    point = None if place is None else {"type": "Point", "coordinates": [place[1], place[0]]}
+    return {"type": "Feature", "geometry": point, "properties": properties}
+
+
+def _collection(features: Iterator[dict[str, Any]]) -> Iterator[str]:
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    names = ["query_id", "located", "reason", "radius_m", "confidence", "heading_deg"]
-    names += ["view", "fov_deg", "assumed", "snapshot_id"]
-    for table in part_table.iterate(fixes, kind=KIND, columns=[*names, "lat", "lon", "matches"]):
-        for row in table.to_pylist():
-            point = {"type": "Point", "coordinates": [row["lon"], row["lat"]]} if row["located"] else None
-            best = row["matches"][0]["tile_id"] if row["matches"] else None
-            properties = {name: row[name] for name in names} | {"best_tile": best}
-            feature = {"type": "Feature", "geometry": point, "properties": properties}
-            yield f"{separator}{json.dumps(feature)}"
-            separator = ",\n"
+    for feature in features:
+        yield f"{separator}{json.dumps(feature)}"
+        separator = ",\n"
     yield "\n]}\n"

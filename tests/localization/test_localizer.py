@@ -27,8 +27,11 @@ def localizer(small_index):
 
 def test_photos_are_located_at_their_tiles(localizer, small_index):
     for number in range(0, 60, 7):
-        fix = localizer.localize(small_index.panoramas[number], view="panorama", heading_deg=0.0)
+        fix = localizer.localize(
+            small_index.panoramas[number], view="panorama", heading_deg=0.0, uncalibrated=True
+        )
         assert fix.located
+        assert not fix.calibrated
         assert fix.matches[0].tile_id == small_index.tile_ids[number]
         assert fix.matches[0].in_cluster
         error = geodesy.distance_m(fix.lat, fix.lon, small_index.lat[number], small_index.lon[number])
@@ -129,7 +132,7 @@ def test_an_index_without_coordinates_finds_but_does_not_locate(tmp_path):
 
 def test_answers_do_not_depend_on_how_many_matches_are_shown(localizer, small_index):
     answers = [
-        localizer.localize(small_index.panoramas[8], view="panorama", heading_deg=0.0, k=k)
+        localizer.localize(small_index.panoramas[8], view="panorama", heading_deg=0.0, k=k, uncalibrated=True)
         for k in (1, 10, 50)
     ]
     assert len({(answer.lat, answer.lon) for answer in answers}) == 1
@@ -251,15 +254,23 @@ def test_a_calibrated_locator_says_how_sure_it_is(localizer, small_index):
     unsure = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=1.0)
     assert not unsure.located
     assert unsure.reason == reasons.AMBIGUOUS
-    assert unsure.confidence == fix.confidence
-    assert unsure.radius_m is None
+    assert (unsure.lat, unsure.radius_m, unsure.confidence) == (None, None, None)
+    assert (unsure.hypotheses[0].weight, unsure.hypotheses[0].radius_m) == (fix.confidence, fix.radius_m)
     assert "look nearly alike" in unsure.detail
     # Nothing was calibrated for drone photos: no numbers are made up.
-    assert sure.localize(small_index.tiles[0], view="drone", heading_deg=0.0).confidence is None
+    drone = sure.localize(small_index.tiles[0], view="drone", heading_deg=0.0)
+    assert (drone.located, drone.calibrated, drone.reason) == (False, False, reasons.UNCALIBRATED)
+    assert "geoloc calibrate" in drone.detail
+    assert drone.hypotheses[0].tiles >= 1
+    wanted = sure.localize(small_index.tiles[0], view="drone", heading_deg=0.0, uncalibrated=True)
+    assert (wanted.located, wanted.calibrated, wanted.confidence) == (True, False, None)
+    assert (wanted.lat, wanted.lon) == (drone.hypotheses[0].lat, drone.hypotheses[0].lon)
 
 
 def test_a_fix_is_a_row_of_the_results_table(localizer, small_index):
-    fix = localizer.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, k=3)
+    fix = localizer.localize(
+        small_index.panoramas[0], view="panorama", heading_deg=0.0, k=3, uncalibrated=True
+    )
     table = schemas.with_geometry(pa.Table.from_pylist([fix.row("q")], schema=schemas.FIXES))
     row = table.to_pylist()[0]
     assert row["query_id"] == "q"

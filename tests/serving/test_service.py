@@ -39,7 +39,9 @@ def own_index(tmp_path_factory) -> SmallIndex:
 
 @pytest.fixture(scope="module")
 def service(ray_local, own_index):
-    config = ServeConfig(index=own_index.index, port=0, cpus_per_replica=0.1, deadline_s=60, watch_s=0)
+    config = ServeConfig(
+        index=own_index.index, port=0, cpus_per_replica=0.1, deadline_s=60, watch_s=0, uncalibrated=True
+    )
     handle = start(config)
     yield handle
     handle.stop()

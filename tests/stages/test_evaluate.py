@@ -151,8 +151,9 @@ def test_calibration_is_stored_checked_and_used(many, evaluated, tmp_path):
     assert 80 <= coverage.inside_percent <= 100
     assert any("panorama/heading_unknown is not calibrated" in sentence for sentence in result.findings)
     fix = Localizer.open(many.index, device="cpu").localize(
-        many.panoramas[0], view="panorama", heading_deg=0.0
+        many.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=0.0
     )
+    assert fix.calibrated
     assert 0 < fix.confidence < 1
     assert fix.radius_m >= 2.0
     storage.delete(storage.join(many.index, "calibration"))

@@ -15,7 +15,7 @@ from geoloc.stages import localize
 from geoloc.stages.localize import LocalizeConfig, LocalizeInputs, run
 from geoloc.stages.localize_inputs import list_photos
 
-CONFIG = LocalizeConfig(view="panorama", heading_deg=0.0, k=3)
+CONFIG = LocalizeConfig(view="panorama", heading_deg=0.0, k=3, uncalibrated=True)
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def test_a_folder_becomes_fixes_as_the_library_gives_them(ray_local, photos, sma
     localizer = Localizer.open(small_index.index, device="cpu")
     for row in rows:
         number = int(row["query_id"].rsplit("/", 1)[-1][:2])
-        fix = localizer.localize(small_index.panoramas[number], view="panorama", heading_deg=0.0, k=3)
+        fix = localizer.localize(
+            small_index.panoramas[number], view="panorama", heading_deg=0.0, k=3, uncalibrated=True
+        )
         assert [match["tile_id"] for match in row["matches"]] == [match.tile_id for match in fix.matches]
         assert (row["lat"], row["lon"]) == pytest.approx((fix.lat, fix.lon), abs=1e-6)
     assert {row["query_id"] for row in rows} >= {"00.png", "more/01.png"}
@@ -49,6 +51,11 @@ def test_a_folder_becomes_fixes_as_the_library_gives_them(ray_local, photos, sma
     first = collection["features"][0]
     assert first["geometry"]["coordinates"] == [rows[0]["lon"], rows[0]["lat"]]
     assert first["properties"]["best_tile"] == rows[0]["matches"][0]["tile_id"]
+    places = json.loads((output / "hypotheses.geojson").read_text())["features"]
+    mine = [place for place in places if place["properties"]["query_id"] == rows[0]["query_id"]]
+    assert [place["properties"]["rank"] for place in mine] == list(range(1, len(mine) + 1))
+    assert mine[0]["geometry"]["coordinates"] == [rows[0]["lon"], rows[0]["lat"]]
+    assert sum(place["properties"]["weight"] for place in mine) <= 1.0 + 1e-6
     frame = geopandas.read_parquet(part_path(output / "fixes", 0))
     assert frame.geometry.iloc[0].y == pytest.approx(rows[0]["lat"])
     assert run(CONFIG, LocalizeInputs(index=small_index.index, photos=str(photos)), str(output)).reused

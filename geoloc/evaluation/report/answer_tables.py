@@ -45,7 +45,7 @@ def _fixes(locator: Locator, photos: LocatedPhotos) -> pa.Table:
     fixes: dict[int, dict[str, Any]] = {}
     ids = photos.encoded.query_ids.to_pylist()
     for (rows, group), (_, queries) in zip(photos.groups, photos.encoded.groups(), strict=True):
-        answers = locator.fixes(group.found, queries, k=10)
+        answers = locator.fixes(group.found, queries, k=10, uncalibrated=True)
         fixes |= {int(row): fix.row(ids[row]) for row, fix in zip(rows, answers, strict=True)}
     table = pa.Table.from_pylist([fixes[row] for row in range(len(ids))], schema=schemas.FIXES)
     for name in ("true_lat", "true_lon", "error_m", "top1_error_m"):
