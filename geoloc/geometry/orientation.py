@@ -12,18 +12,14 @@ mirrored and its yaw changes sign, so that north stays north and east becomes we
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 
 Sampling = Literal["centred", "paper"]
 
-# From the horizon of the published ground maps to their first row: 111.5 rows of 2 pi / 1231 (224 x 1232 pixels).
-PUBLISHED_ELEVATION_DEG = (
-    -math.degrees(111.5 * 2 * math.pi / 1231),
-    math.degrees(111.5 * 2 * math.pi / 1231),
-)
+# Outer edges of the published ground maps: 224 rows of 2 pi / 1231, half of them on either side of the horizon.
+PUBLISHED_ELEVATION_DEG = (-112 * 360 / 1231, 112 * 360 / 1231)
 
 
 def ground_orientation(
@@ -37,14 +33,14 @@ def ground_orientation(
 ) -> torch.Tensor:
     """Yaw and pitch of every pixel of an equirectangular picture, float32[B, 2, height_px, width_px].
 
-    `yaw_deg` [B] is the heading of the middle column (default: one map, looking north). `centred` gives
-    every pixel the direction of its middle; elevations span the picture's outer edges. `paper` is the published
-    map: first and last column at the ends of the field of view, first and last row at the ends of the
-    elevations (for 360 degrees the two outer columns then look the same way).
+    `yaw_deg` [B] is the heading of the middle column (default: one map, looking north). Elevations span
+    the picture's outer edges, and every row has the elevation of its middle. `centred` gives every column the yaw of
+    its middle. `paper` is the published map: its first and last column are at the ends of the field of view (for 360
+    degrees these two columns then look the same way).
     """
     low, high = elevation_deg
     across = _steps(width_px, -fov_deg / 2, fov_deg / 2, sampling)
-    pitch = -_steps(height_px, high, low, sampling) / 180
+    pitch = -_steps(height_px, high, low, "centred") / 180
     turn = torch.zeros(1, dtype=torch.float64) if yaw_deg is None else yaw_deg.double().cpu()
     yaw = across[None] + turn[:, None]
     if yaw_deg is not None:

@@ -33,6 +33,14 @@ def test_the_published_ground_map() -> None:
     assert maps[1, 0, 0] == pytest.approx(-0.56911, abs=1e-5)  # negative at the top
 
 
+def test_centred_maps_have_the_published_elevations_too() -> None:
+    """The published rows are centres of rows, whichever way columns are sampled."""
+    centred, paper = (ground_orientation(224, 1232, sampling=name)[0, 1] for name in ("centred", "paper"))
+    torch.testing.assert_close(centred, paper)
+    half = ground_orientation(112, 616)[0, 1, :, 0].double().numpy() * math.pi
+    np.testing.assert_allclose(half, (np.arange(112) - 55.5) * 2 * (2 * math.pi / 1231), atol=1e-6)
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 20), (16, 33)])
 def test_ground_maps_of_any_size_and_range_by_the_formula(height: int, width: int) -> None:
     low, high, fov, heading = -42.0, 32.0, 120.0, 200.0
