@@ -67,8 +67,15 @@ class Box(_Shape):
         """Which points [N] lie in the box; false for NaN."""
         inside = (lat >= self.south) & (lat <= self.north)
         if self.west <= self.east:
-            return np.asarray(inside & (lon >= self.west) & (lon <= self.east))
-        return np.asarray(inside & ((lon >= self.west) | (lon <= self.east)))
+            across = (lon >= self.west) & (lon <= self.east)
+        else:
+            across = (lon >= self.west) | (lon <= self.east)
+        # The meridian has two names: 180 east is 180 west.
+        if self.east == 180:
+            across |= lon == -180
+        if self.west == -180:
+            across |= lon == 180
+        return np.asarray(inside & across)
 
     def box(self) -> Box:
         """The box itself."""
@@ -78,7 +85,12 @@ class Box(_Shape):
         """Which boxes (float64[N] each, west <= east) share a point with this one: bool[N]."""
         across = (south <= self.north) & (north >= self.south)
         left, right = west <= self.east, east >= self.west
-        return np.asarray(across & (left & right if self.west <= self.east else left | right))
+        met = left & right if self.west <= self.east else left | right
+        if self.east == 180:
+            met = met | (np.asarray(west) == -180)
+        if self.west == -180:
+            met = met | (np.asarray(east) == 180)
+        return np.asarray(across & met)
 
 
 class Circle(_Shape):
@@ -188,7 +200,26 @@ class Polygon(_Shape):
         return [turn for turn in (-360.0, 0.0, 360.0) if turn - 180 <= east and turn + 180 >= west]
 
 
-Region = Circle | Box | Polygon
+class Outside(_Shape):
+    """Everything but the points of a circle: a search that must not find what lies about a place."""
+
+    hidden: Circle
+
+    def box(self) -> Box:
+        """The whole earth."""
+        return Box(south=-90, west=-180, north=90, east=180)
+
+    def contains(self, lat: FloatArray, lon: FloatArray) -> BoolArray:
+        """Which points [N] lie outside of the circle; false for NaN."""
+        known = np.isfinite(lat) & np.isfinite(lon)
+        return np.asarray(known & ~self.hidden.contains(lat, lon))
+
+    def meets(self, south: Degrees, west: Degrees, north: Degrees, east: Degrees) -> BoolArray:
+        """Which boxes (float64[N] each) may reach out of the circle: all of them."""
+        return self.box().meets(south, west, north, east)
+
+
+Region = Circle | Box | Polygon | Outside
 
 
 def _unrolled(lon: Sequence[float]) -> FloatArray:

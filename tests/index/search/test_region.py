@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from geoloc.core import geodesy
 from geoloc.core.errors import QueryError
 from geoloc.index.format.manifest import Bounds
-from geoloc.index.search.region import Polygon, box, circle, polygon
+from geoloc.index.search.region import Outside, Polygon, box, circle, polygon
 
 latitudes = st.floats(-90, 90)
 longitudes = st.floats(-180, 180)
@@ -117,3 +117,30 @@ def test_an_impossible_region_is_refused_with_a_sentence(make, words: str) -> No
         make()
     assert words in str(caught.value)
     assert caught.value.reason == "bad_region"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(-89, 89), longitudes, st.floats(1, 1e6))
+def test_outside_is_everything_that_the_circle_does_not_hold(lat: float, lon: float, radius_m: float) -> None:
+    hidden = circle(lat, lon, radius_m)
+    rng = np.random.default_rng(0)
+    lats = np.concatenate([rng.uniform(-90, 90, 50), lat + rng.normal(0, 0.1, 50).clip(-0.5, 0.5), [np.nan]])
+    lons = np.concatenate([rng.uniform(-180, 180, 50), np.full(50, lon), [0.0]])
+    inside, outside = hidden.contains(lats, lons), Outside(hidden=hidden).contains(lats, lons)
+    np.testing.assert_array_equal(outside[:-1], ~inside[:-1])
+    assert not outside[-1]
+    assert Outside(hidden=hidden).touches(Bounds(south=lat, west=lon, north=lat, east=lon))
+
+
+@pytest.mark.parametrize(
+    ("west", "east"), [(170.0, 180.0), (-180.0, -170.0), (170.0, -170.0), (-180.0, 180.0)]
+)
+def test_the_antimeridian_has_two_names_and_one_place(west: float, east: float) -> None:
+    region = box(-10, west, 10, east)
+    assert region.contains(np.zeros(3), np.array([180.0, -180.0, 0.0])).tolist() == [
+        True,
+        True,
+        west == -180 == -east,
+    ]
+    for lon in (180.0, -180.0):
+        assert region.touches(Bounds(south=0, west=lon, north=1, east=lon))
