@@ -4,7 +4,8 @@
 <output>/<split>/imagery/sheet_RR_CC.tif    GeoTIFF sheets, EPSG:32626
 <output>/<split>/photos/*.jpg, photos.csv   panoramas with latitude, longitude and heading
 <output>/<split>/centres.csv                where benchmark tiles are cut
-<output>/test/distractors.csv, test/anywhere/
+<output>/<validation or test>/anywhere/     photos anywhere in a tile, not near its centre
+<output>/test/distractors.csv
 <output>/city.json                          counts and extents; written last
 """
 
@@ -70,6 +71,9 @@ class CityConfig(BaseModel):
     )
     anywhere_photos: int = Field(
         default=500, ge=0, description="Test photos anywhere in a tile, not near its centre."
+    )
+    validation_anywhere_photos: int = Field(
+        default=300, ge=0, description="Validation photos anywhere in a tile, to calibrate with."
     )
     photo_offset_m: float = Field(
         default=5.0, ge=0, le=20, description="Largest distance of a photo from its tile's centre, metres."
@@ -183,6 +187,7 @@ def _write_tables(output: str, district: District) -> None:
     storage.write_bytes(storage.join(folder, "photos.csv"), photos_csv(district.photos))
     if district.name == "test":
         storage.write_bytes(storage.join(folder, "distractors.csv"), tiles_csv(district.distractors))
+    if district.anywhere:
         storage.write_bytes(storage.join(folder, "anywhere", "photos.csv"), photos_csv(district.anywhere))
 
 

@@ -70,6 +70,7 @@ class DistrictSettings:
     test_photos: int = 1000
     distractors: int = 5000
     anywhere_photos: int = 500
+    validation_anywhere_photos: int = 300
     train_spacing_m: float = 18.0
     spacing_m: float = 25.0
     distractor_spacing_m: float = 15.0
@@ -125,19 +126,19 @@ def _district(city: City, settings: DistrictSettings, index: int, bounds: Bounds
     main = street_positions(network, inner, count, spacing, seed, offset_m=settings.photo_offset_m)
     photos = _photos(city.seed, settings, main, 10 * index, f"{SPLITS[index]}/photos")
     centres = _tiles(city.seed, main, 10 * index)
+    sheets, taken = _sheets(bounds, settings.sheet_m), np.column_stack([main.centre_x, main.centre_y])
+    anywhere = (0, settings.validation_anywhere_photos, settings.anywhere_photos)[index]
+    free: list[Photo] = []
+    if anywhere:
+        within = positions_in_tiles(network, taken, settings.tile_m - 1.2, anywhere, seed + 30)
+        free = _photos(city.seed, settings, within, 10 * index + 1, f"{SPLITS[index]}/anywhere/photos")
     if SPLITS[index] != "test":
-        return District(SPLITS[index], bounds, _sheets(bounds, settings.sheet_m), photos, [], centres, [])
-    taken = np.column_stack([main.centre_x, main.centre_y])
+        return District(SPLITS[index], bounds, sheets, photos, free, centres, [])
     others = street_positions(
         network, inner, settings.distractors, settings.distractor_spacing_m, seed + 20,
         offset_m=settings.photo_offset_m, clear_of=taken, clear_m=settings.spacing_m,
     )  # fmt: skip
-    free = positions_in_tiles(network, taken, settings.tile_m - 1.2, settings.anywhere_photos, seed + 30)
-    return District(
-        "test", bounds, _sheets(bounds, settings.sheet_m), photos,
-        _photos(city.seed, settings, free, 10 * index + 1, "test/anywhere/photos"),
-        centres, _tiles(city.seed, others, 10 * index + 1),
-    )  # fmt: skip
+    return District("test", bounds, sheets, photos, free, centres, _tiles(city.seed, others, 10 * index + 1))
 
 
 def _name(prefix: str, *keys: int) -> str:
