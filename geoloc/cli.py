@@ -110,7 +110,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "index list": Command(
             "geoloc.index.maintenance.history", "the snapshots of an index, newest first", "history"
         ),
-        "index inspect": Command("geoloc.index.maintenance.inspect", "what an index holds", "describe"),
+        "index inspect": Command(
+            "geoloc.localization.judgement", "what an index holds, and its calibration", "describe_index"
+        ),
         "index verify": Command(
             "geoloc.index.maintenance.inspect", "check every byte of a snapshot", "verify"
         ),
@@ -123,6 +125,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
     "ask": {
+        "calibrate": Command(
+            "geoloc.stages.calibrate", "photos of known position teach an index what it can promise"
+        ),
         "evaluate": Command("geoloc.stages.evaluate", "recall and metres on held-out photos"),
         "localize": Command("geoloc.stages.localize", "locate a batch of photos"),
         "serve": Command("geoloc.serving.server", "answer POST /v1/localize over HTTP", "serve_blocking"),

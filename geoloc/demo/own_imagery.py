@@ -24,7 +24,8 @@ from geoloc.demo.stages import DemoRun
 from geoloc.demo.text import errors, post_summary, recall_lines
 from geoloc.evaluation.report.html import table
 from geoloc.serving.server import ServeConfig, start
-from geoloc.stages import evaluate, index_imagery, ingest
+from geoloc.stages import calibrate, evaluate, index_imagery, ingest
+from geoloc.stages.calibrate import CalibrateConfig, CalibrateInputs
 from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
 from geoloc.stages.index_imagery import ImageryIndexConfig, ImageryIndexInputs
 from geoloc.stages.ingest import IngestConfig, IngestInputs
@@ -90,7 +91,13 @@ def run(demo: DemoRun, imagery: list[str], photos: int, posts: int) -> ImageryRe
         ImageryIndexConfig(), ImageryIndexInputs(imagery=imagery, model=demo.model), _at(demo, "index")
     )
     _make_photos(demo, imagery, photos)
-    _evaluate(demo, _CALIBRATION)
+    _ingest(demo, _CALIBRATION)
+    calibrate.run(
+        CalibrateConfig(),
+        CalibrateInputs(index=_at(demo, "index"), photos=[_at(demo, _CALIBRATION, "tables")]),
+        _at(demo, "calibration-fit"),
+        overwrite=demo.overwrite,
+    )
     evaluations = {
         name: _evaluate(demo, name) for name in SETS if storage.exists(_at(demo, name, "photos.csv"))
     }
@@ -140,15 +147,19 @@ def _write_set(demo: DemoRun, name: str, rows: list[dict[str, Any]]) -> None:
     storage.write_bytes(_at(demo, name, "photos.csv"), text.getvalue().encode())
 
 
-def _evaluate(demo: DemoRun, name: str) -> EvaluateResult:
+def _ingest(demo: DemoRun, name: str) -> None:
     ingest.run(
         IngestConfig(),
         IngestInputs(photos=_at(demo, name, "photos.csv")),
         _at(demo, name, "tables"),
         overwrite=demo.overwrite,
     )
+
+
+def _evaluate(demo: DemoRun, name: str) -> EvaluateResult:
+    _ingest(demo, name)
     return evaluate.run(
-        EvaluateConfig(calibrate=name == _CALIBRATION),
+        EvaluateConfig(),
         EvaluateInputs(
             index=_at(demo, "index"),
             queries=_at(demo, name, "tables"),

@@ -13,6 +13,8 @@ from geoloc.demo.stages import DemoRun
 from geoloc.demo.text import errors, post_cells, post_summary
 from geoloc.evaluation.report.html import figure, page, plot, table
 from geoloc.evaluation.report.report import Pictures
+from geoloc.evaluation.report.results import promise_line
+from geoloc.localization.fix import PROMISE
 from geoloc.stages.evaluate import EvaluateResult
 
 _SHOWN = 12
@@ -29,7 +31,7 @@ def render(result: DemoResult, demo: DemoRun) -> str:
             "<h1>geoloc: from imagery to a served location</h1>" + _intro(result, demo),
             "<h2>Stages</h2>"
             + table(["stage", "seconds"], ([k, f"{v:.1f}"] for k, v in result.seconds.items())),
-            "<h2>Recall of the true tile, percent</h2>",
+            f"<h2>What is located, and recall of the true tile in percent</h2><p>{PROMISE}</p>",
             *(_recall(name, meaning, result.evaluations[name]) for name, meaning in EVALUATIONS.items()),
             _posts(result.posts),
             _map(result.posts, demo),
@@ -54,8 +56,9 @@ def _recall(name: str, meaning: str, result: EvaluateResult) -> str:
     return (
         f"<h3>{result.queries:,} photos, {result.gallery:,} tiles: {html.escape(meaning)}</h3>"
         + table(["", *names], rows)
-        + f"<p>Best tile's centre: {errors(result.top1_error)}. Located: {errors(result.located_error)}. "
-        f'<a href="evaluation/{name}/report.html">More</a></p>'
+        + f"<p>Best tile's centre: {errors(result.top1_error)}. Position: {errors(result.located_error)}. "
+        + "".join(f"{html.escape(promise_line(row))} " for row in result.coverage)
+        + f'<a href="evaluation/{name}/report.html">More</a></p>'
     )
 
 

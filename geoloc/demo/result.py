@@ -10,9 +10,9 @@ from geoloc.demo.text import post_lines, recall_lines
 from geoloc.stages.evaluate import EvaluateResult
 
 EVALUATIONS = {
-    "small": "photos within 5 m of a tile's centre, their own tiles only",
-    "gallery": "the same photos, with distractors",
-    "anywhere": "photos anywhere in a tile, with distractors",
+    "anywhere": "photos anywhere on the street, with distractors",
+    "gallery": "photos within 5 m of a tile's centre, with distractors",
+    "small": "the same photos, their own tiles only",
 }
 """Evaluations of the report and what each of them measures."""
 

@@ -1,11 +1,13 @@
 """`geoloc demo`: a procedural city from imagery and photos to a running service that locates new photos.
 
 <output>/city         imagery sheets and photos as they would be delivered
-<output>/tables       ingested: train, validation, test (one tile a photo), gallery (with distractors), anywhere
+<output>/tables       ingested: train, validation, test (one tile a photo), gallery (with distractors); photos anywhere:
+                      anywhere, validation-anywhere
 <output>/model        the trained model
 <output>/codes        encoded tiles
 <output>/index-small  the tiles of the test photos alone; <output>/index: the gallery, calibrated, served
-<output>/evaluation   small, gallery, anywhere, validation: each with its own report
+<output>/calibration  what photos the index locates, with what radius and confidence
+<output>/evaluation   anywhere, gallery, small: each with its own report
 <output>/imagery      with --imagery: the same for a user's own sheets and drone photos made from them
 <output>/report.html  everything in one page
 """

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import storage
 from geoloc.recipe.recipe import Recipe
-from geoloc.stages import encode, evaluate, index_build, ingest
+from geoloc.stages import calibrate, encode, evaluate, index_build, ingest
 from geoloc.stages import train as train
+from geoloc.stages.calibrate import CalibrateConfig, CalibrateInputs
 from geoloc.stages.encode import EncodeConfig, EncodeInputs
 from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
 from geoloc.stages.index_build import IndexConfig, IndexInputs
@@ -21,6 +22,7 @@ from geoloc.synthetic.stages.city import CityConfig
 
 _CITY = CityConfig()
 _CODE_BITS = (64, 128, 256, 512)
+_CALIBRATION = "validation-anywhere"  # tables of photos anywhere on the streets of the validation district
 
 
 class Sizes(BaseModel):
@@ -30,7 +32,11 @@ class Sizes(BaseModel):
 
     seed: int = Field(_CITY.seed, ge=0, lt=2**31, description="Random seed of the city.")
     train_photos: int = Field(_CITY.train_photos, ge=8, description="Photos to train on.")
-    validation_photos: int = Field(_CITY.validation_photos, ge=8, description="Photos to calibrate with.")
+    validation_photos: int = Field(
+        _CITY.validation_photos,
+        ge=8,
+        description="Photos near tile centres to calibrate with, and as many anywhere on the street.",
+    )
     test_photos: int = Field(
         _CITY.test_photos, ge=8, description="Held-out photos to measure with, one tile each."
     )
@@ -87,6 +93,7 @@ class DemoRun:
 def make_city(demo: DemoRun) -> str:
     """Render imagery and photos."""
     sizes = demo.sizes.model_dump(include=set(CityConfig.model_fields) & set(Sizes.model_fields))
+    sizes["validation_anywhere_photos"] = demo.sizes.validation_photos
     done = city.run(CityConfig(**sizes, tile_m=demo.tile.tile_m), demo.at("city"), overwrite=demo.overwrite)
     return f"{done.sheets} imagery sheets, {done.photos:,} photos{_reused(done.reused)}"
 
@@ -115,8 +122,11 @@ def _ingests(demo: DemoRun) -> dict[str, IngestInputs]:
         imagery=[demo.at("city", split, "imagery") for split in ("test", "validation")],
         centres=_gallery_centres(demo),
     )
-    anywhere = IngestInputs(photos=demo.at("city", "test", "anywhere", "photos.csv"))
-    return {**districts, "gallery": gallery, "anywhere": anywhere}
+    anywhere = {
+        name: IngestInputs(photos=demo.at("city", split, "anywhere", "photos.csv"))
+        for name, split in (("anywhere", "test"), (_CALIBRATION, "validation"))
+    }
+    return {**districts, "gallery": gallery, **anywhere}
 
 
 def _gallery_centres(demo: DemoRun) -> str:
@@ -170,16 +180,27 @@ def build_indexes(demo: DemoRun) -> str:
     return " and ".join(counts) + _reused(reused)
 
 
+def calibrate_index(demo: DemoRun) -> str:
+    """Calibrate the served index on photos anywhere on the streets of the validation district."""
+    done = calibrate.run(
+        CalibrateConfig(),
+        CalibrateInputs(index=demo.index, photos=[demo.tables("validation"), demo.tables(_CALIBRATION)]),
+        demo.at("calibration"),
+        overwrite=demo.overwrite,
+    )
+    fitted = [f"{name} on {kind.photos:,} photos" for name, kind in done.query_kinds.items()]
+    return (", ".join(fitted) or " ".join(done.not_calibrated)) + _reused(done.reused)
+
+
 def measure(demo: DemoRun) -> str:
-    """Calibrate on the validation district, then measure on the held-out one."""
+    """Measure on the held-out district."""
     for name, index, queries in (
-        ("validation", demo.index, "validation"),
         ("small", demo.at("index-small"), "test"),
         ("gallery", demo.index, "test"),
         ("anywhere", demo.index, "anywhere"),
     ):
         demo.evaluations[name] = evaluate.run(
-            EvaluateConfig(calibrate=name == "validation", code_bits=demo.code_bits),
+            EvaluateConfig(code_bits=demo.code_bits),
             EvaluateInputs(
                 index=index,
                 queries=demo.tables(queries),
@@ -204,5 +225,6 @@ STAGES: dict[str, Callable[[DemoRun], str]] = {
     "train": train_model,
     "encode": encode_tiles,
     "index": build_indexes,
+    "calibrate": calibrate_index,
     "evaluate": measure,
 }

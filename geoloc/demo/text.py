@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from geoloc.demo.service_check import Post
-from geoloc.evaluation.report.results import aligned
+from geoloc.evaluation.report.results import aligned, promise_line
 from geoloc.stages.evaluate import EvaluateResult
 
 _SHOWN_POSTS = 12
@@ -53,7 +53,8 @@ def recall_lines(result: EvaluateResult, meaning: str) -> str:
     ]
     return (
         f"{result.queries:,} photos against {result.gallery:,} tiles ({meaning}):\n{aligned(rows)}\n"
-        f"Best tile's centre: {errors(result.top1_error)}. Located: {errors(result.located_error)}."
+        f"Best tile's centre: {errors(result.top1_error)}. Position: {errors(result.located_error)}."
+        + "".join(f"\n{promise_line(row)}" for row in result.coverage)
     )
 
 

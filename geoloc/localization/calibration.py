@@ -1,33 +1,28 @@
-"""From raw results to honest numbers: a radius that holds 90 % of the truths and the probability that it does.
+"""What turns matches into a promise: which photos are located, with what radius and what confidence.
 
-Fitted on held-out queries of known position, one fit for each kind of query (view, heading known or not): a
-logistic regression turns the features of a result into a score, the 90 % radius is an isotonic function of the
-score, and so is the share of truths inside. Stored as JSON beside the snapshot that it belongs to.
+One fit for each kind of query. A monotone model gives the odds that the first place is right (`evidence.NAMES`). A
+photo whose log odds reach `threshold` is located: the threshold lets few photos of other places through, and only so
+many that the promise holds for the rest. The radius falls with the odds; its factor is conformal (Vovk et al. 2005,
+split conformal prediction; Mondrian by kind of query and by spacing of tiles). Stored as JSON beside the snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geoloc.core import storage
 from geoloc.core.arrays import BoolArray, FloatArray
-from geoloc.core.errors import ArtifactError, CorruptArtifact, GeolocError
-from geoloc.localization.cluster import FEATURES, ClusterSettings
+from geoloc.core.errors import ArtifactError, CorruptArtifact
+from geoloc.localization.cluster import ClusterSettings
+from geoloc.localization.monotone import MonotoneModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 COVERAGE = 0.9
-SMALLEST_RADIUS_M = 2.0
-MIN_QUERIES = 60
-_GROUP = 20
-_MAX_GROUPS = 12
-_FOLDS = 5
-
-
-class NotEnoughQueries(GeolocError):
-    """Too few held-out queries to calibrate with."""
+NAME = "calibration.json"
 
 
 def query_kind(view: str, heading_known: bool) -> str:
@@ -35,59 +30,90 @@ def query_kind(view: str, heading_known: bool) -> str:
     return f"{view}/heading_{'known' if heading_known else 'unknown'}"
 
 
+class RadiusFactor(BaseModel):
+    """The conformal factor of photos whose place has tiles at about this spacing, in metres."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spacing_m: float
+    factor: float
+    photos: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a calibration says of Q places: log odds, whether they are located, radius in metres and confidence."""
+
+    log_odds: FloatArray
+    located: BoolArray
+    radius_m: FloatArray
+    confidence: FloatArray
+
+
 class KindCalibration(BaseModel):
     """The fit for one kind of query.
 
-    A result's features, standardised by `mean` and `scale`, give score = coefficients . features + intercept.
-    `radius_m` falls and `confidence` grows along `score_knots`; between knots both are interpolated. Radii stop
-    at `radius_limit_m`: beyond, only the confidence tells how poor a result is.
+    `radius_m` falls along `radius_log_odds`; between its knots the logarithm of the radius is interpolated.
+    `confidence` gives the probability that the truth lies within the radius from the log odds, for photos of the
+    index's area. `alternative` gives that of a further place from `PlaceEvidence.other`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     features: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    coefficients: tuple[float, ...]
-    intercept: float
-    score_knots: tuple[float, ...]
+    odds: MonotoneModel
+    threshold: float
+    radius_log_odds: tuple[float, ...]
     radius_m: tuple[float, ...]
-    confidence: tuple[float, ...]
-    radius_limit_m: float
+    factors: tuple[RadiusFactor, ...]
+    confidence: MonotoneModel
+    alternative: MonotoneModel
     sigma_m: float
     temperature: float
-    queries: int = Field(description="Held-out queries of the fit.")
+    place_m: float
+    photos: int = Field(description="Photos of known position that were fitted.")
+    strangers: dict[str, int] = Field(description="Photos of other places that were fitted, by their kind.")
 
     def settings(self) -> ClusterSettings:
         """The cluster settings of the fit, with which alone it holds."""
-        return ClusterSettings(sigma_m=self.sigma_m, temperature=self.temperature)
+        return ClusterSettings(sigma_m=self.sigma_m, temperature=self.temperature, place_m=self.place_m)
 
-    def apply(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(radius_m, confidence) float64[Q] for features float64[Q, F] of `cluster.FEATURES`."""
-        score = _standardised(features, np.array(self.mean), np.array(self.scale)) @ np.array(
-            self.coefficients
-        )
-        score = score + self.intercept
-        return np.interp(score, self.score_knots, self.radius_m), np.interp(
-            score, self.score_knots, self.confidence
-        )
+    def judge(self, features: FloatArray, spacing_m: FloatArray) -> Judgement:
+        """Judge places by features float64[Q, F] of `evidence` and the spacing of their tiles, float64[Q] metres."""
+        log_odds = self.odds.log_odds(features)
+        radius = np.exp(np.interp(log_odds, self.radius_log_odds, np.log(self.radius_m)))
+        radius = radius * self.factor_of(spacing_m)
+        confidence = self.confidence.probability(log_odds[:, None])
+        return Judgement(log_odds, log_odds >= self.threshold, radius, confidence)
+
+    def factor_of(self, spacing_m: FloatArray) -> FloatArray:
+        """The factor float64[Q] of the group with the nearest spacing, as a ratio; spacing_m float64[Q]."""
+        known = np.log([group.spacing_m for group in self.factors])
+        nearest = np.abs(np.log(np.maximum(spacing_m, 1e-3))[:, None] - known).argmin(axis=1)
+        return np.asarray(np.array([group.factor for group in self.factors])[nearest], dtype=np.float64)
 
 
 class Calibration(BaseModel):
-    """All fits of one snapshot."""
+    """All fits of one snapshot, and what they were fitted with: another model or other settings make them stale."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     format_version: int = FORMAT_VERSION
     snapshot_id: str
+    model_id: str
     coverage: float = COVERAGE
     rerank: int = Field(description="Codes re-ranked by float embeddings when the fit was made.")
-    carried_from: str | None = Field(
-        None, description="The snapshot that it was fitted on, when tiles were added or removed since."
+    bits: int
+    tiles: int = Field(description="Tiles of the index when the fit was made.")
+    spacing_m: float | None = Field(description="Median distance of a tile to its nearest neighbour.")
+    origin: str | None = Field(
+        None,
+        description="The snapshot that it was fitted on, when it is another one: carried over or shipped.",
     )
-    query_kinds: dict[str, KindCalibration] = Field(
-        validation_alias="protocols", serialization_alias="protocols", description="By `query_kind`."
+    transferred: bool = Field(
+        False, description="Whether it came with the model and saw no photo of this index."
     )
+    query_kinds: dict[str, KindCalibration] = Field(description="By `query_kind`.")
 
 
 def calibration_uri(index_uri: str, snapshot_id: str) -> str:
@@ -95,17 +121,20 @@ def calibration_uri(index_uri: str, snapshot_id: str) -> str:
     return storage.join(index_uri, "calibration", f"{snapshot_id}.json")
 
 
+class OldCalibration(ArtifactError):
+    """A calibration of an earlier format, whose numbers do not mean what today's do."""
+
+
 def load_calibration(index_uri: str, snapshot_id: str) -> Calibration | None:
-    """The calibration of a snapshot, None when it was never calibrated; `CorruptArtifact` when unreadable."""
+    """The calibration of a snapshot, None when it was never calibrated.
+
+    Raises `OldCalibration` for one of an earlier format, `CorruptArtifact` for one that cannot be read and
+    `ArtifactError` for one of another snapshot.
+    """
     uri = calibration_uri(index_uri, snapshot_id)
     if not storage.exists(uri):
         return None
-    try:
-        calibration = Calibration.model_validate_json(storage.read_bytes(uri))
-    except ValidationError as error:
-        raise CorruptArtifact(
-            f"{uri!r} is not a calibration of format {FORMAT_VERSION}; delete it and calibrate again."
-        ) from error
+    calibration = read_calibration(uri)
     if calibration.snapshot_id != snapshot_id:
         raise ArtifactError(
             f"{uri!r} belongs to snapshot {calibration.snapshot_id}, not to {snapshot_id}; calibrate again."
@@ -113,108 +142,34 @@ def load_calibration(index_uri: str, snapshot_id: str) -> Calibration | None:
     return calibration
 
 
+def read_calibration(uri: str) -> Calibration:
+    """A calibration from its file; raises as `load_calibration`."""
+    data = storage.read_bytes(uri)
+    try:
+        content = json.loads(data)
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version < FORMAT_VERSION:
+            raise OldCalibration(
+                f"{uri!r} is a calibration of format {version}, whose 90 % radius was cut at a limit; run `geoloc "
+                "calibrate` for one of today's."
+            )
+        return Calibration.model_validate(content)
+    except (ValidationError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{uri!r} is not a calibration of format {FORMAT_VERSION}; delete it and calibrate again."
+        ) from error
+
+
 def save_calibration(index_uri: str, calibration: Calibration) -> str:
     """Store a calibration (replacing an earlier one of the same snapshot); returns its URI."""
     uri = calibration_uri(index_uri, calibration.snapshot_id)
-    storage.write_bytes(uri, calibration.model_dump_json(indent=1, by_alias=True).encode())
+    storage.write_bytes(uri, calibration.model_dump_json(indent=1).encode())
     return uri
 
 
-def fit_calibration(
-    features: FloatArray, error_m: FloatArray, *, settings: ClusterSettings, radius_limit_m: float
-) -> KindCalibration:
-    """Fit one kind of query from features float64[Q, F] and true errors float64[Q] in metres.
-
-    Scores are cross-fitted in five folds, so that no query has a part in its score.
-    Each group of neighbouring scores gets the conformal 90 % quantile of its errors; isotonic regression makes
-    the radius fall and the share inside grow with the score. Raises `NotEnoughQueries` below 60 queries.
-    """
-    if len(error_m) < MIN_QUERIES:
-        raise NotEnoughQueries(
-            f"Calibration has {len(error_m)} held-out queries with known positions, it needs {MIN_QUERIES}; "
-            "evaluate with more queries or without calibration."
-        )
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    inputs = _standardised(features, mean, scale)
-    good = error_m <= radius_limit_m
-    coefficients, intercept = _logistic(inputs, good)
-    scores = _cross_fitted(inputs, good)
-    knots, radius, confidence = _curves(scores, error_m, radius_limit_m)
-    return KindCalibration(
-        features=FEATURES,
-        mean=tuple(mean.tolist()),
-        scale=tuple(scale.tolist()),
-        coefficients=tuple(coefficients.tolist()),
-        intercept=intercept,
-        score_knots=tuple(knots.tolist()),
-        radius_m=tuple(radius.tolist()),
-        confidence=tuple(confidence.tolist()),
-        radius_limit_m=radius_limit_m,
-        sigma_m=settings.sigma_m,
-        temperature=settings.temperature,
-        queries=len(error_m),
-    )
-
-
-def _standardised(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
-    return np.asarray(np.clip((features - mean) / scale, -6.0, 6.0))
-
-
-def _logistic(inputs: FloatArray, good: BoolArray) -> tuple[FloatArray, float]:
-    """Coefficients and intercept; all zero where every result is good or none is."""
-    from sklearn.linear_model import LogisticRegression
-
-    if good.all() or not good.any():
-        return np.zeros(inputs.shape[1]), 0.0
-    model = LogisticRegression(C=1.0, max_iter=500).fit(inputs, good)
-    return np.asarray(model.coef_[0], dtype=np.float64), float(model.intercept_[0])
-
-
-def _cross_fitted(inputs: FloatArray, good: BoolArray) -> FloatArray:
-    fold = np.random.default_rng(0).permutation(len(inputs)) % _FOLDS
-    scores = np.empty(len(inputs))
-    for number in range(_FOLDS):
-        held = fold == number
-        coefficients, intercept = _logistic(inputs[~held], good[~held])
-        scores[held] = inputs[held] @ coefficients + intercept
-    return scores
-
-
-def _curves(
-    scores: FloatArray, error_m: FloatArray, radius_limit_m: float
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    from sklearn.isotonic import IsotonicRegression
-
-    order = np.argsort(scores, kind="stable")
-    groups = np.array_split(order, int(np.clip(len(order) // _GROUP, 1, _MAX_GROUPS)))
-    middle = np.array([scores[group].mean() for group in groups])
-    radius = np.array([_conformal(error_m[group]) for group in groups])
-    radius = np.clip(radius, SMALLEST_RADIUS_M, radius_limit_m)
-    falling = IsotonicRegression(increasing=False).fit_transform(middle, np.log(radius))
-    radius = np.minimum(np.exp(np.asarray(falling, dtype=np.float64)), radius_limit_m)
-    inside = (error_m <= np.interp(scores, middle, radius)).astype(np.float64)
-    # Each group counts a success and a failure more: twenty queries support neither "never" nor "always".
-    share = np.array([(inside[group].sum() + 1.0) / (len(group) + 2.0) for group in groups])
-    confidence = IsotonicRegression(increasing=True, y_min=0.0, y_max=1.0).fit_transform(middle, share)
-    return middle, radius, np.asarray(confidence, dtype=np.float64)
-
-
-def _conformal(errors: FloatArray) -> float:
-    """The 90 % quantile that holds for a new draw from the same errors: order statistic ceil(0.9 (n + 1))."""
-    rank = int(np.ceil(COVERAGE * (len(errors) + 1)))
-    return float(np.sort(errors)[min(rank, len(errors)) - 1])
-
-
-def choose_settings(
-    candidates: Iterable[ClusterSettings], errors_of: Iterable[FloatArray], tolerance: float = 0.01
-) -> ClusterSettings:
-    """The cluster settings with the lowest median error; `errors_of` has the errors float64[Q] that each gives.
-
-    Settings within `tolerance` (a share) of the lowest count as equal: then the earlier candidate is kept.
-    """
-    pairs = [
-        (setting, float(np.median(errors))) for setting, errors in zip(candidates, errors_of, strict=True)
-    ]
-    lowest = min(median for _, median in pairs)
-    return next(setting for setting, median in pairs if median <= lowest * (1.0 + tolerance))
+def ship_calibration(model_uri: str, calibration: Calibration) -> str:
+    """Put a calibration into a model directory, marked as transferred; indexes that are built with it start with it."""
+    shipped = calibration.model_copy(update={"transferred": True, "origin": calibration.snapshot_id})
+    uri = storage.join(model_uri, NAME)
+    storage.write_bytes(uri, shipped.model_dump_json(indent=1).encode())
+    return uri

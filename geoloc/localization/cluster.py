@@ -15,8 +15,6 @@ import numpy.typing as npt
 from geoloc.core import geodesy
 from geoloc.core.arrays import BoolArray, FloatArray
 
-FEATURES = ("similarity", "margin", "margin_outside", "cluster_weight", "spread_m")
-_NOTHING_OUTSIDE = 1.0
 _REACH = 2.0  # in sigma: farther tiles do not speak of the same place, however few others there are
 
 
@@ -44,13 +42,11 @@ class Cluster:
     """Positions of Q queries and what they rest on.
 
     lat, lon: float64[Q] degrees, NaN where no match has coordinates. in_cluster: bool[Q, K].
-    features: float64[Q, 5], see `FEATURES`: what calibration learns from.
     """
 
     lat: FloatArray
     lon: FloatArray
     in_cluster: BoolArray
-    features: FloatArray
 
 
 def weights_of(similarity: npt.ArrayLike, temperature: float) -> FloatArray:
@@ -107,11 +103,9 @@ def find_cluster(
     mass = inside.sum(axis=1)
     share = np.divide(inside, mass[:, None], out=np.zeros_like(inside), where=mass[:, None] > 0)
     mean_east, mean_north = (share * east).sum(axis=1), (share * north).sum(axis=1)
-    squares = (east - mean_east[:, None]) ** 2 + (north - mean_north[:, None]) ** 2
-    spread = np.sqrt((share * squares).sum(axis=1))
     members = np.pad(chosen, ((0, 0), (0, width - count)))
     out_lat, out_lon = _back(lat, lon, placed, mean_east, mean_north)
-    return Cluster(out_lat, out_lon, members, _features(known, chosen, mass, spread))
+    return Cluster(out_lat, out_lon, members)
 
 
 def _members(
@@ -149,13 +143,3 @@ def _back(
             float(lat[row, column]), float(lon[row, column]), float(heading[row]), float(metres[row])
         )
     return out[0], out[1]
-
-
-def _features(similarity: FloatArray, members: BoolArray, mass: FloatArray, spread: FloatArray) -> FloatArray:
-    filled = np.where(np.isfinite(similarity), similarity, -np.inf)
-    ordered = -np.sort(-filled, axis=1)
-    best = np.where(np.isfinite(ordered[:, 0]), ordered[:, 0], 0.0)
-    second = ordered[:, 1] if ordered.shape[1] > 1 else np.full(len(best), -np.inf)
-    outside = np.max(np.where(members, -np.inf, filled), axis=1, initial=-np.inf)
-    margins = [np.where(np.isfinite(other), best - other, _NOTHING_OUTSIDE) for other in (second, outside)]
-    return np.stack([best, *margins, mass, spread], axis=1)

@@ -103,8 +103,8 @@ def _next(
 ) -> tuple[FloatArray, FloatArray]:
     """Positions [Q] of the cluster of the matches that are left, which take the places of the earlier ones."""
     order = np.argsort(~left, axis=1, kind="stable")
-    taken = [
+    own_lat, own_lon, own = (
         np.take_along_axis(np.where(left, values, np.nan), order, axis=1) for values in (lat, lon, similarity)
-    ]
-    again = find_cluster(*taken, settings)
+    )
+    again = find_cluster(own_lat, own_lon, own, settings)
     return again.lat, again.lon

@@ -3,77 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ModelMismatch, QueryError
-from geoloc.geometry.azimuth import TurnedPhoto
 from geoloc.index.search.matches import Matches
 from geoloc.index.search.region import Region
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization import fix as reasons
-from geoloc.localization.calibration import Calibration, load_calibration, query_kind
+from geoloc.localization.calibration import (
+    Calibration,
+    KindCalibration,
+    OldCalibration,
+    load_calibration,
+    query_kind,
+)
 from geoloc.localization.cluster import Cluster, ClusterSettings, find_cluster
+from geoloc.localization.encoded_queries import EncodedQueries as EncodedQueries
+from geoloc.localization.evidence import Compared, PlaceEvidence, evidence_of
 from geoloc.localization.fix import Fix, Hypothesis, Match
+from geoloc.localization.gallery_sample import GallerySample
 from geoloc.localization.hypotheses import Places, find_places
+from geoloc.localization.judgement import REFIT, JudgedAnswers, judge_places, shipped_calibration, stale_notes
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates
 
 MAX_K = 1000
 TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
 _MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what one search holds
-
-
-@dataclass(frozen=True)
-class EncodedQueries:
-    """Photos as a model sees them, all of one view and one kind of heading.
-
-    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
-    heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
-    that roll as the photo turns, 1 where turning is no rolling; shown: bool[Q, columns], those that show something of
-    a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
-    """
-
-    embedding: Float32Array
-    code: npt.NDArray[np.uint8]
-    heading_deg: FloatArray
-    view: str
-    model_id: str
-    columns: int = 1
-    shown: BoolArray | None = None
-
-    def __len__(self) -> int:
-        return len(self.code)
-
-    @property
-    def heading_known(self) -> bool:
-        """Whether the heading is known; else all candidates are searched."""
-        return bool(self.code.shape[1] == 1)
-
-    @property
-    def limited(self) -> BoolArray:
-        """Which photos show part of the circle, bool[Q]."""
-        if self.shown is None or self.columns == 1:
-            return np.zeros(len(self), dtype=np.bool_)
-        return np.asarray(~self.shown.all(axis=1))
-
-    def rows(self, part: slice | IntArray) -> EncodedQueries:
-        """The queries at positions int64[q]."""
-        return replace(
-            self,
-            embedding=self.embedding[part],
-            code=self.code[part],
-            heading_deg=self.heading_deg[part],
-            shown=None if self.shown is None else self.shown[part],
-        )
-
-    def turned(self, query: int) -> TurnedPhoto:
-        """One photo at all its turns, to compare with stored embeddings."""
-        shown = None if self.shown is None else self.shown[query]
-        return TurnedPhoto(self.embedding[query], self.columns, shown)
 
 
 @dataclass(frozen=True)
@@ -84,17 +44,37 @@ class SearchResult:
     heading_deg: FloatArray
 
 
+@dataclass(frozen=True)
+class LocatedPlaces:
+    """The cluster of each query's answer, the places that come into question, and what speaks for each of them."""
+
+    cluster: Cluster
+    places: Places
+    evidence: PlaceEvidence
+
+
 class Locator:
-    """Answers encoded queries from one snapshot; safe to use from several threads."""
+    """Answers encoded queries from one snapshot; safe to use from several threads.
+
+    `notes` are sentences about the calibration that every calibrated answer repeats: what changed since its fit.
+    """
 
     def __init__(
         self,
         snapshot: Snapshot,
         calibration: Calibration | None = None,
         settings: ClusterSettings | None = None,
+        *,
+        notes: Sequence[str] = (),
     ) -> None:
         self.snapshot = snapshot
         self.calibration = calibration
+        self.sample = GallerySample(snapshot)
+        self.notes = tuple(notes)
+        if calibration is not None:
+            self.notes += stale_notes(
+                calibration, snapshot.snapshot_id, snapshot.manifest, self.sample.spacing_m
+            )
         self._settings = settings
 
     @classmethod
@@ -106,12 +86,27 @@ class Locator:
         cache_dir: str | None = None,
         skip_broken: bool = False,
     ) -> Locator:
-        """The locator of a snapshot (None: the current snapshot), with its calibration where it has been calibrated.
+        """The locator of a snapshot (None: the current snapshot), with its calibration, else that of its model.
 
-        `skip_broken` is that of `Snapshot.open`.
+        `skip_broken` is that of `Snapshot.open`. A calibration of an earlier format is refused: then nothing is
+        calibrated, and the answers' notes say why.
         """
         snapshot = Snapshot.open(index_uri, snapshot_id, cache_dir=cache_dir, skip_broken=skip_broken)
-        return cls(snapshot, load_calibration(index_uri, snapshot.snapshot_id))
+        try:
+            calibration = load_calibration(index_uri, snapshot.snapshot_id)
+            calibration = calibration or shipped_calibration(snapshot.index_uri, snapshot.manifest)
+        except OldCalibration as error:
+            return cls(snapshot, notes=[str(error)])
+        return cls(snapshot, calibration)
+
+    def fit_for(self, kind: str, rerank: int) -> KindCalibration | None:
+        """The calibration of a kind of query; None where it has none that holds for this kind of search."""
+        calibration = self.calibration
+        if calibration is None or calibration.model_id != self.snapshot.manifest.model.model_id:
+            return None
+        if (calibration.rerank > 0) != (self._rerank(rerank) > 0):
+            return None  # similarities of embeddings and of codes are different numbers
+        return calibration.query_kinds.get(kind)
 
     def settings_for(self, kind: str) -> ClusterSettings:
         """How matches of this kind of query become a position: as calibrated, else the defaults."""
@@ -119,6 +114,9 @@ class Locator:
             return self._settings
         fit = self.calibration.query_kinds.get(kind) if self.calibration else None
         return fit.settings() if fit else ClusterSettings()
+
+    def _rerank(self, rerank: int) -> int:
+        return rerank if self.snapshot.embedding_dim is not None else 0
 
     def search(
         self, queries: EncodedQueries, *, k: int, region: Region | None = None, rerank: int = 100
@@ -159,7 +157,7 @@ class Locator:
                 found.append(search(queries.rows(order[-1]), k, region, rerank))
         if not found:
             return self._search(queries, k, region, rerank)
-        return found[0] if len(found) == 1 else _in_order(found, np.concatenate(order))
+        return found[0] if len(found) == 1 else in_order(found, np.concatenate(order))
 
     def _search(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> SearchResult:
         count, candidates = queries.code.shape[:2]
@@ -212,6 +210,26 @@ class Locator:
         matches = found.matches
         return find_cluster(matches.lat, matches.lon, matches.scores(self.snapshot.bits), settings)
 
+    def places(
+        self, found: SearchResult, queries: EncodedQueries, settings: ClusterSettings, rerank: int
+    ) -> LocatedPlaces:
+        """The places that come into question, from as many matches as a calibration with this `rerank` compares."""
+        width, bits = max(settings.members, self._rerank(rerank)), self.snapshot.bits
+        matches = found.matches
+        similarity, lat, lon = matches.scores(bits)[:, :width], matches.lat[:, :width], matches.lon[:, :width]
+        distance = matches.distance_bits[:, :width].astype(np.float64)
+        compared = Compared(
+            similarity,
+            lat,
+            lon,
+            found.heading_deg[:, :width],
+            np.where(distance >= 0, distance, np.nan) / bits,
+            self.sample.similarities(queries, embeddings=bool(self._rerank(rerank))),
+        )
+        cluster = self.cluster(found, settings)
+        places = find_places(lat, lon, similarity, settings, cluster)
+        return LocatedPlaces(cluster, places, evidence_of(compared, places, settings))
+
     def locate(
         self,
         queries: EncodedQueries,
@@ -226,7 +244,13 @@ class Locator:
         _check_k(k)
         found = self.search(queries, k=self.compared(queries, k, rerank), region=region, rerank=rerank)
         return self.fixes(
-            found, queries, k=k, region=region, min_confidence=min_confidence, uncalibrated=uncalibrated
+            found,
+            queries,
+            k=k,
+            region=region,
+            rerank=rerank,
+            min_confidence=min_confidence,
+            uncalibrated=uncalibrated,
         )
 
     def compared(self, queries: EncodedQueries, k: int, rerank: int) -> int:
@@ -241,55 +265,54 @@ class Locator:
         *,
         k: int,
         region: Region | None = None,
+        rerank: int = 100,
         min_confidence: float = 0.0,
         uncalibrated: bool = False,
     ) -> list[Fix]:
-        """Fixes with the k best matches each.
+        """Fixes with the k best matches each; `rerank` is that of the search.
 
-        `located` is false, with the reason, when no tile was found, when tiles have no coordinates, when the
-        calibrated confidence is below `min_confidence` (the matches then cannot be told apart), or when this kind of
-        query has no calibration and the caller does not want `uncalibrated` positions.
+        `located` is false, with the reason, when no tile was found, when tiles have no coordinates, when nothing can be
+        promised for the best place or its confidence is below `min_confidence`, or when this kind of query has no
+        calibration and the caller does not want `uncalibrated` positions.
         """
         kind = query_kind(queries.view, queries.heading_known)
-        cluster = self.cluster(found, self.settings_for(kind))
-        fit = self.calibration.query_kinds.get(kind) if self.calibration else None
-        radius, confidence = fit.apply(cluster.features) if fit else (None, None)
-        places = self._places(found, cluster, self.settings_for(kind))
+        fit = self.fit_for(kind, rerank)
+        located = self.places(found, queries, self.settings_for(kind), rerank)
+        judged = judge_places(fit, located.places, located.evidence) if fit else None
+        notes = (*self.notes, *self._settings_notes(rerank)) if self.calibration or self.notes else ()
         fixes = []
         for query in range(len(queries)):
-            matches = _answer_matches(found.matches, cluster, query, k)
             problem = self._problem(found.matches, query, region)
-            heading = float(found.heading_deg[query, 0]) if found.heading_deg.shape[1] else np.nan
-            sure = None if confidence is None else float(confidence[query])
-            if problem is None and sure is not None and sure < min_confidence:
-                problem = _ambiguous(sure, min_confidence, float(cluster.features[query, 1]))
-            if problem is None and fit is None and not uncalibrated:
+            if problem is None and judged is None and not uncalibrated:
                 problem = _uncalibrated(kind)
-            hypotheses = _hypotheses(places, found, query)
-            if radius is not None and sure is not None and hypotheses:
-                first = hypotheses[0].model_copy(update={"radius_m": float(radius[query]), "weight": sure})
-                hypotheses = (first, *hypotheses[1:])
+            if problem is None and judged is not None:
+                problem = _unsure(judged, query, min_confidence)
+            promised = problem is None and judged is not None
+            heading = float(found.heading_deg[query, 0]) if found.heading_deg.shape[1] else np.nan
             fixes.append(
                 Fix(
                     located=problem is None,
                     reason=problem[0] if problem else None,
                     detail=problem[1] if problem else None,
-                    lat=float(cluster.lat[query]) if problem is None else None,
-                    lon=float(cluster.lon[query]) if problem is None else None,
-                    radius_m=float(radius[query]) if radius is not None and problem is None else None,
-                    confidence=sure if problem is None else None,
+                    lat=float(located.cluster.lat[query]) if problem is None else None,
+                    lon=float(located.cluster.lon[query]) if problem is None else None,
+                    radius_m=float(judged.radius_m[query, 0]) if promised and judged else None,
+                    confidence=float(judged.weight[query, 0]) if promised and judged else None,
                     calibrated=fit is not None,
-                    hypotheses=hypotheses,
+                    notes=notes,
+                    hypotheses=_hypotheses(located.places, judged, found, query),
                     heading_deg=heading if np.isfinite(heading) else None,
                     snapshot_id=self.snapshot.snapshot_id,
-                    matches=matches,
+                    matches=_answer_matches(found.matches, located.cluster, query, k),
                 )
             )
         return fixes
 
-    def _places(self, found: SearchResult, cluster: Cluster, settings: ClusterSettings) -> Places:
-        matches = found.matches
-        return find_places(matches.lat, matches.lon, matches.scores(self.snapshot.bits), settings, cluster)
+    def _settings_notes(self, rerank: int) -> tuple[str, ...]:
+        fitted = self.calibration.rerank if self.calibration else rerank
+        if fitted == rerank:
+            return ()
+        return (f"The calibration was fitted with rerank {fitted}, this search has {rerank}; {REFIT}",)
 
     def _problem(self, matches: Matches, query: int, region: Region | None) -> tuple[str, str] | None:
         if self.snapshot.count == 0:
@@ -310,10 +333,16 @@ def _check_k(k: int) -> None:
         raise QueryError(f"k is {k}; give 1 to {MAX_K}.", reason="k_out_of_range")
 
 
-def _ambiguous(confidence: float, limit: float, margin: float) -> tuple[str, str]:
+def _unsure(judged: JudgedAnswers, query: int, min_confidence: float) -> tuple[str, str] | None:
+    """Why nothing is promised for the first place of a query; None where something is."""
+    sure, radius = float(judged.weight[query, 0]), float(judged.radius_m[query, 0])
+    if judged.located[query] and sure >= min_confidence:
+        return None
+    limit = f", below {min_confidence:.2f}" if judged.located[query] else ""
     return (
         reasons.AMBIGUOUS,
-        f"The best matches look nearly alike (margin {margin:.3f}): confidence {confidence:.2f} is below {limit:.2f}.",
+        f"The truth lies within {radius:.0f} m of the best place with probability {sure:.2f} only{limit}: the photo "
+        "may show a place that is not in the index, or places that look alike.",
     )
 
 
@@ -325,8 +354,10 @@ def _uncalibrated(kind: str) -> tuple[str, str]:
     )
 
 
-def _hypotheses(places: Places, found: SearchResult, query: int) -> tuple[Hypothesis, ...]:
-    """The places of a query, uncalibrated: weights are shares of the evidence."""
+def _hypotheses(
+    places: Places, judged: JudgedAnswers | None, found: SearchResult, query: int
+) -> tuple[Hypothesis, ...]:
+    """The places of a query, the answer's own first; without a calibration weights are shares of the evidence."""
     one = []
     for number in range(places.width):
         column = int(places.best[query, number])
@@ -337,12 +368,13 @@ def _hypotheses(places: Places, found: SearchResult, query: int) -> tuple[Hypoth
             Hypothesis(
                 lat=float(places.lat[query, number]),
                 lon=float(places.lon[query, number]),
-                weight=float(places.share[query, number]),
+                radius_m=float(judged.radius_m[query, number]) if judged else None,
+                weight=float((judged.weight if judged else places.share)[query, number]),
                 heading_deg=heading if np.isfinite(heading) else None,
                 tiles=int(places.tiles[query, number]),
             )
         )
-    return tuple(one)
+    return (*one[:1], *sorted(one[1:], key=lambda place: -place.weight))
 
 
 def _answer_matches(matches: Matches, cluster: Cluster, query: int, k: int) -> tuple[Match, ...]:
@@ -359,7 +391,7 @@ def _answer_matches(matches: Matches, cluster: Cluster, query: int, k: int) -> t
     )
 
 
-def _in_order(parts: Sequence[SearchResult], places: IntArray) -> SearchResult:
+def in_order(parts: Sequence[SearchResult], places: IntArray) -> SearchResult:
     """Results put together and padded to the widest; row i of them goes to places[i]."""
     order = np.argsort(places)
     matches = Matches.joined([part.matches for part in parts])

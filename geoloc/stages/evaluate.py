@@ -21,18 +21,10 @@ from geoloc.evaluation.ranking.reranking import Reranking
 from geoloc.evaluation.report import provenance, report
 from geoloc.evaluation.report.answer_tables import write_answers
 from geoloc.evaluation.report.build_result import FigureSettings, build_result, findings
-from geoloc.evaluation.report.located_errors import (
-    Coverage,
-    LocatedPhotos,
-    calibrate,
-    coverage,
-    locate_again,
-    locate_photos,
-)
+from geoloc.evaluation.report.located_errors import LocatedPhotos, coverage, locate_photos
 from geoloc.evaluation.report.recall_table import DirectionTables, direction_tables
 from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
-from geoloc.localization.calibration import save_calibration
 from geoloc.localization.locator import Locator
 from geoloc.localization.query_photos import HEADINGS
 from geoloc.stages.encode_queries import encode_queries
@@ -80,11 +72,6 @@ class EvaluateConfig(BaseModel):
     headings: int = Field(
         default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
     )
-    calibrate: bool = Field(
-        default=False,
-        description="Fit radius and confidence on half of the queries and store them with the index.",
-    )
-    radius_limit_m: float = Field(default=100.0, gt=0, description="Largest calibrated radius, in metres.")
     report: bool = Field(default=True, description="Write report.html.")
     report_queries: int = Field(default=12, ge=0, le=100, description="Queries shown with pictures.")
 
@@ -123,8 +110,6 @@ def run(
     output, inputs = storage.absolute(output), _absolute(inputs)
     protocol = choose_protocol(config.protocol, inputs.queries)
     locator = Locator.open(inputs.index, inputs.snapshot_id)
-    if config.calibrate:
-        locator = Locator(locator.snapshot)  # an earlier fit must not leak into the next one
     settings = _figure_settings(config, protocol, locator.snapshot.bits)
     fingerprint = _fingerprint(config, inputs, locator, protocol)
     # Shared: encoded queries lie here too and outlive an evaluation.
@@ -159,9 +144,9 @@ def _evaluate(
     if PHOTOS_TO_TILES in protocol.directions:
         located = locate_photos(locator, encoded, rerank=config.rerank)
     directions = [_rank(each, settings, located, config.rerankings) for each in questions]
-    locator, located, covered, not_calibrated = _calibrated(locator, located, config, inputs)
+    covered = coverage(locator, located, rerank=config.rerank) if located is not None else []
     quarantined = sum(part_table.read_manifest(encoded_uri).quarantined.values())
-    warnings += [*findings(directions, settings), *not_calibrated]
+    warnings += [*findings(directions, settings), *locator.notes]
     warnings += [f"{quarantined} photos could not be read and are not counted."] if quarantined else []
     result = build_result(
         directions,
@@ -174,10 +159,13 @@ def _evaluate(
         quarantined=quarantined,
         findings=warnings,
         data=_data(inputs, locator),
+        files=(METRICS_NAME, REPORT_NAME) if config.report else (METRICS_NAME,),
     )
     for sentence in result.findings:
         say(f"evaluate: {sentence}")
-    write_answers(storage.join(output, RESULTS), locator, located, directions, fingerprint)
+    write_answers(
+        storage.join(output, RESULTS), locator, located, directions, fingerprint, rerank=config.rerank
+    )
     if config.report:
         html = report.render(result, directions, located, _pictures(inputs), config.report_queries)
         storage.write_bytes(storage.join(output, REPORT_NAME), html.encode())
@@ -208,10 +196,6 @@ def _figure_settings(config: EvaluateConfig, protocol: Protocol, stored: int) ->
             raise ConfigError(
                 f"code_bits has {bits}; the index has codes of {stored} bits: give multiples of 8 up to that."
             )
-    if config.calibrate and PHOTOS_TO_TILES not in protocol.directions:
-        raise ConfigError(
-            f"calibrate needs photos that ask for tiles, and {protocol.id} asks the other way; leave it out."
-        )
     return FigureSettings(
         ks=config.ks or protocol.ks,
         rule=config.top_percent or protocol.top_percent,
@@ -339,25 +323,6 @@ def _rank(
         served=served,
         rerankings=rerankings,
     )
-
-
-def _calibrated(
-    locator: Locator, located: LocatedPhotos | None, config: EvaluateConfig, inputs: EvaluateInputs
-) -> tuple[Locator, LocatedPhotos | None, list[Coverage], list[str]]:
-    """Calibrate where configured, else check the calibration of the index."""
-    if located is None:
-        return locator, None, [], []
-    if not config.calibrate:
-        covered = coverage(locator.calibration, located) if locator.calibration else []
-        return locator, located, covered, []
-    fitted, covered, not_calibrated = calibrate(
-        locator, located, rerank=config.rerank, radius_limit_m=config.radius_limit_m
-    )
-    if fitted.query_kinds:
-        save_calibration(inputs.index, fitted)
-        locator = Locator(locator.snapshot, fitted)
-        located = locate_again(locator, located)
-    return locator, located, covered, not_calibrated
 
 
 def _pictures(inputs: EvaluateInputs) -> report.Pictures:

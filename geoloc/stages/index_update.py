@@ -40,7 +40,7 @@ from geoloc.index.maintenance.update import (
     worth_compacting,
 )
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
-from geoloc.localization.calibration import load_calibration, save_calibration
+from geoloc.localization.calibration import OldCalibration, load_calibration, save_calibration
 from geoloc.runtime.ray_session import cpu_count, ensure_ray, remote_task
 from geoloc.runtime.shard_job import Build, build_shards, gather, remove_runs
 from geoloc.stages.index_build import (
@@ -332,19 +332,20 @@ def _commit_upon(
 
 def _carry_calibration(index_uri: str, parent: str, base: Manifest, manifest: Manifest) -> list[str]:
     """Give the new snapshot its parent's calibration, before it becomes visible."""
-    fitted = load_calibration(index_uri, parent)
+    try:
+        fitted = load_calibration(index_uri, parent)
+    except OldCalibration as error:
+        return [f"{error} It was not carried over."]
     if fitted is None:
         return []
-    origin = fitted.carried_from or parent
+    origin = fitted.origin or parent
     snapshot_id, _ = encode(manifest)
-    save_calibration(
-        index_uri, fitted.model_copy(update={"snapshot_id": snapshot_id, "carried_from": origin})
-    )
+    save_calibration(index_uri, fitted.model_copy(update={"snapshot_id": snapshot_id, "origin": origin}))
     change = manifest.change
     share = (change.added + change.replaced + change.removed) / max(1, base.count)
     return [
         f"The calibration of {origin} was carried over; {share:.1%} of the tiles changed with this step. "
-        "Calibrate again when the area or the number of tiles has changed much."
+        "Run `geoloc calibrate` again when the area or the number of tiles has changed much."
     ]
 
 

@@ -21,6 +21,7 @@ JOBS = (
     "compare",
     "encode",
     "index",
+    "calibrate",
     "evaluate",
     "localize",
     "serve",

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
 
 def test_all_stages_ran_and_were_timed(demo: Any) -> None:
     assert list(demo["seconds"]) == [
-        *("city", "ingest", "train", "encode", "index", "evaluate"),
+        *("city", "ingest", "train", "encode", "index", "calibrate", "evaluate"),
         *("serve", "report"),
     ]
     assert demo["peak_memory_bytes"] > 2**28
@@ -37,7 +37,6 @@ def test_galleries_have_the_tiles_that_were_asked_for(demo: Any) -> None:
     found = {name: (one["queries"], one["gallery"]) for name, one in demo["evaluations"].items()}
     every = SIZES["test-photos"] + SIZES["distractors"] + SIZES["validation-photos"]
     assert found == {
-        "validation": (SIZES["validation-photos"], every),
         "small": (SIZES["test-photos"], SIZES["test-photos"]),
         "gallery": (SIZES["test-photos"], every),
         "anywhere": (SIZES["anywhere-photos"], every),
@@ -52,9 +51,12 @@ def test_floats_codes_and_re_ranking_stand_beside_chance(demo: Any) -> None:
     assert table["codes 64 + re-rank 100"] == table["floats"]
 
 
-def test_the_index_is_calibrated_on_the_validation_district(demo: Any) -> None:
-    assert demo["evaluations"]["validation"]["calibrated"]
-    assert demo["evaluations"]["gallery"]["calibrated"]
+def test_the_served_index_is_calibrated_or_says_why_not(demo: Any, demo_folder: str) -> None:
+    """Weights of a few steps may have nothing to promise; the fit is then empty, with a sentence for each kind."""
+    record = json.loads(Path(demo_folder, "calibration", "calibration.json").read_text())
+    fitted = set(record["calibration"]["query_kinds"])
+    assert len(fitted) + len(record["not_calibrated"]) == 2
+    assert demo["evaluations"]["gallery"]["calibrated"] == bool(fitted)
     assert not demo["evaluations"]["small"]["calibrated"]
 
 

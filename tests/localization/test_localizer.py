@@ -1,5 +1,6 @@
 """Photos to fixes on a small real index, in a plain process."""
 
+import json
 import subprocess
 import sys
 
@@ -9,15 +10,19 @@ import pytest
 from small_index import ORIGIN, SPACING_M, build, encoded
 
 from geoloc import Localizer
-from geoloc.core import geodesy, schemas
+from geoloc.core import geodesy, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError, ModelMismatch, QueryError
 from geoloc.core.photo_facts import PhotoFacts
+from geoloc.index.format.commit import current_snapshot
 from geoloc.index.search.region import polygon
 from geoloc.localization import fix as reasons
-from geoloc.localization.calibration import Calibration, fit_calibration
-from geoloc.localization.cluster import FEATURES, ClusterSettings
+from geoloc.localization.calibration import Calibration, calibration_uri
+from geoloc.localization.calibration_fit import fit_kind
+from geoloc.localization.cluster import ClusterSettings
 from geoloc.localization.locator import EncodedQueries, Locator
 from geoloc.localization.query_photos import encode_photos, photo
+
+from .judged import training
 
 
 @pytest.fixture(scope="module")
@@ -233,31 +238,69 @@ def test_codes_alone_locate_too(localizer, small_index):
     assert fix.matches[0].distance_bits == 0
 
 
-def test_a_calibrated_locator_says_how_sure_it_is(localizer, small_index):
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, len(FEATURES)))
-    fit = fit_calibration(
-        features,
-        np.where(rng.uniform(size=200) < 0.5, 3.0, 900.0),
-        settings=ClusterSettings(),
-        radius_limit_m=100.0,
-    )
+def calibration_of(snapshot, **changes):
+    """A calibration for known headings, fitted to made-up places: what it says is monotone, that is enough here."""
+    fields = {
+        "snapshot_id": snapshot.snapshot_id,
+        "model_id": snapshot.manifest.model.model_id,
+        "rerank": 100,
+        "bits": snapshot.bits,
+        "tiles": snapshot.count,
+        "spacing_m": SPACING_M,
+        "origin": None,
+        "transferred": False,
+        "query_kinds": {"panorama/heading_known": fit_kind(training(200), ClusterSettings())},
+    }
+    return Calibration(**fields | changes)
+
+
+def with_threshold(calibration, threshold):
+    kinds = {
+        name: fit.model_copy(update={"threshold": threshold}) for name, fit in calibration.query_kinds.items()
+    }
+    return calibration.model_copy(update={"query_kinds": kinds})
+
+
+def test_a_calibrated_locator_promises_or_says_why_not(localizer, small_index):
     snapshot = localizer.locator.snapshot
-    calibration = Calibration(
-        snapshot_id=snapshot.snapshot_id, rerank=100, query_kinds={"panorama/heading_known": fit}
-    )
-    sure = Localizer(Locator(snapshot, calibration), localizer.encoder)
-    fix = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=0.0)
+    calibration = calibration_of(snapshot)
+    photo = small_index.panoramas[0]
+
+    def answer(calibration, **options):
+        sure = Localizer(Locator(snapshot, calibration), localizer.encoder)
+        return sure.localize(photo, view="panorama", heading_deg=0.0, **options)
+
+    fix = answer(with_threshold(calibration, -100.0))
     assert fix.located
+    assert fix.calibrated
+    assert fix.notes == ()
     assert 0 < fix.confidence < 1
-    assert 2.0 <= fix.radius_m <= 100.0
-    unsure = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=1.0)
-    assert not unsure.located
-    assert unsure.reason == reasons.AMBIGUOUS
-    assert (unsure.lat, unsure.radius_m, unsure.confidence) == (None, None, None)
-    assert (unsure.hypotheses[0].weight, unsure.hypotheses[0].radius_m) == (fix.confidence, fix.radius_m)
-    assert "look nearly alike" in unsure.detail
-    # Nothing was calibrated for drone photos: no numbers are made up.
+    assert fix.radius_m > 0
+    first = fix.hypotheses[0]
+    assert (first.lat, first.lon, first.radius_m, first.weight) == (
+        fix.lat,
+        fix.lon,
+        fix.radius_m,
+        fix.confidence,
+    )
+    assert sum(place.weight for place in fix.hypotheses) <= 1.0 + 1e-9
+    assert all(place.radius_m > 0 for place in fix.hypotheses)
+    rest = [place.weight for place in fix.hypotheses[1:]]
+    assert rest == sorted(rest, reverse=True)
+    for unsure in (
+        answer(with_threshold(calibration, 100.0)),
+        answer(with_threshold(calibration, -100.0), min_confidence=1.0),
+    ):
+        assert not unsure.located
+        assert unsure.reason == reasons.AMBIGUOUS
+        assert (unsure.lat, unsure.radius_m, unsure.confidence) == (None, None, None)
+        assert unsure.hypotheses == fix.hypotheses
+        assert "not in the index" in unsure.detail
+
+
+def test_a_kind_of_query_without_a_calibration_says_so(localizer, small_index):
+    snapshot = localizer.locator.snapshot
+    sure = Localizer(Locator(snapshot, calibration_of(snapshot)), localizer.encoder)
     drone = sure.localize(small_index.tiles[0], view="drone", heading_deg=0.0)
     assert (drone.located, drone.calibrated, drone.reason) == (False, False, reasons.UNCALIBRATED)
     assert "geoloc calibrate" in drone.detail
@@ -265,6 +308,47 @@ def test_a_calibrated_locator_says_how_sure_it_is(localizer, small_index):
     wanted = sure.localize(small_index.tiles[0], view="drone", heading_deg=0.0, uncalibrated=True)
     assert (wanted.located, wanted.calibrated, wanted.confidence) == (True, False, None)
     assert (wanted.lat, wanted.lon) == (drone.hypotheses[0].lat, drone.hypotheses[0].lon)
+    codes_only = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0, rerank=0)
+    assert not codes_only.calibrated, "similarities of codes are not those that were fitted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"transferred": True}, "came with the model"),
+        ({"origin": "b" * 32}, "tiles were added or removed since"),
+        ({"spacing_m": 10.0}, "tiles every 10.0 m, the index has them every"),
+        ({"tiles": 10}, "fitted on 10 tiles, the index has 60"),
+        ({"bits": 64}, "codes of 64 bits, the index has 128"),
+        ({"rerank": 20}, "fitted with rerank 20, this search has 100"),
+    ],
+)
+def test_what_changed_since_the_fit_stands_in_the_answer(localizer, small_index, changes, words):
+    snapshot = localizer.locator.snapshot
+    sure = Localizer(Locator(snapshot, calibration_of(snapshot, **changes)), localizer.encoder)
+    fix = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0)
+    assert fix.calibrated
+    assert any(words in note and "geoloc calibrate" in note for note in fix.notes)
+
+
+def test_the_calibration_of_another_model_is_not_used(localizer, small_index):
+    snapshot = localizer.locator.snapshot
+    sure = Localizer(Locator(snapshot, calibration_of(snapshot, model_id="other")), localizer.encoder)
+    fix = sure.localize(small_index.panoramas[0], view="panorama", heading_deg=0.0)
+    assert (fix.located, fix.calibrated) == (False, False)
+    assert "belongs to model other" in fix.notes[0]
+
+
+def test_an_old_calibration_is_refused_in_the_answers(tmp_path):
+    small = build(tmp_path, count=9)
+    snapshot_id = current_snapshot(small.index)
+    old = {"format_version": 1, "snapshot_id": snapshot_id, "rerank": 100, "protocols": {}}
+    storage.write_bytes(calibration_uri(small.index, snapshot_id), json.dumps(old).encode())
+    fix = Localizer.open(small.index, device="cpu").localize(
+        small.panoramas[0], view="panorama", heading_deg=0.0
+    )
+    assert not fix.calibrated
+    assert "calibration of format 1" in fix.notes[0]
 
 
 def test_a_fix_is_a_row_of_the_results_table(localizer, small_index):

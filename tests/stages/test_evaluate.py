@@ -14,8 +14,6 @@ from geoloc.core import part_table, storage
 from geoloc.core.errors import ArtifactError, ConfigError, InputError
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.index.search.snapshot import Snapshot
-from geoloc.localization.calibration import load_calibration
-from geoloc.localization.localizer import Localizer
 from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, run
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -133,30 +131,15 @@ def test_a_killed_run_goes_on_and_gives_the_same(evaluated, many, tmp_path):
     assert again.model_dump(exclude=unlike) == evaluated.model_dump(exclude=unlike)
 
 
-def test_calibration_is_stored_checked_and_used(many, evaluated, tmp_path):
-    config = CONFIG.model_copy(update={"calibrate": True, "report": False})
+def test_without_a_report_none_is_named(many, evaluated, tmp_path):
     inputs = EvaluateInputs(
         index=many.index, queries=many.ingested, encoded=storage.join(evaluated.output, "encoded")
     )
-    result = run(config, inputs, str(tmp_path / "calibrated"))
-    assert result.calibrated
-    (coverage,) = result.coverage
-    assert coverage.protocol == "panorama/heading_known"
-    assert coverage.held_out
-    assert (
-        coverage.queries
-        + load_calibration(many.index, result.snapshot_id).query_kinds[coverage.protocol].queries
-        < 260
-    )
-    assert 80 <= coverage.inside_percent <= 100
-    assert any("panorama/heading_unknown is not calibrated" in sentence for sentence in result.findings)
-    fix = Localizer.open(many.index, device="cpu").localize(
-        many.panoramas[0], view="panorama", heading_deg=0.0, min_confidence=0.0
-    )
-    assert fix.calibrated
-    assert 0 < fix.confidence < 1
-    assert fix.radius_m >= 2.0
-    storage.delete(storage.join(many.index, "calibration"))
+    result = run(CONFIG.model_copy(update={"report": False}), inputs, str(tmp_path / "plain"))
+    assert "report.html" not in result.text()
+    assert "metrics.json" in result.text()
+    assert not (tmp_path / "plain" / "report.html").exists()
+    assert "report.html" in evaluated.text()
 
 
 def test_photos_without_a_tile_in_the_index_are_counted(many, tmp_path):

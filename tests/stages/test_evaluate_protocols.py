@@ -177,12 +177,6 @@ def test_codes_show_what_ties_are_worth(both_ways):
     assert text.count("chance") == 2
 
 
-def test_calibrating_the_other_way_round_is_refused(buildings, tmp_path):
-    config = EvaluateConfig(protocol="university1652-satellite-to-drone", calibrate=True)
-    with pytest.raises(ConfigError, match="asks the other way"):
-        run(config, buildings.inputs(), str(tmp_path / "out"))
-
-
 def test_pairs_of_another_data_set_are_refused(buildings, tmp_path):
     strange = str(tmp_path / "strange")
     for kind in ("tiles", "queries"):

@@ -20,6 +20,7 @@ from small_index import SmallIndex, build, write_table
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.stages import (
+    calibrate,
     compare,
     encode,
     encode_queries,
@@ -97,7 +98,7 @@ def world(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise Identified(fingerprint)
 
     monkeypatch.setattr(part_table, "begin", identified)
-    for module in (train, evaluate, ablations):
+    for module in (train, evaluate, ablations, calibrate):
         monkeypatch.setattr(module, "begin_output", identified)
     root = tmp_path / "world"
     shutil.copytree(made[0], root)
@@ -175,7 +176,7 @@ def commit_another(world: World) -> None:
     shutil.copytree(world.other.index, world.small.index, dirs_exist_ok=True)
 
 
-def calibrate(world: World) -> None:
+def break_calibration(world: World) -> None:
     from geoloc.index.format.commit import current_snapshot
     from geoloc.localization.calibration import calibration_uri
 
@@ -232,6 +233,15 @@ def evaluated(world: World) -> Any:
         if not (world.root / "trained" / kind).exists():
             shutil.copytree(Path(world.small.ingested, kind), world.root / "trained" / kind)
     return evaluate.run(evaluate.EvaluateConfig(), inputs, world.out)
+
+
+def calibrated(world: World) -> Any:
+    if not (world.root / "strangers").exists():
+        shutil.copytree(Path(world.small.ingested, "queries"), world.root / "strangers" / "queries")
+    inputs = calibrate.CalibrateInputs(
+        index=world.small.index, photos=[world.small.ingested], strangers=[str(world.root / "strangers")]
+    )
+    return calibrate.run(calibrate.CalibrateConfig(), inputs, world.out)
 
 
 def encoded_queries(world: World) -> Any:
@@ -311,7 +321,10 @@ CASES: dict[tuple[str, str], tuple[Callable[[World], Any], Change]] = {
     ("evaluate", "tiles"): (evaluated, replace("tiles")),
     ("evaluate", "trained_on"): (evaluated, replace("queries", of="trained")),
     ("evaluate", "encoded"): (encoded_queries, replace("queries")),
-    ("localize", "index"): (located, calibrate),
+    ("calibrate", "index"): (calibrated, commit_another),
+    ("calibrate", "photos"): (calibrated, replace("queries")),
+    ("calibrate", "strangers"): (calibrated, replace("queries", of="strangers")),
+    ("localize", "index"): (located, break_calibration),
     ("localize", "photos"): (located, repaint),
     ("compare", "train, tests, aligned"): (measured, replace("pairs")),
     ("city codes", "like"): (generated, replace("codes", of=".")),
@@ -345,10 +358,10 @@ def test_the_documented_table_names_the_same_inputs() -> None:
         ("index remove", index_update.RemoveInputs), ("evaluate", evaluate.EvaluateInputs),
         ("localize", localize.LocalizeInputs), ("ingest export", export_webdataset.ShardExportInputs),
         ("compare", compare.CompareInputs), ("city codes", codes.CityCodesInputs),
-        ("city ablations", ablations.CityAblationInputs),
+        ("city ablations", ablations.CityAblationInputs), ("calibrate", calibrate.CalibrateInputs),
     ],
 )  # fmt: skip
 def test_every_input_of_every_stage_is_in_the_table(stage: str, fields: Any) -> None:
-    plain = {"snapshot_id", "dataset", "split", "labels", "cities"}  # values, not places
+    plain = {"snapshot_id", "dataset", "split", "labels", "cities", "ship"}  # values, and an output
     named = {word for one, field in CASES if one == stage for word in field.split(", ")}
     assert set(fields.model_fields) - plain <= named

@@ -359,7 +359,12 @@ def test_a_compaction_that_was_overtaken_says_so(tmp_path: Path, monkeypatch: py
 def test_the_calibration_is_carried_over_and_says_so(tmp_path: Path) -> None:
     life = new_life(tmp_path)
     first = Snapshot.open(life.index).snapshot_id
-    save_calibration(life.index, Calibration(snapshot_id=first, rerank=0, query_kinds={}))
+    save_calibration(
+        life.index,
+        Calibration(
+            snapshot_id=first, model_id="m", rerank=0, bits=64, tiles=40, spacing_m=None, query_kinds={}
+        ),
+    )
     added = life.add(some_tiles(["a", "b", "c"], 3))
     assert added.findings[0].startswith(
         f"The calibration of {first} was carried over; 5.0% of the tiles changed"
@@ -367,7 +372,7 @@ def test_the_calibration_is_carried_over_and_says_so(tmp_path: Path) -> None:
     removed = life.remove(["a"])
     fitted = load_calibration(life.index, removed.snapshot_id)
     assert fitted is not None
-    assert (fitted.snapshot_id, fitted.carried_from) == (removed.snapshot_id, first)
+    assert (fitted.snapshot_id, fitted.origin) == (removed.snapshot_id, first)
 
 
 def test_what_does_not_fit_the_index_is_refused(tmp_path: Path) -> None:

@@ -21,15 +21,18 @@ def write_answers(
     photos: LocatedPhotos | None,
     directions: Sequence[DirectionTables],
     fingerprint: str,
+    *,
+    rerank: int,
 ) -> None:
     """Write a table for each direction, the first at `uri`, others at `uri-2`, ...; earlier ones are replaced.
 
-    For queries that are photos it is GeoParquet with their fixes, else it has the id of the best answer.
+    For queries that are photos it is GeoParquet with their fixes (`rerank` is that of their search), else it has
+    the id of the best answer.
     """
     for number, tables in enumerate(directions):
         table_uri = uri if number == 0 else f"{uri}-{number + 1}"
         if photos is not None and tables.questions.direction == PHOTOS_TO_TILES:
-            table = schemas.with_geometry(_with_ranks(_fixes(locator, photos), tables))
+            table = schemas.with_geometry(_with_ranks(_fixes(locator, photos, rerank), tables))
         else:
             table = _with_ranks(_best(tables), tables)
         part_table.write_table(table_uri, [table], kind="results", fingerprint=fingerprint, overwrite=True)
@@ -41,11 +44,11 @@ def _best(tables: DirectionTables) -> pa.Table:
     return pa.table({"query_id": questions.queries.ids, "best_id": questions.gallery.ids.take(rows)})
 
 
-def _fixes(locator: Locator, photos: LocatedPhotos) -> pa.Table:
+def _fixes(locator: Locator, photos: LocatedPhotos, rerank: int) -> pa.Table:
     fixes: dict[int, dict[str, Any]] = {}
     ids = photos.encoded.query_ids.to_pylist()
     for (rows, group), (_, queries) in zip(photos.groups, photos.encoded.groups(), strict=True):
-        answers = locator.fixes(group.found, queries, k=10, uncalibrated=True)
+        answers = locator.fixes(group.found, queries, k=10, rerank=rerank, uncalibrated=True)
         fixes |= {int(row): fix.row(ids[row]) for row, fix in zip(rows, answers, strict=True)}
     table = pa.Table.from_pylist([fixes[row] for row in range(len(ids))], schema=schemas.FIXES)
     for name in ("true_lat", "true_lon", "error_m", "top1_error_m"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,49 +11,42 @@ from geoloc.core import geodesy, storage
 from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.index.search.matches import Matches
-from geoloc.localization.calibration import (
-    Calibration,
-    KindCalibration,
-    NotEnoughQueries,
-    choose_settings,
-    fit_calibration,
-    query_kind,
-)
+from geoloc.localization.calibration import KindCalibration, query_kind
+from geoloc.localization.calibration_photos import KnownPhotos, search_hidden
 from geoloc.localization.cluster import Cluster, ClusterSettings
+from geoloc.localization.judgement import JudgedAnswers, judge_places
 from geoloc.localization.locator import MAX_K, EncodedQueries, Locator, SearchResult
+from geoloc.models.store import RECIPE_NAME
+from geoloc.recipe.recipe import Recipe
 
-# Among equals the first is preferred: the best match alone (nothing is within 2 cm of it), then wider clusters.
-CANDIDATES = tuple(
-    ClusterSettings(sigma_m=sigma, temperature=temperature, members=20)
-    for sigma, temperature in (
-        (0.01, 0.03),
-        (15.0, 0.015),
-        (15.0, 0.03),
-        (30.0, 0.015),
-        (30.0, 0.03),
-        (30.0, 0.06),
-        (60.0, 0.03),
-        (60.0, 0.06),
-    )
-)
+_HIDDEN_PHOTOS = 200  # of a kind of query: each is a search of its own
 
 
 class Coverage(BaseModel):
-    """How well calibrated answers hold; `held_out`: on queries that the calibration never saw."""
+    """How well the promise holds for one kind of query; percentages of located photos unless stated otherwise."""
 
     model_config = ConfigDict(frozen=True)
 
     protocol: str
     queries: int
-    inside_percent: float = Field(description="Queries whose true position lies inside the stated radius.")
-    mean_confidence: float = Field(
-        description="Mean confidence of the answers; it should equal the share inside."
+    located_percent: float = Field(description="Located photos, of all.")
+    kept_percent: float | None = Field(
+        description="Located photos, of those whose best tile is of the right place; None without such."
     )
-    calibration_error: float = Field(
+    inside_percent: float | None = Field(
+        description="Located photos whose true position lies inside radius_m; None where none is located."
+    )
+    mean_confidence: float | None = Field(
+        description="Mean confidence of located photos; it should equal the share inside."
+    )
+    calibration_error: float | None = Field(
         description="Mean gap between confidence and share inside, over ten bins."
     )
-    median_radius_m: float
-    held_out: bool
+    median_radius_m: float | None
+    false_accept_percent: float | None = Field(
+        default=None,
+        description="Photos that were located while the tiles about them were hidden from the search, of those tried.",
+    )
 
 
 @dataclass(frozen=True)
@@ -83,51 +75,20 @@ def errors_of(lat: FloatArray, lon: FloatArray, true_lat: FloatArray, true_lon: 
     return out
 
 
-def fit_half(query_ids: Sequence[str]) -> BoolArray:
-    """Which queries calibrate (bool[Q]); the others check. By a hash of the id: stable when queries are added."""
-    return np.array(
-        [int(storage.sha256_bytes(name.encode())[:8], 16) % 2 == 0 for name in query_ids], dtype=bool
-    )
-
-
-def calibrate_group(
-    locator: Locator,
-    located: LocatedGroup,
-    true: tuple[FloatArray, FloatArray],
-    learn: BoolArray,
-    *,
-    radius_limit_m: float,
-) -> KindCalibration:
-    """Choose the cluster settings with the lowest median error, then fit radius and confidence.
-
-    `true` is (lat, lon) float64[Q] of the group's queries, of which only those in `learn` (bool[Q]) are used.
-    Raises `NotEnoughQueries`.
-    """
-    clusters = [locator.cluster(located.found, settings) for settings in CANDIDATES]
-    errors = [errors_of(cluster.lat, cluster.lon, *true)[learn] for cluster in clusters]
-    number = CANDIDATES.index(choose_settings(CANDIDATES, errors)) if learn.any() else 0
-    return fit_calibration(
-        clusters[number].features[learn],
-        errors[number],
-        settings=CANDIDATES[number],
-        radius_limit_m=radius_limit_m,
-    )
-
-
-def coverage_of(
-    fit: KindCalibration, features: FloatArray, error_m: FloatArray, kind: str, *, held_out: bool
-) -> Coverage:
-    """How often the stated radius held: features float64[Q, F], error_m float64[Q] without NaN."""
-    radius, confidence = fit.apply(features)
+def coverage_of(kind: str, error_m: FloatArray, answers: JudgedAnswers, right: BoolArray) -> Coverage:
+    """How often the radius held: error_m float64[Q] without NaN; right bool[Q]: the best tile is of the right place."""
+    located = answers.located
+    radius, confidence = answers.radius_m[:, 0], answers.weight[:, 0]
     inside = error_m <= radius
     return Coverage(
         protocol=kind,
         queries=len(error_m),
-        inside_percent=100.0 * float(inside.mean()),
-        mean_confidence=float(confidence.mean()),
-        calibration_error=_calibration_error(confidence, inside),
-        median_radius_m=float(np.median(radius)),
-        held_out=held_out,
+        located_percent=100.0 * float(located.mean()),
+        kept_percent=100.0 * float(located[right].mean()) if right.any() else None,
+        inside_percent=100.0 * float(inside[located].mean()) if located.any() else None,
+        mean_confidence=float(confidence[located].mean()) if located.any() else None,
+        calibration_error=_calibration_error(confidence[located], inside[located]) if located.any() else None,
+        median_radius_m=float(np.median(radius[located])) if located.any() else None,
     )
 
 
@@ -179,52 +140,34 @@ def _with_errors(encoded: EncodedTable, groups: list[tuple[IntArray, LocatedGrou
     return LocatedPhotos(encoded, groups, *true, lat, lon, top1, error)
 
 
-def locate_again(locator: Locator, photos: LocatedPhotos) -> LocatedPhotos:
-    """The same matches, located with the settings that the locator's calibration chose."""
-    groups = []
-    for rows, group in photos.groups:
-        settings = locator.settings_for(group.query_kind)
-        cluster = locator.cluster(group.found, settings)
-        groups.append((rows, LocatedGroup(group.found, cluster, settings, group.query_kind)))
-    return _with_errors(photos.encoded, groups)
-
-
-def calibrate(
-    locator: Locator, photos: LocatedPhotos, *, rerank: int, radius_limit_m: float
-) -> tuple[Calibration, list[Coverage], list[str]]:
-    """Fit each kind of query on half of its queries and check it on the other half.
-
-    Returns the calibration, its coverage and findings about kinds with too few queries.
-    """
-    fits, checked, findings = {}, [], []
-    half = fit_half(photos.encoded.query_ids.to_pylist())
-    for rows, group in photos.groups:
+def coverage(locator: Locator, photos: LocatedPhotos, *, rerank: int) -> list[Coverage]:
+    """How well the promise of the locator's calibration holds for each kind of query of the photos."""
+    found = []
+    for (rows, group), (_, queries) in zip(photos.groups, photos.encoded.groups(), strict=True):
+        fit = locator.fit_for(group.query_kind, rerank)
         known = np.isfinite(photos.error_m[rows])
-        learn, check = known & half[rows], known & ~half[rows]
-        true = photos.true_lat[rows], photos.true_lon[rows]
-        try:
-            fit = calibrate_group(locator, group, true, learn, radius_limit_m=radius_limit_m)
-        except NotEnoughQueries as error:
-            findings.append(f"{group.query_kind} is not calibrated: {error}")
+        if fit is None or not known.any():
             continue
-        fits[group.query_kind] = fit
-        cluster = locator.cluster(group.found, fit.settings())
-        errors = errors_of(cluster.lat, cluster.lon, *true)
-        if check.any():
-            features = cluster.features[check]
-            checked.append(coverage_of(fit, features, errors[check], group.query_kind, held_out=True))
-    snapshot_id = locator.snapshot.snapshot_id
-    return Calibration(snapshot_id=snapshot_id, rerank=rerank, query_kinds=fits), checked, findings
+        located = locator.places(group.found, queries, group.settings, rerank)
+        answers = judge_places(fit, located.places, located.evidence)
+        chosen = JudgedAnswers(answers.located[known], answers.radius_m[known], answers.weight[known])
+        errors, top = photos.error_m[rows][known], photos.top1_error_m[rows][known]
+        row = coverage_of(group.query_kind, errors, chosen, top <= fit.place_m)
+        some = np.flatnonzero(known)[:: max(1, int(known.sum()) // _HIDDEN_PHOTOS)]
+        tried = KnownPhotos(
+            queries.rows(some), photos.true_lat[rows][some], photos.true_lon[rows][some], rows[some]
+        )
+        accepts = _false_accepts(locator, fit, tried, group.settings, rerank)
+        found.append(row.model_copy(update={"false_accept_percent": accepts}))
+    return found
 
 
-def coverage(calibration: Calibration, photos: LocatedPhotos) -> list[Coverage]:
-    """Coverage of an earlier calibration; some of these queries may have been fitted."""
-    rows_of_kind = []
-    for rows, group in photos.groups:
-        fit = calibration.query_kinds.get(group.query_kind)
-        errors = photos.error_m[rows]
-        known = np.isfinite(errors)
-        if fit is not None and known.any():
-            features = group.cluster.features[known]
-            rows_of_kind.append(coverage_of(fit, features, errors[known], group.query_kind, held_out=False))
-    return rows_of_kind
+def _false_accepts(
+    locator: Locator, fit: KindCalibration, photos: KnownPhotos, settings: ClusterSettings, rerank: int
+) -> float:
+    """Photos located with the tiles within two tile sides of them hidden, in percent."""
+    recipe = Recipe.load(storage.join(locator.snapshot.model_uri, RECIPE_NAME)).model
+    k = min(MAX_K, max(rerank, settings.members))
+    hidden = search_hidden(locator, photos, k=k, rerank=rerank, hidden_m=2.0 * recipe.tile_m)
+    located = locator.places(hidden, photos.queries, settings, rerank)
+    return 100.0 * float(judge_places(fit, located.places, located.evidence).located.mean())

@@ -24,6 +24,7 @@ from geoloc.evaluation.report.results import (
     WithinRow,
     tie_table,
 )
+from geoloc.localization.fix import PROMISE
 
 __all__ = ["Pictures", "render"]
 
@@ -191,25 +192,34 @@ def _coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "<p class=muted>The index is not calibrated: answers carry no radius and no confidence.</p>"
     head = [
-        "calibration",
+        "kind of query",
         "queries",
-        "% inside the radius",
+        "% located",
+        "% located of those right at the first tile",
+        "% of the located inside their radius",
         "mean confidence %",
         "median radius m",
-        "queries were held out",
+        "% located with their surroundings hidden",
     ]
     cells = (
         [
             row["protocol"],
             f"{row['queries']:,}",
-            f"{row['inside_percent']:.1f}",
-            f"{100 * row['mean_confidence']:.1f}",
-            f"{row['median_radius_m']:.1f}",
-            "yes" if row["held_out"] else "not known",
+            f"{row['located_percent']:.1f}",
+            *(
+                "" if row[name] is None else f"{factor * row[name]:.1f}"
+                for name, factor in (
+                    ("kept_percent", 1),
+                    ("inside_percent", 1),
+                    ("mean_confidence", 100),
+                    ("median_radius_m", 1),
+                    ("false_accept_percent", 1),
+                )
+            ),
         ]
         for row in rows
     )
-    return "<h2>Radius and confidence</h2>" + table(head, cells)
+    return f"<h2>What answers promise</h2><p>{PROMISE}</p>" + table(head, cells)
 
 
 def _by_kind(kinds: Mapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking.metrics import TopPercent
 from geoloc.evaluation.report.located_errors import Coverage
 from geoloc.evaluation.report.recall_table import RecallRow
+from geoloc.localization.fix import PROMISE
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 Summary = dict[str, float | int | None]
 
 
@@ -102,6 +103,7 @@ class EvaluateResult(BaseModel):
     data: dict[str, Any]
     recipe: dict[str, Any]
     environment: dict[str, Any]
+    files: tuple[str, ...] = ("metrics.json", "report.html")
     reused: bool = False
 
     def recall(self, method: str, measure: str = "R@1") -> float:
@@ -138,8 +140,25 @@ def evaluation_text(result: EvaluateResult) -> str:
             )
             blocks.append("Best answer's distance: " + ", ".join(shown) + ".")
     blocks += [f"Finding: {sentence}" for sentence in result.findings]
-    blocks.append(f"Everything: {result.output}/metrics.json, {result.output}/report.html")
+    if result.coverage:
+        blocks.append(PROMISE)
+        blocks += [promise_line(row) for row in result.coverage]
+    blocks.append("Everything: " + ", ".join(f"{result.output}/{name}" for name in result.files))
     return "\n".join(blocks)
+
+
+def promise_line(row: Coverage) -> str:
+    """How well the promise of a kind of query holds, in a line."""
+    parts = [f"{row.located_percent:.1f} % located"]
+    if row.kept_percent is not None:
+        parts.append(f"{row.kept_percent:.1f} % of those right at the first tile")
+    if row.inside_percent is not None:
+        parts.append(
+            f"{row.inside_percent:.1f} % of the located within radius_m (median {row.median_radius_m:.1f} m)"
+        )
+    if row.false_accept_percent is not None:
+        parts.append(f"{row.false_accept_percent:.1f} % located with their surroundings hidden")
+    return f"{row.protocol}, {row.queries:,} photos: " + ", ".join(parts) + "."
 
 
 def tie_table(table: Sequence[RecallRow]) -> list[list[str]]:

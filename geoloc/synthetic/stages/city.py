@@ -73,7 +73,7 @@ class CityConfig(BaseModel):
         default=500, ge=0, description="Test photos anywhere in a tile, not near its centre."
     )
     validation_anywhere_photos: int = Field(
-        default=300, ge=0, description="Validation photos anywhere in a tile, to calibrate with."
+        default=0, ge=0, description="Validation photos anywhere in a tile, to calibrate with."
     )
     photo_offset_m: float = Field(
         default=5.0, ge=0, le=20, description="Largest distance of a photo from its tile's centre, metres."

@@ -70,7 +70,7 @@ class DistrictSettings:
     test_photos: int = 1000
     distractors: int = 5000
     anywhere_photos: int = 500
-    validation_anywhere_photos: int = 300
+    validation_anywhere_photos: int = 0
     train_spacing_m: float = 18.0
     spacing_m: float = 25.0
     distractor_spacing_m: float = 15.0

@@ -1,0 +1,167 @@
+"""Photos that a calibration learns from: as they are, with their surroundings hidden from the search, and strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geoloc.core import geodesy
+from geoloc.core.arrays import FloatArray, IntArray
+from geoloc.index.search.region import Outside, circle
+from geoloc.localization.calibration import KindCalibration
+from geoloc.localization.calibration_fit import FALSE_ACCEPTS, JudgedPlaces, choose_settings, fit_kind
+from geoloc.localization.cluster import Cluster, ClusterSettings
+from geoloc.localization.encoded_queries import EncodedQueries
+from geoloc.localization.hypotheses import MOST_PLACES
+from geoloc.localization.locator import MAX_K, Locator, SearchResult, in_order
+
+HIDDEN = "hidden"
+# Among equals the first is preferred: the best match alone (nothing is within 2 cm of it), then wider clusters.
+CANDIDATES = tuple(
+    ClusterSettings(sigma_m=sigma, temperature=temperature, members=20)
+    for sigma, temperature in (
+        (0.01, 0.03),
+        (15.0, 0.015),
+        (15.0, 0.03),
+        (30.0, 0.015),
+        (30.0, 0.03),
+        (30.0, 0.06),
+        (60.0, 0.03),
+        (60.0, 0.06),
+    )
+)
+
+
+@dataclass(frozen=True)
+class KnownPhotos:
+    """Encoded photos of one kind of query and where they were taken: lat, lon float64[Q] degrees.
+
+    photo: int64[Q], a number for each picture: kinds of query that are derived from one picture share it.
+    """
+
+    queries: EncodedQueries
+    lat: FloatArray
+    lon: FloatArray
+    photo: IntArray
+
+    def rows(self, chosen: IntArray) -> KnownPhotos:
+        """The photos at positions int64[q]."""
+        return KnownPhotos(self.queries.rows(chosen), self.lat[chosen], self.lon[chosen], self.photo[chosen])
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """Encoded photos of other places, or pictures of no place, of one kind of query."""
+
+    kind: str
+    queries: EncodedQueries
+
+
+def calibrate_kind(
+    locator: Locator,
+    photos: KnownPhotos,
+    strangers: Sequence[Strangers],
+    *,
+    rerank: int,
+    hidden_m: float,
+    false_accepts: float = FALSE_ACCEPTS,
+) -> KindCalibration:
+    """Fit a kind of query on photos of known position; each takes part twice, once with its surroundings hidden.
+
+    `hidden_m` is how far around its position a photo's tiles are hidden: nothing of what it shows should be left.
+    Raises `NotEnoughQueries`.
+    """
+    k = min(MAX_K, max(rerank, CANDIDATES[0].members))
+    found = locator.search(photos.queries, k=k, rerank=rerank)
+    errors = [errors_of(locator.cluster(found, one), photos.lat, photos.lon) for one in CANDIDATES]
+    settings = choose_settings(CANDIDATES, errors)
+    here = judged_places(locator, photos.queries, found, settings, rerank, lat=photos.lat, lon=photos.lon)
+    hidden = judged_places(
+        locator,
+        photos.queries,
+        search_hidden(locator, photos, k=k, rerank=rerank, hidden_m=hidden_m),
+        settings,
+        rerank,
+        kind=HIDDEN,
+    )
+    parts = [_of_photos(here, photos.photo), _of_photos(hidden, photos.photo)]
+    number = int(photos.photo.max()) + 1
+    for group in strangers:
+        found = locator.search(group.queries, k=k, rerank=rerank)
+        own = judged_places(locator, group.queries, found, settings, rerank, kind=group.kind)
+        parts.append(_of_photos(own, number + np.arange(len(group.queries))))
+        number += len(group.queries)
+    return fit_kind(JudgedPlaces.joined(parts), settings, false_accepts=false_accepts)
+
+
+def search_hidden(
+    locator: Locator, photos: KnownPhotos, *, k: int, rerank: int, hidden_m: float
+) -> SearchResult:
+    """Matches of photos in the index without the tiles within `hidden_m` metres of each photo's own position."""
+    found = [
+        locator.search(
+            photos.queries.rows(slice(one, one + 1)),
+            k=k,
+            rerank=rerank,
+            region=Outside(hidden=circle(float(photos.lat[one]), float(photos.lon[one]), hidden_m)),
+        )
+        for one in range(len(photos.queries))
+    ]
+    return in_order(found, np.arange(len(found)))
+
+
+def judged_places(
+    locator: Locator,
+    queries: EncodedQueries,
+    found: SearchResult,
+    settings: ClusterSettings,
+    rerank: int,
+    *,
+    lat: FloatArray | None = None,
+    lon: FloatArray | None = None,
+    kind: str = "",
+) -> JudgedPlaces:
+    """The places of queries as rows to fit; lat, lon float64[Q] are the truth (None: photos of another place)."""
+    located = locator.places(found, queries, settings, rerank)
+    places, evidence, count = located.places, located.evidence, len(queries)
+    error = np.full((count, MOST_PLACES), np.inf)
+    if lat is not None and lon is not None:
+        for one in range(places.width):
+            error[:, one] = _distance(places.lat[:, one], places.lon[:, one], lat, lon)
+
+    def wide(values: FloatArray) -> FloatArray:
+        missing = MOST_PLACES - values.shape[1]
+        return np.pad(
+            values, ((0, 0), (0, missing), *(((0, 0),) * (values.ndim - 2))), constant_values=np.nan
+        )
+
+    return JudgedPlaces(
+        features=evidence.features[:, 0],
+        error_m=error[:, 0],
+        spacing_m=evidence.spacing_m[:, 0],
+        photo=np.arange(count),
+        kind=np.full(count, kind, dtype=object),
+        other_features=wide(evidence.other)[:, 1:],
+        other_error_m=error[:, 1:],
+        other_evidence=wide(evidence.features)[:, 1:],
+        other_spacing_m=wide(evidence.spacing_m)[:, 1:],
+    )
+
+
+def errors_of(cluster: Cluster, lat: FloatArray, lon: FloatArray) -> FloatArray:
+    """Metres float64[Q] from the positions of a cluster to the truth; infinite where there is none."""
+    return _distance(cluster.lat, cluster.lon, lat, lon)
+
+
+def _distance(lat: FloatArray, lon: FloatArray, true_lat: FloatArray, true_lon: FloatArray) -> FloatArray:
+    known = np.isfinite(lat) & np.isfinite(lon) & np.isfinite(true_lat) & np.isfinite(true_lon)
+    out = np.full(len(lat), np.inf)
+    out[known] = geodesy.distance_m(lat[known], lon[known], true_lat[known], true_lon[known])
+    return out
+
+
+def _of_photos(places: JudgedPlaces, photo: IntArray) -> JudgedPlaces:
+    fields = {name: getattr(places, name) for name in places.__dataclass_fields__}
+    return JudgedPlaces(**fields | {"photo": photo})

@@ -1,0 +1,60 @@
+"""Photos as a model sees them: embeddings, codes and what is known of their heading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
+from geoloc.geometry.azimuth import TurnedPhoto
+
+
+@dataclass(frozen=True)
+class EncodedQueries:
+    """Photos as a model sees them, all of one view and one kind of heading.
+
+    embedding: float32[Q, R, D], code: uint8[Q, R, bits // 8]; R is 1 for a known heading, else the number of
+    heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
+    that roll as the photo turns, 1 where turning is no rolling; shown: bool[Q, columns], those that show something of
+    a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
+    """
+
+    embedding: Float32Array
+    code: npt.NDArray[np.uint8]
+    heading_deg: FloatArray
+    view: str
+    model_id: str
+    columns: int = 1
+    shown: BoolArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @property
+    def heading_known(self) -> bool:
+        """Whether the heading is known; else all candidates are searched."""
+        return bool(self.code.shape[1] == 1)
+
+    @property
+    def limited(self) -> BoolArray:
+        """Which photos show part of the circle, bool[Q]."""
+        if self.shown is None or self.columns == 1:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(~self.shown.all(axis=1))
+
+    def rows(self, part: slice | IntArray) -> EncodedQueries:
+        """The queries at positions int64[q]."""
+        return replace(
+            self,
+            embedding=self.embedding[part],
+            code=self.code[part],
+            heading_deg=self.heading_deg[part],
+            shown=None if self.shown is None else self.shown[part],
+        )
+
+    def turned(self, query: int) -> TurnedPhoto:
+        """One photo at all its turns, to compare with stored embeddings."""
+        shown = None if self.shown is None else self.shown[query]
+        return TurnedPhoto(self.embedding[query], self.columns, shown)
