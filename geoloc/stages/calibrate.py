@@ -83,7 +83,7 @@ class CalibrateInputs(BaseModel):
     photos: list[str] = Field(
         min_length=1,
         description="URIs of CSV or GeoJSON files with photo, lat, lon, ... of the index's area (60 photos of each "
-        "kind of query at least, 300 for narrow radii), or of ingest outputs. They should lie as later photos will: "
+        "kind of query at least, more for narrower radii), or of ingest outputs. They should lie as later photos will: "
         "anywhere, not at the centres of tiles.",
     )
     strangers: list[str] = Field(
