@@ -19,6 +19,7 @@ from geoloc.geometry.azimuth import keep_shown, shown_columns
 from geoloc.geometry.panorama import shown_pixels
 from geoloc.localization.drone_photos import ground_square
 from geoloc.localization.locator import EncodedQueries
+from geoloc.models.hash_encoders.encoder import pack_codes
 from geoloc.recipe.recipe import ModelRecipe
 
 if TYPE_CHECKING:
@@ -208,7 +209,8 @@ def encode_prepared(
     if shown is not None and not shown.all():
         embedding, masks = keep_shown(embedding, shown)
         limited = ~masks.all(axis=-1, keepdims=True)
-        code = np.where(limited, encoder.codes_of_parts(embedding, masks), code)
+        parts = pack_codes(encoder.logits_of_parts(embedding, masks, view))  # type: ignore[arg-type]
+        code = np.where(limited, parts, code)
     return EncodedQueries(embedding, code, given, view, encoder.model_id, columns, shown)
 
 

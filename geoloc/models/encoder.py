@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from geoloc.core.arrays import BoolArray, Float32Array, Pixels
+from geoloc.core.arrays import BoolArray, Codes, Float32Array, Pixels
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
-from geoloc.models.hashing import LinearHash, pack_codes
+from geoloc.models.hash_encoders.encoder import HashEncoder, Side, pack_codes
+from geoloc.models.hash_encoders.trained import TrainedEncoder
 from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_picture, to_unit
-from geoloc.models.store import load_model
+from geoloc.models.store import load_hash_encoder, load_model
 from geoloc.recipe.recipe import Recipe
 
 View = Literal["aerial", "drone", "panorama", "street"]
@@ -28,23 +28,32 @@ _MICRO_BATCH = 32  # bounds memory (about 100 MiB) and is where the throughput o
 
 @dataclass(frozen=True)
 class Encoded:
-    """Embeddings float32[..., D] of length 1 and codes uint8[..., bits // 8]."""
+    """Embeddings float32[..., D] of length 1, code logits float32[..., bits] and their signs, uint8[..., bits // 8]."""
 
     embedding: Float32Array
-    code: npt.NDArray[np.uint8]
+    logits: Float32Array
+    code: Codes
 
 
 class Encoder:
     """A trained model, ready to encode; see `Encoder.open`."""
 
-    def __init__(self, model: GeoLocalizer, recipe: Recipe, model_id: str, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: GeoLocalizer,
+        recipe: Recipe,
+        model_id: str,
+        *,
+        device: str = "cpu",
+        hash_encoder: HashEncoder | None = None,
+    ) -> None:
         self.recipe = recipe
         self.model_id = model_id
         self.bits = recipe.model.hash.bits
         self.embedding_dim = recipe.model.embedding_dim
         self.device = torch.device(device)
-        self._mean_embedding: torch.Tensor | None = None
         self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.hash_encoder = hash_encoder or TrainedEncoder(model.hash_head, self.bits, self.embedding_dim)
 
     @classmethod
     def open(cls, model_uri: str, *, device: str = "auto", threads: int | None = None) -> Encoder:
@@ -61,7 +70,8 @@ class Encoder:
         if threads is not None:
             torch.set_num_threads(threads)
         model, recipe, card = load_model(model_uri)
-        return cls(model, recipe, card.model_id, device=device)
+        fitted = load_hash_encoder(model_uri, recipe, card)
+        return cls(model, recipe, card.model_id, device=device, hash_encoder=fitted)
 
     def prepare(
         self,
@@ -103,7 +113,7 @@ class Encoder:
         the same bits on the same machine; in another batch a row may differ by float32 rounding (1e-6).
         """
         encoded = self.encode_headings(batch, view, 1)
-        return Encoded(encoded.embedding[:, 0], encoded.code[:, 0])
+        return Encoded(encoded.embedding[:, 0], encoded.logits[:, 0], encoded.code[:, 0])
 
     def encode_headings(self, batch: Pixels, view: View, headings: int) -> Encoded:
         """Prepared pictures of unknown heading to `headings` candidates each: [N, R, D] and [N, R, bits // 8].
@@ -120,45 +130,29 @@ class Encoder:
                 f"headings is {headings}; give a divisor of the model's {width} columns, such as 32."
             )
         embeddings = np.empty((len(batch), headings, self.embedding_dim), dtype=np.float32)
-        codes = np.empty((len(batch), headings, self.bits // 8), dtype=np.uint8)
         for start in range(0, len(batch), _MICRO_BATCH):
             rows = slice(start, start + _MICRO_BATCH)
-            embedding, logits = self._candidates(batch[rows], view, headings)
-            embeddings[rows] = embedding
-            codes[rows] = pack_codes(logits)
-        return Encoded(embeddings, codes)
+            embeddings[rows] = self._candidates(batch[rows], view, headings)
+        logits = self.hash_encoder.logits(embeddings, side_of(view))
+        return Encoded(embeddings, logits, pack_codes(logits))
 
-    @torch.inference_mode()
-    def codes_of_parts(self, parts: Float32Array, shown: BoolArray) -> npt.NDArray[np.uint8]:
-        """Codes uint8[..., bits // 8] of embeddings [..., D] of which some columns are zero, as unit vectors.
+    def logits_of_parts(self, parts: Float32Array, shown: BoolArray, view: View) -> Float32Array:
+        """Code logits float32[..., bits] of embeddings [..., D] of which some columns are zero, as unit vectors.
 
-        `shown` bool[..., columns]: the others. Bits are signs of the difference from the
-        mean embedding in the same columns, so that hidden columns favour neither value of a bit.
+        `shown` bool[..., columns]: the others. Their signs are the codes (`pack_codes`).
         """
-        head = self._model.hash
-        whole = torch.from_numpy(np.ascontiguousarray(parts)).to(self.device)
-        if not isinstance(head, LinearHash):
-            return pack_codes(head(whole).cpu().numpy())
-        if self._mean_embedding is None:
-            self._mean_embedding = head.mean_embedding()
-        mask = torch.from_numpy(shown).to(self.device).float()
-        # A unit vector's part is as long as the root of its share.
-        length = mask.mean(-1, keepdim=True).sqrt()
-        mean = self._mean_embedding.view(-1, mask.shape[-1]) * mask[..., None, :]
-        logits = head.project(whole * length - mean.flatten(-2))
-        return pack_codes(logits.cpu().numpy())
+        return self.hash_encoder.logits_of_parts(parts, shown, side_of(view))
 
     @torch.inference_mode()
-    def _candidates(self, batch: Pixels, view: View, headings: int) -> tuple[Float32Array, Float32Array]:
+    def _candidates(self, batch: Pixels, view: View, headings: int) -> Float32Array:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         recipe = self.recipe.model
         if recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or recipe.view.azimuth_columns):
             features = self._rolled_features(images, view, headings)
         else:
             features = [self._features_at(images, view, turn / headings) for turn in range(headings)]
-        embedding = flatten(torch.stack(features, dim=1))
-        logits = self._model.hash(embedding)
-        return embedding.cpu().numpy(), logits.cpu().numpy()
+        embedding: Float32Array = flatten(torch.stack(features, dim=1)).cpu().numpy()
+        return embedding
 
     def _rolled_features(self, images: torch.Tensor, view: View, headings: int) -> list[torch.Tensor]:
         """Features of every candidate from as few passes as there are places between two columns.
@@ -199,6 +193,11 @@ class Encoder:
                 f"Pictures of view {view!r} are {batch.dtype}{list(batch.shape)}, the model takes "
                 f"uint8[N, {height}, {width}, 3]; call prepare first."
             )
+
+
+def side_of(view: View) -> Side:
+    """The side of a view: drone photos go through the branch of the tiles."""
+    return "aerial" if view in AERIAL_VIEWS else "ground"
 
 
 def _spread(value: float | Sequence[float | None] | None, count: int, name: str) -> list[float | None]:

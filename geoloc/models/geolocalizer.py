@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from geoloc.core.errors import ConfigError
 from geoloc.geometry.polar import aerial_to_polar
-from geoloc.models.hashing import make_hash
+from geoloc.models.hash_encoders.trained import ColumnHash, LinearHash, make_hash
 from geoloc.models.orientation_maps import OrientationMaps, Pose
 from geoloc.models.preprocessing import normalise
 from geoloc.models.views.transform import PosePx, ViewTransform
@@ -67,6 +68,16 @@ class GeoLocalizer(nn.Module):
         self.maps = None
         if recipe.orientation is not None:
             self.maps = OrientationMaps(recipe, recipe.orientation, self.transformer.orientation)
+
+    @property
+    def hash_head(self) -> LinearHash | ColumnHash:
+        """The head that is trained with the model; `ConfigError` where the recipe names a fitted encoder instead."""
+        if self.hash is None:
+            raise ConfigError(
+                "The recipe names a hash encoder that is fitted after training (model.hash.encoder), so there is no "
+                "head to train; leave the key out, and run `geoloc fit-codes` on the trained model."
+            )
+        return self.hash
 
     def convert_view(self, images: torch.Tensor, pose: Pose | None = None) -> torch.Tensor:
         """Aerial pictures float[B, 3, S, S] at the recipe's metres per pixel to what the aerial backbone sees."""

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact, ModelMismatch
 from geoloc.models.geolocalizer import GeoLocalizer
+from geoloc.models.hash_encoders.encoder import EncoderCard, HashEncoder, load_encoder
+from geoloc.models.hash_encoders.trained import TrainedEncoder
 from geoloc.recipe.recipe import Recipe
 
 FORMAT_VERSION = 1
@@ -29,7 +31,10 @@ MODEL_FILES = (WEIGHTS_NAME, RECIPE_NAME, METRICS_NAME, CARD_NAME)
 
 
 class ModelCard(BaseModel):
-    """The content of `model.json`; `fingerprint` is that of the run that trained it."""
+    """The content of `model.json`; `fingerprint` is that of the run that trained it.
+
+    `hash_encoder` makes the codes. One that was fitted after training has a file of its own, with a checksum.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -42,6 +47,8 @@ class ModelCard(BaseModel):
     bits: int
     embedding_dim: int
     fingerprint: str = ""
+    hash_encoder: EncoderCard | None = None
+    hash_encoder_sha256: str | None = None
 
 
 def save_model(
@@ -51,15 +58,24 @@ def save_model(
     *,
     metrics: Sequence[Mapping[str, Any]] = (),
     fingerprint: str = "",
+    hash_encoder: HashEncoder | None = None,
 ) -> ModelCard:
-    """Write a model directory and return its card; the card is the last file, so a reader sees it whole or not."""
+    """Write a model directory and return its card; the card is the last file, so a reader sees it whole or not.
+
+    `hash_encoder` is the fitted encoder that the recipe names, None for the head that was trained with the model.
+    """
     weights = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in _unshared(model).items()}
     )
     sha256 = storage.sha256_bytes(weights)
     text = recipe.to_yaml().encode()
+    encoder = hash_encoder or TrainedEncoder(
+        model.hash_head, recipe.model.hash.bits, recipe.model.embedding_dim
+    )
+    codes = encoder.card
+    fitted = f"-{codes.name}-{codes.fingerprint[:8]}" if hash_encoder else ""
     card = ModelCard(
-        model_id=f"{recipe.name}-{sha256[:12]}",
+        model_id=f"{recipe.name}-{sha256[:12]}{fitted}",
         weights_sha256=sha256,
         recipe_sha256=storage.sha256_bytes(text),
         recipe_name=recipe.name,
@@ -67,6 +83,8 @@ def save_model(
         bits=recipe.model.hash.bits,
         embedding_dim=recipe.model.embedding_dim,
         fingerprint=fingerprint,
+        hash_encoder=codes,
+        hash_encoder_sha256=hash_encoder.save(uri) if hash_encoder else None,
     )
     storage.write_bytes(storage.join(uri, WEIGHTS_NAME), weights)
     storage.write_bytes(storage.join(uri, RECIPE_NAME), text)
@@ -118,6 +136,22 @@ def read_recipe(uri: str) -> Recipe:
     """The recipe of a model directory, its checksum verified; raises as `load_model` does."""
     text = _verified(storage.join(uri, RECIPE_NAME), read_card(uri).recipe_sha256)
     return Recipe.from_yaml(text.decode(), where=storage.join(uri, RECIPE_NAME))
+
+
+def load_hash_encoder(uri: str, recipe: Recipe, card: ModelCard) -> HashEncoder | None:
+    """The fitted hash encoder of a model directory; None where the codes come from the head that is trained with it.
+
+    Raises `ArtifactError`, `CorruptArtifact` or `ModelMismatch` as `load_model` does.
+    """
+    section = recipe.model.hash.encoder
+    if section is None:
+        return None
+    if card.hash_encoder_sha256 is None:
+        raise ModelMismatch(
+            f"The recipe of {uri!r} names the hash encoder {section.kind!r}, which was never fitted; run "
+            "`geoloc fit-codes` on the model."
+        )
+    return load_encoder(uri, section, recipe.model.hash.bits, card.hash_encoder_sha256)
 
 
 def load_weights(model: GeoLocalizer, state: Mapping[str, torch.Tensor], *, where: str) -> None:

@@ -108,9 +108,19 @@ class AggregationSection(Part):
         return self.network(self, channels, size)
 
 
+class HashEncoderSection(Part):
+    """A hash encoder that is fitted on embeddings after training; a kind adds its constants."""
+
+    package = "geoloc.models.hash_encoders"
+
+    if TYPE_CHECKING:
+        kind: str
+
+
 View = Annotated[SerializeAsAny[ViewSection], chosen(ViewSection, "polar")]
 Backbone = Annotated[SerializeAsAny[BackboneSection], chosen(BackboneSection, "plain_cnn")]
 Aggregation = Annotated[SerializeAsAny[AggregationSection], chosen(AggregationSection)]
+FittedHash = Annotated[SerializeAsAny[HashEncoderSection], chosen(HashEncoderSection)]
 
 
 class Orientation(Section):
@@ -163,13 +173,19 @@ class PixelRange(Section):
 
 
 class HashHead(Section):
-    """Linear map from the embedding to `bits` signs; every length in `prefixes` is a usable code."""
+    """Linear map from the embedding to `bits` signs; every length in `prefixes` is a usable code.
+
+    `encoder` replaces the linear map in a model whose codes were fitted afterwards.
+    """
 
     bits: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = 512
     prefixes: tuple[PositiveInt, ...] = (64, 128, 256, 512)
     layout: Literal["columns"] | None = Field(
         None,
         description="columns: each azimuth column has its own bits, so that a turned photo has a turned code",
+    )
+    encoder: FittedHash | None = Field(
+        None, description="fitted on embeddings after training; else the head that is trained with the model"
     )
 
     @model_validator(mode="after")

@@ -180,6 +180,7 @@ class TrainingRecipe(Section):
         description="learning rate of the hash head, times learning_rate: slow, or it overfits the training places",
     )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    largest_gradient: PositiveFloat | None = Field(None, description="norm at which gradients are clipped")
     warm_up: Share = Field(0.1, description="share of the steps with a rising learning rate")
     negative_distance_m: Annotated[float, Field(ge=0)] = Field(
         12.0, description="cameras nearer than this are not negatives of each other"

@@ -23,6 +23,7 @@ from geoloc.index.format.manifest import (
     SHARD_FILES_VERSION,
     Change,
     FileEntry,
+    HashEncoderEntry,
     Manifest,
     ModelEntry,
     ShardEntry,
@@ -320,6 +321,7 @@ def _copy_model(source: Source, output: str) -> ModelEntry:
         target = storage.join(output, directory, file.name)
         if not storage.exists(target) or storage.sha256_file(target) != file.sha256:
             storage.copy_file(storage.join(source.model_uri, file.name), target)
+    codes = source.card.hash_encoder
     return ModelEntry(
         directory=directory,
         model_id=source.card.model_id,
@@ -328,6 +330,7 @@ def _copy_model(source: Source, output: str) -> ModelEntry:
         bits=source.card.bits,
         embedding_dim=source.card.embedding_dim,
         files=source.model_files,
+        hash_encoder=codes and HashEncoderEntry(**codes.model_dump()),
     )
 
 

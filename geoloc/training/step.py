@@ -162,15 +162,15 @@ def hashing_term(
     loss = recipe.loss
     if loss.hashing_weight == 0:
         with torch.no_grad():  # the bits of a random projection are centred all the same
-            model.hash(torch.cat([queries, references]))
+            model.hash_head(torch.cat([queries, references]))
         return queries.new_zeros(())
     # One pass, so that the batch norm centres both views alike.
-    codes, own = model.hash(torch.cat([queries, references])).chunk(2)
+    codes, own = model.hash_head(torch.cat([queries, references])).chunk(2)
     similar = prefix_loss(
         codes, own, recipe.model.hash.prefixes, temperature=loss.hashing_temperature, ignored=ignored
     )
     sharp = (quantisation_loss(codes) + quantisation_loss(own)) / 2
-    apart = orthogonality_loss(model.hash.project.weight)
+    apart = orthogonality_loss(model.hash_head.project.weight)
     return loss.hashing_weight * (
         similar + loss.quantisation_weight * sharp + loss.orthogonality_weight * apart
     )

@@ -43,7 +43,7 @@ def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
 def _optimizer(step: nn.Module, model: GeoLocalizer, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """The recipe's optimizer with the hash head in a group of its own; `rate` multiplies the common learning rate."""
     named = recipe.optimizer
-    codes = list(model.hash.parameters())
+    codes = list(model.hash_head.parameters())
     backbones = list(model.backbones.parameters()) if named is not None and named.backbone_rate else []
     known = {id(parameter) for parameter in (*codes, *backbones)}
     others = [parameter for parameter in step.parameters() if id(parameter) not in known]
@@ -141,6 +141,8 @@ class Trainer(ABC):
         self._check(result)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(result.loss)
+        if training.largest_gradient is not None:
+            nn.utils.clip_grad_norm_(self._pair_step.parameters(), training.largest_gradient)
         self._optimizer.step()
         self.steps_done += 1
         return result

@@ -6,7 +6,8 @@ import torch
 
 from geoloc.models.backbones.plain_cnn import PlainCnn, WrappedCnn
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.hashing import LinearHash, pack_codes
+from geoloc.models.hash_encoders.encoder import pack_codes
+from geoloc.models.hash_encoders.trained import LinearHash
 from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import input_size
 from geoloc.recipe.recipe import HashHead, ModelRecipe, Recipe

@@ -25,9 +25,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, CorruptArtifact
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _OLDEST_VERSION = 2
-SHARD_FILES_VERSION = 2  # of the files of a shard, which format 3 of the manifest left as they were
+SHARD_FILES_VERSION = 2  # of the files of a shard, which formats 3 and 4 of the manifest left as they were
 MANIFEST_NAME = "manifest.json"
 CURRENT_NAME = "CURRENT"
 SNAPSHOTS = "snapshots"
@@ -131,8 +131,20 @@ class ShardEntry(_Frozen):
         return next((file for file in self.files if file.name == name), None)
 
 
+class HashEncoderEntry(_Frozen):
+    """The hash encoder that made the codes: its kind, its longest code, and the hash of what decides the bits."""
+
+    name: str
+    bits: int = Field(ge=8, multiple_of=8)
+    nested: bool
+    fingerprint: Sha256
+
+
 class ModelEntry(_Frozen):
-    """The model that made the codes, and its files; `directory` is relative to the index."""
+    """The model that made the codes, and its files; `directory` is relative to the index.
+
+    `hash_encoder` is None in manifests of before format 4: the head that was trained with the model.
+    """
 
     directory: RelativePath
     model_id: str
@@ -141,6 +153,7 @@ class ModelEntry(_Frozen):
     bits: int
     embedding_dim: int
     files: list[FileEntry]
+    hash_encoder: HashEncoderEntry | None = None
 
 
 Operation = Literal["build", "add", "remove", "compact"]

@@ -11,6 +11,7 @@ from geoloc.index.format import manifest as manifests
 from geoloc.index.format.commit import read_head
 from geoloc.index.format.manifest import (
     ANY_HEADING_NAME,
+    FORMAT_VERSION,
     LIST_CENTRES_NAME,
     FileEntry,
     Manifest,
@@ -63,7 +64,7 @@ def test_an_incomplete_snapshot_is_refused(index_uri: str) -> None:
 )
 def test_a_manifest_that_makes_no_sense_is_refused(index_uri: str, changes: dict[str, object]) -> None:
     name = rewritten(index_uri, build(index_uri, random_tiles(10)), **changes)
-    with pytest.raises(CorruptArtifact, match="is not an index manifest of format 3"):
+    with pytest.raises(CorruptArtifact, match="is not an index manifest of format 4"):
         read_manifest(index_uri, name)
 
 
@@ -110,16 +111,16 @@ def test_a_manifest_of_format_2_gets_its_widths_from_the_sizes_of_its_files(inde
     storage.write_bytes(storage.join(index_uri, "CURRENT"), f"{snapshot_id}\n".encode())
     old = read_manifest(index_uri, as_format_2(index_uri))
     assert old.format_version == 2
-    assert old.model_copy(update={"format_version": 3}) == wanted
+    assert old.model_copy(update={"format_version": FORMAT_VERSION}) == wanted
     assert (old.lists, old.any_heading_bits) == (5, 24)
 
 
-def test_a_manifest_of_format_3_must_state_its_widths(index_uri: str) -> None:
+def test_a_manifest_must_state_its_widths(index_uri: str) -> None:
     snapshot_id = build(index_uri, random_tiles(10))
     content = json.loads(storage.read_bytes(manifests.manifest_uri(index_uri, snapshot_id)))
     del content["shards"][0]["lists"]
     name = rewritten(index_uri, snapshot_id, shards=content["shards"])
-    with pytest.raises(CorruptArtifact, match="is not an index manifest of format 3"):
+    with pytest.raises(CorruptArtifact, match="is not an index manifest of format 4"):
         read_manifest(index_uri, name)
 
 
