@@ -93,6 +93,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "train": {
         "train": Command("geoloc.stages.train", "train a recipe on ingested pairs"),
+        "fit-codes": Command(
+            "geoloc.stages.fit_codes", "give a trained model another hash encoder, fitted on a sample"
+        ),
         "compare": Command("geoloc.stages.compare", "train recipes with one budget and measure them"),
     },
     "index": {

@@ -18,6 +18,7 @@ JOBS = (
     "city",
     "ingest",
     "train",
+    "fit-codes",
     "compare",
     "encode",
     "index",

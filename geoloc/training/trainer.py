@@ -141,8 +141,8 @@ class Trainer(ABC):
         self._check(result)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(result.loss)
-        if training.largest_gradient is not None:
-            nn.utils.clip_grad_norm_(self._pair_step.parameters(), training.largest_gradient)
+        if (largest := self.recipe.training.largest_gradient) is not None:
+            nn.utils.clip_grad_norm_(self._plain_step.parameters(), largest)
         self._optimizer.step()
         self.steps_done += 1
         return result

@@ -25,6 +25,7 @@ from geoloc.stages import (
     encode_queries,
     evaluate,
     export_webdataset,
+    fit_codes,
     index_build,
     index_update,
     ingest,
@@ -97,7 +98,7 @@ def world(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise Identified(fingerprint)
 
     monkeypatch.setattr(part_table, "begin", identified)
-    for module in (train, evaluate, ablations):
+    for module in (train, evaluate, ablations, fit_codes):
         monkeypatch.setattr(module, "begin_output", identified)
     root = tmp_path / "world"
     shutil.copytree(made[0], root)
@@ -240,6 +241,11 @@ def encoded_queries(world: World) -> Any:
     )
 
 
+def fitted(world: World) -> Any:
+    inputs = fit_codes.FitCodesInputs(model=world.small.model, tiles=world.small.ingested)
+    return fit_codes.run(fit_codes.FitCodesConfig(), inputs, world.out)
+
+
 def located(world: World) -> Any:
     inputs = localize.LocalizeInputs(index=world.small.index, photos=str(world.root / "photos" / "photos"))
     return localize.run(localize.LocalizeConfig(), inputs, world.out)
@@ -300,6 +306,8 @@ CASES: dict[tuple[str, str], tuple[Callable[[World], Any], Change]] = {
     ("ingest export", "tables"): (exported, replace("pairs")),
     ("train", "train"): (trained, replace("tiles")),
     ("train", "validation"): (validated, replace("queries")),
+    ("fit-codes", "model"): (fitted, swap_model),
+    ("fit-codes", "tiles"): (fitted, replace("tiles")),
     ("encode", "tiles"): (encoded, replace("tiles")),
     ("encode", "model"): (encoded, swap_model),
     ("index build", "codes"): (indexed, replace("codes", of=".")),
@@ -340,7 +348,8 @@ def test_the_documented_table_names_the_same_inputs() -> None:
 @pytest.mark.parametrize(
     ("stage", "fields"),
     [
-        ("ingest", ingest.IngestInputs), ("train", train.TrainInputs), ("encode", encode.EncodeInputs),
+        ("ingest", ingest.IngestInputs), ("train", train.TrainInputs),
+        ("fit-codes", fit_codes.FitCodesInputs), ("encode", encode.EncodeInputs),
         ("index build", index_build.IndexInputs), ("index add", index_update.AddInputs),
         ("index remove", index_update.RemoveInputs), ("evaluate", evaluate.EvaluateInputs),
         ("localize", localize.LocalizeInputs), ("ingest export", export_webdataset.ShardExportInputs),
