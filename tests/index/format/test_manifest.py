@@ -40,7 +40,7 @@ def test_the_id_is_the_hash_of_the_content(index_uri: str) -> None:
 
 def test_a_newer_format_is_refused_with_both_numbers(index_uri: str) -> None:
     name = rewritten(index_uri, build(index_uri, random_tiles(10)), format_version=7, news="unknown here")
-    with pytest.raises(ArtifactError, match="index format 7, this geoloc reads up to 3") as caught:
+    with pytest.raises(ArtifactError, match="index format 7, this geoloc reads up to 4") as caught:
         read_manifest(index_uri, name)
     assert not isinstance(caught.value, CorruptArtifact)
 
