@@ -48,7 +48,7 @@ def test_a_newer_format_is_refused_with_both_numbers(index_uri: str) -> None:
 def test_an_older_format_is_refused_with_both_numbers(index_uri: str) -> None:
     name = rewritten(index_uri, build(index_uri, random_tiles(10)), format_version=1)
     with pytest.raises(
-        ArtifactError, match="index format 1, this geoloc reads 2 to 3; build the index again"
+        ArtifactError, match="index format 1, this geoloc reads 2 to 4; build the index again"
     ):
         read_manifest(index_uri, name)
 
