@@ -265,7 +265,7 @@ class _Flag:
 
     @property
     def metavar(self) -> str | None:
-        """What stands for the value in help: URI, INT, {a,b}; None: tyro's own."""
+        """The word for the value in help: URI, INT, {a,b}; None: tyro's own."""
         kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
         kind = kinds[0] if kinds and type(None) in typing.get_args(self.type) else self.type
         items = typing.get_args(kind) if typing.get_origin(kind) in (list, tuple) else (kind,)

@@ -213,7 +213,7 @@ def _replace_local(path: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync(path.parent)
 
 
 def _temporary_beside(path: Path, data: bytes) -> Path:
@@ -231,8 +231,9 @@ def _temporary_beside(path: Path, data: bytes) -> Path:
     return Path(name)
 
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -266,7 +267,7 @@ def _link_local(path: Path, data: bytes) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -433,4 +434,4 @@ def _copy_to_local(reader: Any, path: Path) -> None:
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    sync(path.parent)

@@ -25,7 +25,6 @@ WEIGHTS_NAME = "model.safetensors"
 RECIPE_NAME = "recipe.yaml"
 METRICS_NAME = "metrics.jsonl"
 CARD_NAME = "model.json"
-MODEL_FILES = (WEIGHTS_NAME, RECIPE_NAME, METRICS_NAME, CARD_NAME)
 
 
 class ModelCard(BaseModel):

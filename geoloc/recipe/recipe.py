@@ -165,7 +165,7 @@ class Recipe(Section):
     def _losses_fit_the_model(self) -> Recipe:
         if self.loss.guidance_weight is not None and not self.model.view.learned:
             raise ValueError(
-                f"loss.guidance_weight needs a view of kind affine, composed or tps (got {self.model.view.kind!r})"
+                f"loss.guidance_weight needs a learned view such as affine or tps (got {self.model.view.kind!r})"
             )
         if (self.training.places is None) != (self.loss.places is None):
             raise ValueError(

@@ -68,7 +68,7 @@ class Build:
 
     @property
     def work_uri(self) -> str:
-        """Where its runs lie until they are removed."""
+        """URI of its sorted runs, until they are removed."""
         return storage.join(self.index_uri, SNAPSHOTS, self.name, "runs")
 
     @property

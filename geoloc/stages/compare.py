@@ -32,7 +32,7 @@ _ALIGNED = tuple(condition for condition in CONDITIONS if condition.name == "ali
 
 
 class CompareConfig(BaseModel):
-    """What to compare, and the budget that every recipe gets."""
+    """The recipes to compare, and the budget that every recipe gets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

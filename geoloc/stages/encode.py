@@ -40,7 +40,7 @@ _COLUMNS = ["tile_id", "lat", "lon", "cell", "metres_per_pixel", "image"]
 
 
 class EncodeConfig(BaseModel):
-    """How tiles are encoded."""
+    """Settings of encoding tiles."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +60,7 @@ class EncodeConfig(BaseModel):
 
 
 class EncodeInputs(BaseModel):
-    """What is encoded by what."""
+    """The tiles and the model that encodes them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -92,9 +92,9 @@ class QueryEncoder:
             except InputError as error:
                 refused.append(RefusedRow(row["query_id"], error.reason, str(error), unit["queries"]))
         rows = table.take(pa.array(kept, pa.int64())).drop_columns(["image", "fov_deg"])
-        return PartResult(self._encoded(rows, photos), refused)
+        return PartResult(self._encode(rows, photos), refused)
 
-    def _encoded(self, rows: pa.Table, photos: list[Photo]) -> pa.Table:
+    def _encode(self, rows: pa.Table, photos: list[Photo]) -> pa.Table:
         names = ("candidates", "embedding", "code", "columns", "lit")
         columns: dict[str, list[object]] = {name: [None] * len(photos) for name in names}
         for positions in groups(photos).values():

@@ -49,7 +49,7 @@ _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 class ShardExportConfig(BaseModel):
-    """How tables are cut into shards."""
+    """Settings of cutting tables into shards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +59,7 @@ class ShardExportConfig(BaseModel):
 
 
 class ShardExportInputs(BaseModel):
-    """What is exported."""
+    """The tables to export."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -37,7 +37,7 @@ from geoloc.runtime.shard_job import Build, build_shards, remove_runs
 
 
 class IndexConfig(BaseModel):
-    """How an index is built."""
+    """Settings of building an index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ class IndexConfig(BaseModel):
 
 
 class IndexInputs(BaseModel):
-    """What an index is built from."""
+    """The codes and the model of an index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -291,7 +291,7 @@ def plan_build(config: IndexConfig, source: Source, output: str, fingerprint: st
 
 
 def machine(output: str) -> Machine:
-    """What this cluster and the output's disk have."""
+    """Memory, CPUs and free disk of this cluster and the output."""
     memory = max(int(node["Resources"].get("memory", 0)) for node in _nodes() if node["Alive"])
     return Machine(tasks_at_once=cpu_count(), memory_bytes=memory, free_disk_bytes=_free_bytes(output))
 

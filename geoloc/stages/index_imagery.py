@@ -23,7 +23,7 @@ _INGEST_DEFAULTS = IngestConfig()
 
 
 class ImageryIndexConfig(BaseModel):
-    """How imagery is cut, encoded and indexed; the size of a tile is what the model was trained on."""
+    """Settings of cutting, encoding and indexing imagery; the size of a tile is what the model was trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -75,7 +75,7 @@ class RemoveInputs(BaseModel):
 
 
 class UpdateConfig(BaseModel):
-    """How an update is committed."""
+    """Settings of committing an update."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,7 +85,7 @@ class UpdateConfig(BaseModel):
 
 
 class AddConfig(UpdateConfig):
-    """How tiles are added."""
+    """Settings of adding tiles."""
 
     tiles_per_shard: int | None = Field(
         None, ge=1, description="Tiles of a new shard at most; default: as many as the index's largest shard."
@@ -93,7 +93,7 @@ class AddConfig(UpdateConfig):
 
 
 class CompactConfig(UpdateConfig):
-    """What is compacted: shards less than half full, or with many removed rows."""
+    """Settings of compacting: shards less than half full, or with many removed rows."""
 
     tiles_per_shard: int | None = Field(
         None, ge=1, description="Tiles of a new shard at most; default: as many as the index's largest shard."

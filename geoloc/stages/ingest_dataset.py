@@ -120,7 +120,7 @@ class _Work:
         return report_counts(kind, uri, manifest, self.fresh, reused=False)
 
     def _details(self, kept: Sequence[Tile | Query]) -> dict[str, Any]:
-        """What the manifest of a table of pictures says of its data set."""
+        """Details of the data set in the manifest of a table of pictures."""
         details: dict[str, Any] = {"dataset": self.plan.name, "split": self.plan.split}
         sides = [
             row.metres_per_pixel * row.at_width_px

@@ -21,7 +21,7 @@ _USUAL_TILE_PX = 160
 
 
 class IngestConfig(BaseModel):
-    """How imagery is cut and photos are taken."""
+    """Settings of cutting imagery and of reading photos."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,12 +111,12 @@ class IngestConfig(BaseModel):
         return TileSpec(self.tile_m, round(pixels), self.stride_m or self.tile_m / 2)
 
     def views(self) -> ViewDefaults:
-        """What photos are taken for where their row does not say."""
+        """The camera that a photo is taken for where its row does not name one."""
         return ViewDefaults(self.default_view, self.default_fov_deg, self.file_heading)
 
 
 class IngestInputs(BaseModel):
-    """Where imagery and photos are, at least one of them, or a published data set."""
+    """URIs of imagery and photos, at least one of them, or a published data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,7 +145,7 @@ class IngestInputs(BaseModel):
     cities: list[str] | None = Field(default=None, description="Cities of VIGOR to read; default: all.")
 
     @model_validator(mode="after")
-    def _something(self) -> IngestInputs:
+    def _check_inputs(self) -> IngestInputs:
         if self.dataset:
             if self.imagery or self.centres or (self.photos and self.dataset != "xyz"):
                 raise ConfigError(

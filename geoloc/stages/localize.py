@@ -37,7 +37,7 @@ _UNUSED_HEADINGS = "unused_file_headings"
 
 
 class LocalizeConfig(BaseModel):
-    """How photos are located; what a photo's own row says goes before these."""
+    """Settings of locating photos; the columns of a photo's row go before these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,7 +98,7 @@ class LocalizeConfig(BaseModel):
 
 
 class LocalizeInputs(BaseModel):
-    """Which photos, on which index."""
+    """The photos and the index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,7 +111,7 @@ class LocalizeInputs(BaseModel):
 
 
 class LocalizeResult(BaseModel):
-    """What became of the photos."""
+    """Counts of the photos by their result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

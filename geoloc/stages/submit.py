@@ -31,7 +31,7 @@ _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
 class SubmitConfig(BaseModel):
-    """Where the job goes."""
+    """The cluster that a job goes to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -23,7 +23,7 @@ VALIDATION_NAME = "validation.json"
 
 
 class TrainConfig(BaseModel):
-    """How to train; values that are None come from the recipe."""
+    """Settings of training; values that are None come from the recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -33,7 +33,7 @@ _TRIES_PER_PHOTO = 50
 
 @dataclass(frozen=True)
 class NadirLook:
-    """How much the photos differ from the imagery. Shares and factors are drawn evenly from the ranges."""
+    """Differences between the photos and the imagery. Shares and factors are drawn evenly from the ranges."""
 
     ground_m: float = 76.8
     side_px: int = 256
@@ -146,7 +146,7 @@ def _photo(
 def look_down(
     place: LatLon, heading_deg: float, ground_m: float, side_px: int, sheets: Sequence[Sheet]
 ) -> Pixels | None:
-    """What a camera straight above sees, uint8[side_px, side_px, 3]; None where imagery is missing.
+    """The picture of a camera straight above, uint8[side_px, side_px, 3]; None where imagery is missing.
 
     Convention: the top of the picture points along `heading_deg`, clockwise from north; (lat, lon) is at the
     centre; the picture's right is 90 degrees clockwise of its top.

@@ -165,7 +165,7 @@ SQUARE = "view: {kind: none}, aggregation: {kind: gap}"
         ("model: {backbone: {kind: oricnn, widths: [8], maps: 2}}", "2 maps of 1 layers"),
         ("model: {branches: {street: aerial}}", "branch 'aerial' has ground and aerial views"),
         ("model: {hash: {bits: 64, prefixes: [8], layout: columns}}", "8 bits do not divide among"),
-        ("loss: {guidance_weight: 1}", "loss.guidance_weight needs a view of kind affine, composed or tps"),
+        ("loss: {guidance_weight: 1}", "loss.guidance_weight needs a learned view such as affine or tps"),
         (f"model: {{{SQUARE}}}\nloss: {{heading: unknown}}", "needs an aggregation that keeps"),
         ("training: {augmentation: {fov_deg: [90, 70]}}", "give smallest before largest"),
         ("training: {augmentation: {centre_crop: [0, 1]}}", "give a share above 0"),

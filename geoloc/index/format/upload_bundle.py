@@ -53,17 +53,9 @@ def publish(directory: Path, target_uri: str, files: Sequence[FileEntry]) -> Non
     try:
         target.mkdir(parents=True, exist_ok=True)
         for file in files:
-            _sync(directory / file.name)
+            storage.sync(directory / file.name)
             os.replace(directory / file.name, target / file.name)
-        _sync(target)
-        _sync(target.parent)
+        storage.sync(target)
+        storage.sync(target.parent)
     except OSError as error:
         raise StorageError(f"Cannot write {target_uri!r}: {error.strerror}.") from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

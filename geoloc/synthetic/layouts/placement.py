@@ -1,4 +1,4 @@
-"""Where a city is put on Earth for a data set whose readers assume a certain place or map projection."""
+"""Places on Earth for the city of a data set whose readers assume a certain place or map projection."""
 
 from __future__ import annotations
 
@@ -93,6 +93,6 @@ def sphere_at(lat: float, lon: float) -> Placement:
 
 
 def mercator_metres_per_pixel(lat: float, zoom: int) -> float:
-    """What a pixel of a web map's imagery measures on the WGS84 ellipsoid, from west to east."""
+    """Metres of a pixel of a web map's imagery on the WGS84 ellipsoid, from west to east."""
     prime_vertical = 1 / math.sqrt(1 - _SQUARED_ECCENTRICITY * math.sin(math.radians(lat)) ** 2)
     return WEB_MERCATOR_M_PX / 2.0**zoom * math.cos(math.radians(lat)) * prime_vertical

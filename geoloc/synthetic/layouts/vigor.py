@@ -144,7 +144,7 @@ def satellite_names(grid: TileGrid) -> list[str]:
 
 
 def pixel_offsets(area: Area, metres_per_pixel: float) -> IntArray:
-    """Where each photo lies in its four tiles of 640 pixels: int64[N, 4, 2], rounded to whole pixels.
+    """Positions of each photo in its four tiles of 640 pixels: int64[N, 4, 2], rounded to whole pixels.
 
     Convention: [..., 0] is how far the photo lies BELOW (south of) the tile's centre, [..., 1] how far to the
     LEFT (west) of it, as in the published files: it is drawn at column 320 - d[1], row 320 + d[0].

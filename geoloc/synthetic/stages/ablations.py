@@ -197,7 +197,7 @@ def _take(
 
 
 def _hits(localizer: Localizer, taken: RetakenPhotos, rerank: int) -> int:
-    """How many photos have their own tile as the first match."""
+    """Number of photos that have their own tile as the first match."""
     asked = [as_photo(picture, view="panorama", heading_deg=heading) for picture, heading, _ in taken]
     fixes = localizer.localize_batch(asked, k=1, rerank=rerank, min_confidence=0.0)
     return sum(

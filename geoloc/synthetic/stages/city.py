@@ -131,7 +131,7 @@ class CityConfig(BaseModel):
 
 
 class CityResult(BaseModel):
-    """Where the data set is and how much was rendered."""
+    """URI of the data set and counts of what was rendered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

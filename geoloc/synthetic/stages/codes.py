@@ -44,7 +44,7 @@ class CityCodesInputs(BaseModel):
 
 
 class CityCodesResult(BaseModel):
-    """Where the table is and how large it is."""
+    """URI of the table and its size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

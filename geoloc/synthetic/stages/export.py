@@ -91,7 +91,7 @@ class CityExportConfig(BaseModel):
 
 
 class CityExportResult(BaseModel):
-    """Where the data set is and how many pictures it has."""
+    """URI of the data set and its number of pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -45,7 +45,7 @@ class CityTilesConfig(BaseModel):
 
 
 class CityTilesResult(BaseModel):
-    """Where the table is and how large it is."""
+    """URI of the table and its size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

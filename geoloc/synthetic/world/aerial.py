@@ -71,7 +71,7 @@ def render_aerial(
 
 
 def shadows(window: Window, look: Look) -> BoolArray:
-    """Which pixels of a window lie in shadow: bool[H, W].
+    """Mask of the pixels of a window that lie in shadow: bool[H, W].
 
     One sweep from south to north carries the height that still casts a shadow, in whole centimetres, so the
     answer does not depend on where the sweep began (beyond a shadow's length).

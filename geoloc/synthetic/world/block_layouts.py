@@ -1,4 +1,4 @@
-"""How each kind of block is laid out: houses with gardens, terraces, towers, works, parks, parking, sport."""
+"""Layout of each kind of block: houses with gardens, terraces, towers, works, parks, parking, sport."""
 
 from __future__ import annotations
 

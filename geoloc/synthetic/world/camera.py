@@ -52,7 +52,7 @@ class Rays:
     step: float
 
     def row_of(self, tangent: Float32Array) -> IntArray:
-        """How many rows look lower than a tangent of elevation: int64[...]."""
+        """Number of rows that look lower than a tangent of elevation: int64[...]."""
         rows = np.ceil((np.arctan(tangent) - self.low) / self.step - 0.5)
         return np.clip(rows, 0, len(self.tangent)).astype(np.int64)
 

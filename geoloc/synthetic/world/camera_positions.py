@@ -1,4 +1,4 @@
-"""Where photos are taken and tiles are cut: points on streets, no closer to each other than a spacing."""
+"""Positions at which photos are taken and tiles are cut: points on streets, no closer to each other than a spacing."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def street_positions(
 
 
 def _near(points: FloatArray, others: FloatArray, limit_m: float) -> BoolArray:
-    """Which points lie nearer than the limit to any of the others: bool[N]."""
+    """Mask of the points that lie nearer than the limit to any of the others: bool[N]."""
     if limit_m <= 0 or not len(others):
         return np.zeros(len(points), bool)
     tree = cKDTree(others)

@@ -1,4 +1,4 @@
-"""Which of the 25 classes of the 2.5D maps every part of the city belongs to.
+"""The class of the 2.5D maps, one of 25, of every part of the city.
 
 | in the city | class |
 |---|---|

@@ -123,7 +123,7 @@ def _latents(model: CodeModel, rng: np.random.Generator, count: int) -> Float32A
 
 
 def block_places(block: int) -> tuple[FloatArray, FloatArray]:
-    """Where the codes of a block lie: x and y float64[4096], groups 24 m apart, their codes 8 m.
+    """Positions of the codes of a block: x and y float64[4096], groups 24 m apart, their codes 8 m.
 
     Convention: x east, y north in city metres; blocks of 768 m in rows of 256, southwards from y = -2,048 m.
     """

@@ -72,7 +72,7 @@ class Column(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def rows_below(tangent: Float32Array, limit: Scalar) -> int:
-    """How many of the ascending tangents float32[R] are smaller than a limit."""
+    """Number of the ascending tangents float32[R] that are smaller than a limit."""
     low, high = 0, len(tangent)
     while low < high:
         middle = (low + high) // 2

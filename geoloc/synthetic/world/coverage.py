@@ -1,4 +1,4 @@
-"""Which tiles of an overlapping grid show a photo's place: one positive and up to three semi-positives.
+"""Tiles of an overlapping grid that show a photo's place: one positive and up to three semi-positives.
 
 The rule of VIGOR (Zhu, Yang, Chen, CVPR 2021, section 3): tiles lie on a grid with 50 % overlap; a photo's
 positive is the tile in whose central quarter it was taken, its semi-positives are the other tiles that show it.
@@ -61,7 +61,7 @@ class TileGrid:
 
 
 def keep_balanced(tiles: IntArray, most: int) -> BoolArray:
-    """Which photos stay when no tile may be the positive of more than `most`, first come first served: bool[N].
+    """Mask bool[N] of the photos that stay, in order, when no tile may be the positive of more than `most`.
 
     `tiles`: int64[N], the positive of each photo.
     """

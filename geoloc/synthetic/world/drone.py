@@ -33,7 +33,7 @@ _SHADOW_M = 40.0
 
 @dataclass(frozen=True)
 class DronePose:
-    """Where a drone's camera is and where it looks.
+    """Position and direction of a drone's camera.
 
     Convention: x east, y north in city metres, altitude above the ground; `heading_deg` clockwise from GRID north;
     `pitch_deg` is negative below the horizon, -90 straight down (then the picture's top is at the heading).

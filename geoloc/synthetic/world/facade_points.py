@@ -19,7 +19,7 @@ _HASH_START = (_HASH_SEED * 0x9E3779B1 + 0x6A09E667) & 0xFFFFFFFF
 
 
 class Facades(NamedTuple):
-    """How buildings look, one a row as in the window's table.
+    """Facades of buildings, one a row as in the window's table.
 
     colour: float32[B, 9] of facade, trim and roof, 0..255; size: float32[B, 6] of storey_m, bay_m, window (share of a
     bay), phase (of the bays), wall_m, kind; id: uint32[B].
@@ -94,7 +94,7 @@ def facade_colour(
 def _part(
     across: float, up: float, z: float, ground: bool, draw: float, kind: int, sizes: Float32Array, k: int
 ) -> int:
-    """Which part of a facade it is: 0 wall, 1 trim, 2 glass, 3 door, 4 frame of a window."""
+    """The part of a facade: 0 wall, 1 trim, 2 glass, 3 door, 4 frame of a window."""
     glass, wall, phase = sizes[k, 2], sizes[k, 4], sizes[k, 3]
     off = abs(across - 0.5)
     if kind == HOUSE and ground and draw < 0.25 and off < 0.2 and up < 0.72:

@@ -18,7 +18,7 @@ from geoloc.synthetic.world.scene import Light
 def enter_wall(
     building: Any, x: Scalar, y: Scalar, sin: Scalar, cos: Scalar, march_m: Scalar, light: Light
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """Where a ray enters a building's rectangle: metres from (x, y), metres along the wall, the wall's brightness.
+    """The entry of a ray into a building's rectangle: metres from (x, y), metres along the wall, the wall's brightness.
 
     The march only finds the wall to within a step; where the cut disagrees by more, the march is kept.
 

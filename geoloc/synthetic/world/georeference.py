@@ -1,4 +1,4 @@
-"""Where the city lies on Earth: its local metric frame and UTM zone 26 North.
+"""The place of the city on Earth: its local metric frame and UTM zone 26 North.
 
 The city floats in the open North Atlantic near 45 N 27 W, so that no picture of it is ever taken for a real place.
 """

@@ -211,7 +211,7 @@ def _lay(
 
 
 def _has_median(edges: Edges, seed: int) -> BoolArray:
-    """Which streets have a planted strip in their middle: bool[N]."""
+    """Mask of the streets with a planted strip in their middle: bool[N]."""
     return np.asarray((edges.half_width_m > 6) & (edges.draw(seed + 29) < 0.45))
 
 

@@ -92,7 +92,7 @@ class Network:
         return np.stack([x + east, y + north], -1)
 
     def _irregularity(self, i: IntArray, j: IntArray) -> FloatArray:
-        """What the district of a grid point makes of its stray: float64[...]."""
+        """Share of the stray that the district of a grid point lets it have: float64[...]."""
         style = self.style
         if len(set(style.irregularity)) == 1:
             return np.full(np.shape(i), style.irregularity[0])
@@ -116,7 +116,7 @@ class Network:
         return i, j
 
     def exists(self, i: IntArray, j: IntArray, kind: IntArray) -> BoolArray:
-        """Which of the candidate edges are built: bool[...]."""
+        """Mask of the candidate edges that are built: bool[...]."""
         s, style = self.seed, self.style
         wide = self.half_width_m(kind, np.where(kind == 0, j, i)) > 7
         open_ = wide | (uniform(s + 8, kind, i, j) >= style.closed_street_share)

@@ -234,7 +234,7 @@ def _gather(blocks: list[Block], bounds: Bounds) -> Buildings:
 
 
 def _ground_plans(table: Buildings, west_m: float, north_m: float) -> Int32Array:
-    """Which building stands on each pixel, the taller one where two meet: int32[640, 640], -1 for none."""
+    """The building that stands on each pixel, the taller one where two meet: int32[640, 640], -1 for none."""
     image = Image.new("I", (CHUNK_PX, CHUNK_PX), -1)
     draw = ImageDraw.Draw(image)
     origin = np.round(np.array([west_m, -north_m]) / PIXEL_M).astype(np.int64)

@@ -56,7 +56,7 @@ class Paint(NamedTuple):
 
 
 class GroundLook(NamedTuple):
-    """How one view changes the ground.
+    """Changes of the ground in one view.
 
     gain: float32[14, 3] by material; strength: float32[256] by group of marks; worn: float32[640, 640] pattern of
     wear, repeating every chunk; wear: what the pattern is added to.

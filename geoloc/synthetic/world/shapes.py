@@ -1,4 +1,4 @@
-"""Where a ray enters the simple solids of the city: prisms with gables, cars, blocks and cylinders of one pixel.
+"""Entries of rays into the simple solids of the city: prisms with gables, cars, blocks and cylinders of one pixel.
 
 An entry is the distance from the ray's origin in units of its direction. It is infinite when the ray misses the solid
 or starts inside it.

@@ -47,7 +47,7 @@ class Style:
 
     @property
     def reach_m(self) -> float:
-        """How far a street node may lie from its place in the regular grid."""
+        """Largest distance of a street node from its place in the regular grid."""
         stray = self.node_jitter_m * max(self.irregularity)
         return self.line_jitter * self.block_m + stray + self.warp_m
 

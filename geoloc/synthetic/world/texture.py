@@ -35,7 +35,7 @@ class GroundNoise(NamedTuple):
 
 
 class Materials(NamedTuple):
-    """How materials look, by their number.
+    """Textures of materials, by their number.
 
     colour: float32[14, 3] in 0..255; mottle: float32[14], share of the noises; green: float32[14], 1 for what grows;
     green_shift: float32[3], how coarse patches shift the colour of what grows.

@@ -1,4 +1,4 @@
-"""How a view differs from the city itself: season, sun, exposure, worn and repainted marks, traffic.
+"""Conditions of a view that differ from the city itself: season, sun, exposure, worn and repainted marks, traffic.
 
 Aerial imagery and every photo draw a look of their own, so that looks do not help to match them.
 """
@@ -69,7 +69,7 @@ class Look:
 
     @property
     def worn(self) -> Float32Array:
-        """Where marks are rubbed off, one of eight patterns that repeat every chunk: float32[640, 640]."""
+        """Wear of the road marks, one of eight patterns that repeat every chunk: float32[640, 640]."""
         return mottle(CHUNK_PX, 5, 900 + self.seed % _WEAR_PATTERNS)
 
     @cached_property

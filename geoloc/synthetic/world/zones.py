@@ -14,7 +14,7 @@ DISTRICTS = ("industry", "suburb", "old town", "grid", "park and water")
 
 
 def quarter_index(seed: int, style: Style, x: ArrayLike, y: ArrayLike) -> IntArray:
-    """Which quarter a place belongs to: 0 works, 1 houses, 2 terraces, 3 towers; int64[...].
+    """The quarter that a place belongs to: 0 works, 1 houses, 2 terraces, 3 towers; int64[...].
 
     Convention: x east, y north in city metres.
     """

@@ -1,4 +1,4 @@
-"""What must not work: a photo may not be matched by what says nothing about the place.
+"""Matches that must fail: a photo must not be matched by what says nothing about the place.
 
 Each baseline gets all 1,000 test tiles of a city and all 1,000 photos, and the photos again with other looks: a
 guess is right once in any gallery, so the mean over looks is what counts.
@@ -115,7 +115,7 @@ def tint(pictures: np.ndarray) -> np.ndarray:
 
 
 def brightness(pictures: np.ndarray) -> np.ndarray:
-    """What tells the time of day: the light of the picture and of its upper half."""
+    """Features of the time of day: the light of the picture and of its upper half."""
     upper = pictures[:, : pictures.shape[1] // 2]
     return np.stack([part.reshape(len(part), -1).mean(1) for part in (pictures, upper)], -1)
 

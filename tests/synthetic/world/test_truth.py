@@ -128,7 +128,7 @@ def test_a_lone_tree_is_where_the_views_say(city: City) -> None:
 
 
 def test_cars_lie_where_the_projections_put_their_boxes(city: City, window: Window) -> None:
-    """What a picture loses with its traffic is within 1.5 pixels of the boxes of the cars that can be seen."""
+    """Pixels that a picture loses with its traffic are within 1.5 pixels of the boxes of the cars that can be seen."""
     busy = replace(photo_look(3, 1), traffic=0.4, sun_azimuth_deg=180.0, sun_elevation_deg=50.0)
     empty = replace(busy, traffic=0.0)
     bounds = (60.0, 60.0, 188.0, 188.0)

@@ -109,7 +109,7 @@ def in_cloud(points: ArrayLike, bounds: Bounds) -> tuple[FloatArray, BoolArray]:
 def seen_from(
     window: Window, eye: tuple[float, float, float], points: ArrayLike, look: Look, *, clear_m: float = 0.0
 ) -> BoolArray:
-    """Which city points float64[N, 3] can be seen from an eye: nothing stands 0.3 m or 1.2 % in front of them.
+    """Mask of the points float64[N, 3] that can be seen from an eye: nothing stands 0.3 m or 1.2 % in front of them.
 
     `clear_m` leaves out cars near the eye, as street photos and panoramas do (3.5 m).
 
@@ -122,7 +122,7 @@ def seen_from(
 
 
 def seen_from_above(window: Window, points: ArrayLike) -> BoolArray:
-    """Which city points float64[N, 3] the orthophoto shows: no roof or crown lies 0.3 m above them.
+    """Mask of the city points float64[N, 3] that the orthophoto shows: no roof or crown lies 0.3 m above them.
 
     Convention: x east, y north, z up in city metres; points outside the window are not seen.
     """
