@@ -1,4 +1,4 @@
-"""Where Ray runs: the cluster or job that this process belongs to, else a small one of its own.
+"""The Ray of a process: the cluster or job that this process belongs to, else a small one of its own.
 
 Every stage calls `ensure_ray()` first. On a laptop that starts Ray on the loopback interface; inside
 `ray job submit`, or with `RAY_ADDRESS` set, it attaches, and the same code uses the cluster's machines.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geoloc.core.errors import ConfigError, ServiceUnavailable, StoreUnavailable
 from geoloc.core.progress import say
@@ -59,8 +60,37 @@ def ensure_ray(num_cpus: int | None = None) -> None:
             _attach(address)
         else:
             _start(num_cpus)
+        _drop_restart_warning()
     _configure_data()
     export_progress()
+
+
+class _NeverStarted:
+    """An actor for a node that does not exist."""
+
+    def __init__(self, argument: Any) -> None:
+        """Take an argument from the object store."""
+
+
+def _drop_restart_warning() -> None:
+    """Provoke a warning that Ray prints once per process, and pass on all but it.
+
+    Ray warns of actors that restart with arguments in its object store. The pools of Ray Data are such actors, and
+    Ray Data keeps their arguments alive. The line comes from C++, so only the file descriptor can hold it back.
+    """
+    nowhere = NodeAffinitySchedulingStrategy("f" * 56, soft=False)  # no demand for an autoscaler
+    never: Any = ray.remote(num_cpus=0, max_restarts=1, scheduling_strategy=nowhere)(_NeverStarted)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            ray.kill(never.remote(ray.put(None)))
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        held.seek(0)
+        with open(2, "wb", closefd=False) as out:
+            out.writelines(line for line in held if b"'_NeverStarted'" not in line)
 
 
 def remote_task(function: Callable[..., Any], **options: Any) -> Any:

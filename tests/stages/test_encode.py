@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 
 from geoloc.core import part_table, schemas
@@ -17,6 +21,7 @@ from geoloc.models.store import save_model
 from geoloc.stages import encode
 from geoloc.stages.encode import EncodeConfig, EncodeInputs
 from tests.small_index import encoded, make_model, small_recipe, texture
+from tests.stages.command_output import foreign_lines
 from tests.stages.test_ingest import digests, kill_after
 
 CONFIG = EncodeConfig(batch_size=7, num_actors=1)
@@ -79,6 +84,31 @@ def test_codes_are_those_of_the_encoder(tmp_path: Path, model: str) -> None:
     bare = encode.TileEncoder(model, 7, False, False)(units(tiles)[0])
     assert bare.rows.column_names == ["tile_id", "lat", "lon", "cell", "code", "model_id"]
     assert bare.rows["code"].to_pylist() == table["code"].to_pylist()[:9]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_the_command_prints_nothing_but_its_own_lines(tmp_path: Path, model: str) -> None:
+    """A pool of actors, of which Ray warns without need."""
+    words = [
+        "encode",
+        "--tiles",
+        make_tiles(tmp_path / "tiles", [3, 3]),
+        "--model",
+        model,
+        "--num-actors",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "geoloc", *words, "--output", str(tmp_path / "out")],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rows" in done.stdout
+    assert done.stderr
+    assert foreign_lines(done.stderr, "codes: ", "encode: ") == []
 
 
 _SCRIPT = """

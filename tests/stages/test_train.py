@@ -16,6 +16,7 @@ from geoloc.core.errors import ArtifactError, ConfigError
 from geoloc.core.extensions import VARIABLE
 from geoloc.models.encoder import Encoder
 from geoloc.stages.train import TrainConfig, TrainInputs, run
+from tests.stages.command_output import foreign_lines
 
 PATIENT = {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
 
@@ -75,10 +76,7 @@ def test_the_command_trains_an_extension_and_prints_nothing_but_its_own_lines(
     assert done.returncode == 0, done.stderr
     assert "model_id" in done.stdout
     assert done.stderr
-    # Ray puts the name and the process of a worker before its lines, in colour.
-    own = re.compile(r"(\x1b\[\d+m)?(\(\S+ [^)]*\))?(\x1b\[0m)? ?train: ")
-    foreign = [line for line in done.stderr.splitlines() if not own.match(line)]
-    assert foreign == []
+    assert foreign_lines(done.stderr, "train: ") == []
 
 
 def test_what_cannot_run_is_refused_before_any_worker_starts(
