@@ -20,6 +20,15 @@ BUCKET = "geoloc-tests"
 _START_LIMIT_S = 60.0
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that wait for a Ray: `make test` runs the others beside them."""
+    for item in items:
+        own_ray = item.path.parent.name in ("cluster", "e2e")
+        if own_ray or "ray_local" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+
+
 def _free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago; all are held until the last is known, so that they differ."""
     with contextlib.ExitStack() as held:

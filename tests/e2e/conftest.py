@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +41,30 @@ def demo_words(output: str) -> list[str]:
         "--workers",
         "1",
         *sizes,
-        "--json",
     ]
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """A demo without its service: what it printed, its page, and when its weights were written."""
+
+    text: str
+    page: str
+    weights_ns: int
 
 
 @pytest.fixture(scope="session")
 def geoloc(ray_local: None) -> Geoloc:
     """Run the command line in this process (and its Ray); gives the printed JSON, fails unless it ends well."""
-    import contextlib
-    import io
+    return lambda *words: json.loads(printed(*words))
 
-    def run(*words: str) -> Any:
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            status = cli.main(list(words))
-        assert status == 0
-        return json.loads(out.getvalue())
 
-    return run
+def printed(*words: str) -> str:
+    """Standard output of a command that ends well."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main(list(words)) == 0
+    return out.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +74,22 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def demo(geoloc: Geoloc, demo_folder: str) -> Any:
-    """The figures of a tiny demo: city, tables, model, codes, indexes, evaluations, service, report."""
-    return geoloc(*demo_words(demo_folder))
+def first_run(ray_local: None, demo_folder: str) -> FirstRun:
+    """A tiny demo up to its evaluations, as jobs/pipeline.py runs it."""
+    text = printed(*demo_words(demo_folder), "--no-serve")
+    page = Path(demo_folder, "report.html").read_text(encoding="utf-8")
+    return FirstRun(text, page, weights_path(demo_folder).stat().st_mtime_ns)
+
+
+def weights_path(demo_folder: str) -> Path:
+    """The weights of the demo's model."""
+    return Path(demo_folder, "model", "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def demo(geoloc: Geoloc, first_run: FirstRun, demo_folder: str) -> Any:
+    """The same demo again, with its service: its figures, and its lines of progress as `progress`."""
+    progress = io.StringIO()
+    with contextlib.redirect_stderr(progress):
+        figures = geoloc(*demo_words(demo_folder), "--json")
+    return figures | {"progress": progress.getvalue()}

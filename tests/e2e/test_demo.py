@@ -17,10 +17,11 @@ from geoloc import Localizer, cli
 from geoloc.core import geodesy, part_table
 from geoloc.core.errors import ServiceUnavailable
 from geoloc.demo.memory import MemoryWatch
+from geoloc.demo.result import EVALUATIONS, DemoResult
 from geoloc.demo.service_check import Post, post_photos
 from geoloc.demo.text import post_summary
 
-from .conftest import RECIPE, SIZES, Geoloc, demo_words
+from .conftest import RECIPE, SIZES, FirstRun, Geoloc, demo_words, weights_path
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
 
@@ -83,34 +84,29 @@ def test_the_report_has_everything_inside(demo: Any, demo_folder: str) -> None:
         assert Path(demo_folder, name).is_file()
 
 
+def test_run_again_all_stages_are_reused(demo: Any, first_run: FirstRun, demo_folder: str) -> None:
+    assert demo["progress"].count("(reused)") >= 12
+    assert weights_path(demo_folder).stat().st_mtime_ns == first_run.weights_ns
+
+
 def test_what_is_printed_names_the_figures_and_how_to_go_on(
-    demo: Any, demo_folder: str, capsys: pytest.CaptureFixture[str]
+    demo: Any, first_run: FirstRun, demo_folder: str
 ) -> None:
-    """The second run: all stages are reused, photos are posted again, and the figures are the same."""
-    stamp = Path(demo_folder, "model", "model.safetensors").stat().st_mtime_ns
-    assert cli.main(demo_words(demo_folder)[:-1]) == 0
-    out, err = capsys.readouterr()
-    assert err.count("(reused)") >= 12
-    assert Path(demo_folder, "model", "model.safetensors").stat().st_mtime_ns == stamp
-    recall = demo["evaluations"]["small"]["table"][0]["recall"]
-    assert re.search(rf"floats +{recall['R@1']:.1f} +{recall['R@5']:.1f} +{recall['R@10']:.1f}", out)
-    assert f"Keep serving: geoloc serve --index {demo_folder}/index" in out
-    assert re.search(r"minutes of stages, at most \d+\.\d GB of memory", out)
+    """The second run has the figures that the first one printed."""
+    for text in (first_run.text, DemoResult.model_validate(demo).text()):
+        for name in EVALUATIONS:
+            recall = demo["evaluations"][name]["table"][0]["recall"]
+            line = rf"floats +{recall['R@1']:.1f} +{recall['R@5']:.1f} +{recall['R@10']:.1f}"
+            assert re.search(line, text)
+        assert f"Keep serving: geoloc serve --index {demo_folder}/index" in text
+        assert re.search(r"minutes of stages, at most \d+\.\d GB of memory", text)
 
 
-def test_without_serving_everything_else_is_there(demo: Any, demo_folder: str, tmp_path: Path) -> None:
+def test_without_serving_everything_else_is_there(first_run: FirstRun) -> None:
     """What jobs/pipeline.py runs: no service, no posts, the same figures in the same page."""
-    from geoloc.demo import report
-    from geoloc.demo.result import DemoResult
-    from geoloc.demo.run import DemoConfig
-    from geoloc.demo.stages import DemoRun
-
-    config = DemoConfig(**{name.replace("-", "_"): value for name, value in SIZES.items()}, recipe=RECIPE)
-    bare = DemoResult.model_validate(demo | {"posts": []})
-    text, html = bare.text(), report.render(bare, DemoRun(config, demo_folder))
-    assert "posted to the service" not in text + html
-    assert f"{SIZES['test-photos']} photos against {SIZES['test-photos']} tiles" in text
-    assert "data:image" not in html
+    assert "posted to the service" not in first_run.text + first_run.page
+    assert f"{SIZES['test-photos']} photos against {SIZES['test-photos']} tiles" in first_run.text
+    assert "data:image" not in first_run.page
 
 
 def test_other_settings_are_refused_with_the_way_out(

@@ -82,7 +82,7 @@ def test_the_demo_locates_drone_photos_in_own_imagery(
         str(shared_data / "ortho_estonia" / name) for name in ("patch_01_20cm.tif", "sheet_14_20cm.tif")
     ]
     words = ["--imagery", *sheets, "--drone-photos", "40"]
-    imagery = geoloc(*demo_words(demo_folder), *words)["imagery"]
+    imagery = geoloc(*demo_words(demo_folder), *words, "--json")["imagery"]
     assert imagery["tiles"] > 1000
     counts = {name: one["queries"] for name, one in imagery["evaluations"].items()}
     assert sum(counts.values()) == 40

@@ -11,6 +11,7 @@ import pytest
 
 from geoloc import Localizer, cli
 from geoloc.core import part_table, storage
+from geoloc.models.encoder import Encoder
 from tests.conftest import S3Server
 
 from .conftest import RECIPE, SIZES, Geoloc
@@ -46,10 +47,11 @@ def tables(geoloc: Geoloc, root: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def model(geoloc: Geoloc, root: str, tables: dict[str, Any]) -> str:
-    """Trained from S3 to S3."""
-    words = ("--recipe", RECIPE, "--steps", "4", "--train", tables["train"]["output"])
-    return str(geoloc("train", *words, "--output", f"{root}/model", "--json")["model_uri"])
+def model(root: str, tables: dict[str, Any], demo_folder: str) -> str:
+    """The model of the demo, copied to S3."""
+    for file in storage.list_files(f"{demo_folder}/model"):
+        storage.copy_file(file.uri, root + file.uri.removeprefix(demo_folder))
+    return f"{root}/model"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,13 @@ def index(geoloc: Geoloc, root: str, tables: dict[str, Any], model: str) -> Any:
     return geoloc("index", "build", *words)
 
 
+def test_a_model_is_trained_from_s3_to_s3(geoloc: Geoloc, root: str, tables: dict[str, Any]) -> None:
+    words = ("--recipe", RECIPE, "--steps", "4", "--train", tables["train"]["output"])
+    trained = geoloc("train", *words, "--output", f"{root}/trained", "--json")
+    assert trained["model_uri"] == f"{root}/trained"
+    assert Encoder.open(trained["model_uri"]).model_id == trained["model_id"]
+
+
 def test_tables_on_s3_have_the_bytes_of_those_on_disk(tables: dict[str, Any], demo_folder: str) -> None:
     for kind in ("tiles", "queries", "pairs"):
         there = part_table.read_manifest(f"{tables['test']['output']}/{kind}", kind=kind)
@@ -68,12 +77,8 @@ def test_tables_on_s3_have_the_bytes_of_those_on_disk(tables: dict[str, Any], de
         assert [part.sha256 for part in there.parts] == [part.sha256 for part in here.parts]
 
 
-def test_codes_on_s3_have_the_bytes_of_those_on_disk(
-    geoloc: Geoloc, root: str, tables: dict[str, Any], demo_folder: str
-) -> None:
-    words = ("--tiles", tables["test"]["output"], "--model", f"{demo_folder}/model")
-    geoloc("encode", *words, "--output", f"{root}/codes-again", "--json")
-    there = part_table.read_manifest(f"{root}/codes-again", kind="codes")
+def test_codes_on_s3_have_the_bytes_of_those_on_disk(root: str, index: Any, demo_folder: str) -> None:
+    there = part_table.read_manifest(f"{root}/codes", kind="codes")
     here = part_table.read_manifest(f"{demo_folder}/codes/test", kind="codes")
     assert [part.sha256 for part in there.parts] == [part.sha256 for part in here.parts]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from small_index import build
 
 from geoloc.core import storage
@@ -23,16 +24,17 @@ Serving = dict[signal.Signals, subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """The command, running once for every signal, each with a Ray of its own."""
+def serving(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The command, running once for every signal: with a Ray of its own, and on the Ray of the session."""
     index = build(tmp_path_factory.mktemp("server"), count=12).index
     environment = os.environ | {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
     environment.pop("RAY_ADDRESS", None)
+    addresses = {signal.SIGINT: {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}, signal.SIGTERM: {}}
     words = ["serve", "--index", index, "--port", "0", "--cpus-per-replica", "0.1"]
     processes = {
         number: subprocess.Popen(
             [sys.executable, "-m", "geoloc", *words],
-            env=environment,
+            env=environment | addresses[number],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
