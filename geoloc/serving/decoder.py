@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 import geoloc
 from geoloc.core.errors import InputError, ServiceUnavailable
@@ -30,6 +31,7 @@ from geoloc.core.photo_facts import PhotoFacts
 
 Result = TypeVar("Result")
 _START_LIMIT_S = 60.0
+_FACTS = TypeAdapter(PhotoFacts)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ class _Process:
         if "reason" in answer:
             raise InputError(answer["detail"], reason=answer["reason"])
         shape = (answer["height"], answer["width"], 3)
-        return Picture(np.frombuffer(pixels, np.uint8).reshape(shape), PhotoFacts(**answer["facts"]))
+        return Picture(
+            np.frombuffer(pixels, np.uint8).reshape(shape), _FACTS.validate_python(answer["facts"])
+        )
 
     def _answer(self, question: bytes, data: bytes) -> tuple[dict[str, Any], bytes]:
         assert self._child.stdin is not None

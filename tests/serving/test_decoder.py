@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from dataclasses import asdict
 
 import numpy as np
 import psutil
@@ -13,7 +15,8 @@ from small_index import encoded, texture
 
 from geoloc.core.errors import InputError
 from geoloc.core.images import DEFAULT_LIMITS, Picture, decode_picture
-from geoloc.serving.decoder import DecoderLimits, DecoderPool
+from geoloc.core.photo_facts import DroneTags, PhotoFacts
+from geoloc.serving.decoder import _FACTS, DecoderLimits, DecoderPool
 
 
 def decoders() -> list[int]:
@@ -32,6 +35,11 @@ def test_pixels_and_facts_are_those_of_the_library() -> None:
     assert np.array_equal(picture.pixels, decode_picture(data).pixels)
     assert picture.facts == decode_picture(data).facts
     assert not decoders()
+
+
+def test_facts_of_every_kind_come_back_as_they_were() -> None:
+    facts = PhotoFacts(270.0, True, DroneTags(altitude_m=80.5, pitch_deg=60.0))
+    assert _FACTS.validate_python(json.loads(json.dumps(asdict(facts)))) == facts
 
 
 def test_a_decoder_that_is_killed_or_stopped_is_replaced() -> None:

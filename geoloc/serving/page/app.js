@@ -185,13 +185,13 @@ function fact(list, name, text) {
 }
 
 function showAnswer(answer) {
-  const unsure = answer.confidence !== null && answer.confidence < 0.5;
+  const unsure = !(answer.confidence >= 0.5); // unknown is not sure
   const card = element("div", "", { class: `card ${!answer.located ? "bad" : unsure ? "unsure" : "good"}` });
   const list = element("dl");
   if (answer.located) {
     card.append(element("h2", `${answer.lat.toFixed(6)}, ${answer.lon.toFixed(6)}`));
-    fact(list, "Inside the circle", inWords(answer.confidence));
-    if (answer.radius_m) fact(list, "Circle", `${Math.round(answer.radius_m)} m`);
+    fact(list, answer.radius_m ? "Inside the circle" : "Confidence", inWords(answer.confidence));
+    if (answer.radius_m) fact(list, "Circle", `${Math.round(answer.radius_m)} m around it`);
     if (answer.heading_deg !== null) fact(list, "Middle looks along", `${Math.round(answer.heading_deg)}° from north`);
   } else {
     card.append(element("h2", "Not located"), element("p", answer.detail || answer.reason || ""));
