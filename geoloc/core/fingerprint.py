@@ -6,8 +6,10 @@ is the same one, a changed input at the same URI is another.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -17,17 +19,52 @@ from geoloc.core.lease import LEASE_NAME, Lease
 
 PLAN_NAME = "plan.json"
 _READERS = 8  # on object stores the time goes into waiting
+_FILES_AT_ONCE = 4096
+
+
+class Streamed:
+    """Items of a long list within the content of a fingerprint, which are never all in memory.
+
+    The fingerprint is that of the list itself.
+    """
+
+    def __init__(self, items: Iterable[object]) -> None:
+        self._items = items
+
+    def pieces(self) -> Iterator[str]:
+        """The JSON text of the list, piece by piece."""
+        yield "["
+        for number, item in enumerate(self._items):
+            yield f"{', ' if number else ''}{_json(item)}"
+        yield "]"
 
 
 def fingerprint_of(content: object) -> str:
-    """Hexadecimal SHA-256 of JSON-able content; the order of keys does not matter."""
-    return storage.sha256_bytes(json.dumps(content, sort_keys=True, default=str).encode())
+    """Hexadecimal SHA-256 of JSON-able content; the order of keys does not matter.
+
+    A list may hold `Streamed` lists.
+    """
+    if not isinstance(content, list):
+        return storage.sha256_bytes(_json(content).encode())
+    digest = hashlib.sha256(b"[")
+    for number, item in enumerate(content):
+        digest.update(b", " if number else b"")
+        for piece in item.pieces() if isinstance(item, Streamed) else [_json(item)]:
+            digest.update(piece.encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
-def file_fingerprints(uris: Sequence[str]) -> list[str | None]:
+def _json(content: object) -> str:
+    return json.dumps(content, sort_keys=True, default=str)
+
+
+def file_fingerprints(uris: Iterable[str]) -> Iterator[str | None]:
     """What identifies the content of each raw file (`storage.content_tag`); None for a file that is missing."""
+    waiting = iter(uris)
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(storage.content_tag, uris))
+        while some := list(itertools.islice(waiting, _FILES_AT_ONCE)):
+            yield from pool.map(storage.content_tag, some)
 
 
 @contextmanager

@@ -70,6 +70,21 @@ def destination(lat: float, lon: float, heading: float, metres: float) -> LatLon
     return LatLon(float(to_lat), float(to_lon))
 
 
+def offset_degrees(
+    lat: npt.ArrayLike, lon: npt.ArrayLike, east_m: npt.ArrayLike, north_m: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """(lat, lon) of points of the local frames (`LocalFrame`) of many origins, elementwise with broadcasting.
+
+    Convention: east_m grows to the east, north_m to the north, as seen from the origin lat, lon (WGS84 degrees).
+    """
+    a, b, east, north = np.broadcast_arrays(
+        *(np.asarray(v, dtype=np.float64) for v in (lat, lon, east_m, north_m))
+    )
+    heading = np.degrees(np.arctan2(east, north))
+    to_lon, to_lat, _ = _WGS84.fwd(b.ravel(), a.ravel(), heading.ravel(), np.hypot(east, north).ravel())
+    return np.asarray(to_lat).reshape(a.shape), np.asarray(to_lon).reshape(a.shape)
+
+
 @dataclass(frozen=True)
 class LocalFrame:
     """Plane metric frame around an origin (azimuthal equidistant).

@@ -16,7 +16,6 @@ one takes its place.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import secrets
@@ -126,7 +125,7 @@ class TablePlan:
         name = self.part_name(index)
         data = storage.read_bytes(storage.join(self.uri, name))
         try:
-            footer = pq.read_metadata(io.BytesIO(data))
+            footer = pq.read_metadata(pa.BufferReader(data))
         except pa.ArrowException as error:
             raise CorruptArtifact(
                 f"{self.uri!r} holds a broken {name}; delete that file and run the stage again."
@@ -247,6 +246,11 @@ def begin(uri: str, fingerprint: str, *, overwrite: bool = False) -> Iterator[Ta
         yield TableDraft(plan, _finished(uri, fingerprint), lease)
 
 
+def is_finished(uri: str, fingerprint: str) -> bool:
+    """Whether the table is there, whole, and made by this plan; nothing is written."""
+    return _finished(uri, fingerprint) is not None
+
+
 def write_table(
     uri: str,
     tables: Sequence[pa.Table],
@@ -330,12 +334,16 @@ def _remove_older(plan: TablePlan) -> None:
 
 
 def encode_parquet(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file; equal tables give equal bytes."""
-    sink = io.BytesIO()
+    """The bytes of a Parquet file; equal tables give equal bytes.
+
+    Buffers of Arrow are read and written here, never files of Python: Arrow's threads would then call Python, and one
+    that does so while the process ends aborts it.
+    """
+    sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, compression="zstd", row_group_size=4096, store_schema=True, write_page_checksum=True
     )
-    return sink.getvalue()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def read_manifest(uri: str, *, kind: str | None = None) -> TableManifest:
@@ -383,7 +391,7 @@ def read_part(uri: str, part: Part, columns: Sequence[str] | None = None) -> pa.
             f"{part_uri!r} has {len(data)} bytes that do not match its manifest ({part.bytes} bytes, sha256 "
             f"{part.sha256[:12]}...); delete the table and run its stage again."
         )
-    return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
+    return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
 
 
 def read_columns(uri: str, part: Part, columns: Sequence[str]) -> pa.Table:
@@ -398,10 +406,7 @@ def read_columns(uri: str, part: Part, columns: Sequence[str]) -> pa.Table:
     def read_chunks() -> pa.Table:
         with fs.open_input_file(path) as stream:
             if stream.size() != part.bytes:
-                raise CorruptArtifact(
-                    f"{part_uri!r} has {stream.size()} bytes, its manifest says {part.bytes}; delete the table and run "
-                    "its stage again."
-                )
+                raise _wrong_size(part_uri, stream.size(), part)
             try:
                 return pq.read_table(stream, columns=list(columns), page_checksum_verification=True)
             except OSError as error:
@@ -413,6 +418,36 @@ def read_columns(uri: str, part: Part, columns: Sequence[str]) -> pa.Table:
                 ) from error
 
     return storage.attempt("read", part_uri, read_chunks)
+
+
+def column_ranges(uri: str, part: Part, columns: Sequence[str]) -> dict[str, tuple[float, float] | None]:
+    """The least and the largest number of columns of one part, from its footer; no row is read.
+
+    None for a column whose range the file does not say. Nulls and NaN count for nothing.
+    """
+    part_uri = storage.join(uri, part.name)
+    fs, path = storage.filesystem(part_uri)
+
+    def read_footer() -> pq.FileMetaData:
+        with fs.open_input_file(path) as stream:
+            if stream.size() != part.bytes:
+                raise _wrong_size(part_uri, stream.size(), part)
+            return pq.read_metadata(stream)
+
+    footer = storage.attempt("read", part_uri, read_footer)
+    places = {footer.schema.column(index).path: index for index in range(footer.num_columns)}
+    found: dict[str, tuple[float, float] | None] = {}
+    for name in columns:
+        groups = [footer.row_group(g).column(places[name]).statistics for g in range(footer.num_row_groups)]
+        known = bool(groups) and all(group is not None and group.has_min_max for group in groups)
+        found[name] = (min(g.min for g in groups), max(g.max for g in groups)) if known else None
+    return found
+
+
+def _wrong_size(part_uri: str, size: int, part: Part) -> CorruptArtifact:
+    return CorruptArtifact(
+        f"{part_uri!r} has {size} bytes, its manifest says {part.bytes}; delete the table and run its stage again."
+    )
 
 
 def iterate(uri: str, *, kind: str | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

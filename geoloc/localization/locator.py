@@ -45,6 +45,17 @@ class SearchResult:
     matches: Matches
     heading_deg: FloatArray
 
+    @classmethod
+    def joined(cls, parts: Sequence[SearchResult]) -> SearchResult:
+        """Results one below the other, padded to the widest."""
+        matches = Matches.joined([part.matches for part in parts])
+        heading = np.full(matches.rows.shape, np.nan)
+        first = 0
+        for part in parts:
+            heading[first : first + len(part.matches), : part.matches.width] = part.heading_deg
+            first += len(part.matches)
+        return cls(matches, heading)
+
 
 @dataclass(frozen=True)
 class LocatedPlaces:
@@ -410,11 +421,5 @@ def _answer_matches(matches: Matches, cluster: Cluster, query: int, k: int) -> t
 
 def in_order(parts: Sequence[SearchResult], places: IntArray) -> SearchResult:
     """Results put together and padded to the widest; row i of them goes to places[i]."""
-    order = np.argsort(places)
-    matches = Matches.joined([part.matches for part in parts])
-    heading = np.full(matches.rows.shape, np.nan)
-    first = 0
-    for part in parts:
-        heading[first : first + len(part.matches), : part.matches.width] = part.heading_deg
-        first += len(part.matches)
-    return SearchResult(matches.reordered(order), heading[order])
+    order, joined = np.argsort(places), SearchResult.joined(parts)
+    return SearchResult(joined.matches.reordered(order), joined.heading_deg[order])

@@ -7,10 +7,11 @@ writes its own part; rows never travel through the driver or the object store.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,17 +30,21 @@ _COUNTS_KEY = b"geoloc_counts"
 _ROUNDS = 3  # in which a part is made whose store was away
 _MOST_FAILED = 16  # parts in a round: then the store is away for all
 _RECEIPTS_IN_A_FILE = 256
-_UNITS_AT_ONCE = 4096  # bounds what the driver holds of units
+_UNITS_AT_ONCE = 4096  # these two bound what the driver holds of units
+_UNITS_BYTES = 64 * 2**20
 _RECEIPTS_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
 class PartResult:
-    """Result of one unit: the rows of its part, its refused rows, and counts to be summed over all parts."""
+    """Result of one unit: the rows of its part, its refused rows, and counts to be summed over all parts.
+
+    Counts stand in the part's metadata; with None nothing is counted, and the part has no such metadata.
+    """
 
     rows: pa.Table
     refused: Sequence[RefusedRow] = ()
-    counts: tuple[tuple[str, int], ...] = ()
+    counts: tuple[tuple[str, int], ...] | None = ()
 
 
 class PartMaker(Protocol):
@@ -65,15 +70,18 @@ class Workers:
 
 def split(items: Sequence[Any], weight: Callable[[Any], int], limit: int) -> list[list[Any]]:
     """Consecutive groups of items whose weights add up to `limit` at most (a heavier item stands alone)."""
-    groups: list[list[Any]] = []
-    filled = limit
-    for item in items:
-        if filled + weight(item) > limit:
-            groups.append([])
+    return [list(items[part.start : part.stop]) for part in split_ranges(map(weight, items), limit)]
+
+
+def split_ranges(weights: Iterable[int], limit: int) -> list[range]:
+    """The positions of consecutive groups of items, as `split` makes them of their weights."""
+    starts, filled, count = [], limit, 0
+    for count, weight in enumerate(weights, start=1):
+        if filled + weight > limit:
+            starts.append(count - 1)
             filled = 0
-        groups[-1].append(item)
-        filled += weight(item)
-    return groups
+        filled += weight
+    return [range(first, last) for first, last in itertools.pairwise([*starts, count])] if count else []
 
 
 class Units(Sequence[Any]):
@@ -162,21 +170,34 @@ def _run_all(
     workers: Workers,
     arguments: tuple[Any, ...],
 ) -> Iterator[dict[str, str]]:
-    """Results of all missing units, of which only `_UNITS_AT_ONCE` are described at a time."""
-    for first in range(0, len(missing), _UNITS_AT_ONCE):
-        yield from _run(plan, units, missing[first : first + _UNITS_AT_ONCE], maker, workers, arguments)
+    """Results of all missing units, of which only some are described at a time (`_batches`)."""
+    for some in _batches(units, missing):
+        yield from _run(plan, some, maker, workers, arguments)
+
+
+def _batches(units: Sequence[Any], missing: list[int]) -> Iterator[list[dict[str, Any]]]:
+    """Units with their numbers, as many at a time as `_UNITS_AT_ONCE` and `_UNITS_BYTES` allow."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for index in missing:
+        text = json.dumps(units[index])
+        if some and (len(some) == _UNITS_AT_ONCE or size + len(text) > _UNITS_BYTES):
+            yield some
+            some, size = [], 0
+        some.append({"index": index, "unit": text})
+        size += len(text)
+    if some:
+        yield some
 
 
 def _run(
     plan: TablePlan,
-    units: Sequence[Any],
-    missing: list[int],
+    items: list[dict[str, Any]],
     maker: Callable[..., Any],
     workers: Workers,
     arguments: tuple[Any, ...],
 ) -> Iterator[dict[str, str]]:
     ensure_ray()
-    items = [{"index": index, "unit": json.dumps(units[index])} for index in missing]
     source = ray.data.from_items(items, override_num_blocks=len(items))
     actor: Any = _PartActor  # Ray Data takes a class, and its annotations do not say so
     if workers.actors is None:
@@ -185,7 +206,7 @@ def _run(
         results = source.map(
             actor,
             fn_constructor_args=(plan, maker, arguments),
-            compute=_pool(workers, len(missing)),
+            compute=_pool(workers, len(items)),
             num_cpus=workers.cpus,
             num_gpus=workers.gpus,
         )
@@ -245,6 +266,8 @@ class _FailingMaker:
 
 
 def _write(plan: TablePlan, index: int, result: PartResult) -> Receipt:
+    if result.counts is None:
+        return Receipt(part=plan.write_part(index, result.rows))
     reasons = {f"quarantined/{reason}": count for reason, count in count_reasons(result.refused).items()}
     counts = dict(result.counts) | reasons
     rows = result.rows.replace_schema_metadata(

@@ -37,7 +37,7 @@ ANYWHERE_HELP = "Take photos from wherever their table says: absolute paths, fol
 _OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One accepted row of positions; the picture itself is not read yet."""
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from geoloc.core import schemas
-from geoloc.core.arrays import FloatArray
+from geoloc.core import geodesy, schemas
+from geoloc.core.arrays import BoolArray, FloatArray, Int32Array, IntArray
 from geoloc.core.errors import InputError
 from geoloc.core.geodesy import cells
 from geoloc.sources import grid
@@ -28,6 +28,7 @@ from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheets import Sheet
 
 Numbered = Sequence[Sheet] | Mapping[int, Sheet]
+_PAIRS_AT_ONCE = 4096  # of a block and a sheet, while the plan is made
 _DENSE = 0.1  # share of a block's picture that tiles must cover to be worth reading as one
 
 
@@ -40,19 +41,131 @@ class CutTiles:
     mostly_nodata: int
 
 
-def plan_grid(sheets: Sequence[Sheet], spec: TileSpec) -> list[Block]:
-    """Blocks of the regular grid that come near a sheet, along a space-filling curve, each with its sheets."""
-    touching: dict[tuple[int, int], list[int]] = defaultdict(list)
+@dataclass(frozen=True)
+class GridPlan:
+    """All blocks of the regular grid that come near a sheet, along a space-filling curve, as arrays.
+
+    band, column: int32[B], the place of each block. The sheets that may show block b are
+    sheet_numbers[sheet_starts[b] : sheet_starts[b + 1]]. A block is expanded when it is needed (`blocks`): the plan
+    takes about 20 bytes a block, whatever the number of its tiles.
+    """
+
+    spec: TileSpec
+    band: Int32Array
+    column: Int32Array
+    sheet_starts: IntArray
+    sheet_numbers: Int32Array
+
+    def __len__(self) -> int:
+        return len(self.band)
+
+    def sheets_of(self, block: int) -> tuple[int, ...]:
+        """Numbers of the sheets that may show a block, ascending."""
+        first, last = self.sheet_starts[block : block + 2]
+        return tuple(int(number) for number in self.sheet_numbers[first:last])
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks with their tiles, one after the other."""
+        for index in range(len(self)):
+            block = grid.grid_block(int(self.band[index]), int(self.column[index]), self.spec)
+            yield replace(block, sheets=self.sheets_of(index))
+
+    def part_ranges(self, limit: int) -> GridParts:
+        """How the tiles are shared among parts of at most `limit` tiles."""
+        return GridParts(len(self), self.spec.per_side**2, limit)
+
+
+@dataclass(frozen=True)
+class GridParts:
+    """Parts of at most `limit` tiles of `blocks` blocks with `tiles` tiles each, computed and never listed.
+
+    Whole blocks share a part where several fit into it; else a block has parts of its own, in strips from north to
+    south.
+    """
+
+    blocks: int
+    tiles: int
+    limit: int
+
+    def __len__(self) -> int:
+        if self.tiles <= self.limit:
+            return -(-self.blocks // (self.limit // self.tiles))
+        return self.blocks * -(-self.tiles // self.limit)
+
+    def part(self, index: int) -> tuple[range, range]:
+        """The blocks of a part, and the tiles of each of them that belong to it."""
+        if self.tiles <= self.limit:
+            together = self.limit // self.tiles
+            first = index * together
+            return range(first, min(first + together, self.blocks)), range(self.tiles)
+        block, strip = divmod(index, -(-self.tiles // self.limit))
+        return range(block, block + 1), range(strip * self.limit, min((strip + 1) * self.limit, self.tiles))
+
+
+def plan_grid(sheets: Sequence[Sheet], spec: TileSpec) -> GridPlan:
+    """The blocks of the regular grid that come near a sheet, each with its sheets; no tile is listed."""
     margin_m = spec.tile_m / math.sqrt(2) + 1.0
-    for number, sheet in enumerate(sheets):
-        lat, lon = sheet.outline()
-        for place in grid.blocks_touching(lat, lon, spec.block_m, margin_m):
-            touching[place].append(number)
-    blocks = []
-    for (band, column), numbers in touching.items():
-        block = grid.grid_block(band, column, spec)
-        blocks += _with_sheets(block, sheets, numbers, spec)
-    return _along_curve(blocks)
+    places: list[IntArray] = [np.empty(0, np.int64)]
+    numbers: list[Int32Array] = [np.empty(0, np.int32)]
+    for which, sheet in enumerate(sheets):
+        touching = grid.blocks_touching(*sheet.outline(), spec.block_m, margin_m)
+        keys = np.fromiter((band << 32 | column for band, column in touching), np.int64)
+        places.append(keys)
+        numbers.append(np.full(len(keys), which, np.int32))
+    place, number = np.concatenate(places), np.concatenate(numbers)
+    order = np.lexsort((number, place))
+    place, number = place[order], number[order]
+    meeting = _meeting(place, number, sheets, spec)
+    place, number = place[meeting], number[meeting]
+    keys, starts = np.unique(place, return_index=True)
+    band, column = (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32)
+    along = _curve_order(band, column, spec)
+    counts = np.diff(np.append(starts, len(place)))
+    taken = np.concatenate(
+        [np.arange(starts[b], starts[b] + counts[b]) for b in along] or [np.empty(0, np.int64)]
+    )
+    return GridPlan(
+        spec,
+        band[along],
+        column[along],
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[along])]),
+        number[taken.astype(np.int64)],
+    )
+
+
+def _meeting(place: IntArray, number: Int32Array, sheets: Sequence[Sheet], spec: TileSpec) -> BoolArray:
+    """Which pairs of a block's place (ascending) and a sheet's number really overlap, bool[P]."""
+    east, south = _window_mesh(
+        grid.grid_block(0, 0, spec).window(spec.tile_px), spec
+    )  # the same in every block
+    out = np.zeros(len(place), np.bool_)
+    for first in range(0, len(place), _PAIRS_AT_ONCE):
+        keys, which = np.unique(place[first : first + _PAIRS_AT_ONCE], return_inverse=True)
+        centres = _centres((keys >> 32).tolist(), (keys & 0xFFFFFFFF).tolist(), spec)
+        lat, lon = geodesy.offset_degrees(centres[:, 0, None, None], centres[:, 1, None, None], east, -south)
+        for pair, block in enumerate(which.tolist(), start=first):
+            out[pair] = bool(sheets[number[pair]].placements(lat[block], lon[block]))
+    return out
+
+
+def _centres(band: Iterable[int], column: Iterable[int], spec: TileSpec) -> FloatArray:
+    """Centres of blocks, float64[B, 2] in degrees."""
+    centres = [grid.block_centre(b, c, spec.block_m) for b, c in zip(band, column, strict=True)]
+    return np.array(centres, dtype=np.float64).reshape(-1, 2)
+
+
+def _curve_order(band: Int32Array, column: Int32Array, spec: TileSpec) -> IntArray:
+    """Order of blocks along the space-filling curve; blocks of one cell by the id of their first tile."""
+    centres = _centres(band.tolist(), column.tolist(), spec)
+    cell = cells(centres[:, 0], centres[:, 1])
+    order = np.argsort(cell, kind="stable")
+    ends = np.flatnonzero(np.diff(cell[order])) + 1
+    side = spec.per_side
+    for run in np.split(order, ends):
+        if len(run) > 1:  # views: sorted in place
+            first_ids = [f"{int(column[b]) * side}_{int(band[b]) * side + side - 1}" for b in run]
+            run[:] = run[np.argsort(np.array(first_ids), kind="stable")]
+    return order.astype(np.int64)
 
 
 def plan_centres(
@@ -100,12 +213,18 @@ def _with_sheets(
     block: Block, sheets: Sequence[Sheet], numbers: Iterable[int], spec: TileSpec
 ) -> list[Block]:
     """The block with those sheets that its picture really overlaps; nothing when there is none."""
-    left, top, width, height = block.window(spec.tile_px)
-    steps = np.linspace(0.0, 1.0, 5)
-    east, south = np.meshgrid((left + steps * width), (top + steps * height))
-    lat, lon = block.frame.to_degrees(east * spec.metres_per_pixel, -south * spec.metres_per_pixel)
+    east, south = _window_mesh(block.window(spec.tile_px), spec)
+    lat, lon = block.frame.to_degrees(east, -south)
     meeting = [number for number in numbers if sheets[number].placements(lat, lon)]
     return [replace(block, sheets=tuple(meeting))] if meeting else []
+
+
+def _window_mesh(window: tuple[int, int, int, int], spec: TileSpec) -> tuple[FloatArray, FloatArray]:
+    """(east_m, south_m) float64[5, 5] of points spread over a pixel window (left, top, width, height)."""
+    left, top, width, height = window
+    steps = np.linspace(0.0, 1.0, 5)
+    east, south = np.meshgrid((left + steps * width), (top + steps * height))
+    return east * spec.metres_per_pixel, south * spec.metres_per_pixel
 
 
 def pieces(block: Block, limit: int) -> list[Block]:

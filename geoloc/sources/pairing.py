@@ -8,9 +8,10 @@ from pyproj import Transformer
 from sklearn.neighbors import KDTree
 
 from geoloc.core import schemas
-from geoloc.core.arrays import FloatArray
+from geoloc.core.arrays import BoolArray, FloatArray
 from geoloc.core.geodesy import distance_m, heading_deg
 
+_METRES_PER_DEGREE = 110_000.0  # a little less than any degree of latitude has
 _TO_ECEF = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
 
 
@@ -34,7 +35,7 @@ class Pairer:
         self._lat, self._lon = lat, lon
         self._half_m = tile_m / 2
         self._radius_m = positive_radius_m
-        self._reach_m = max(positive_radius_m, tile_m / np.sqrt(2)) * 1.001
+        self._reach_m = reach_m(tile_m, positive_radius_m)
         self._tree = KDTree(_ecef(lat, lon)) if tile_ids else None
 
     def pairs(self, query_ids: list[str], lat: FloatArray, lon: FloatArray) -> pa.Table:
@@ -67,6 +68,49 @@ class Pairer:
             east[kept],
             north[kept],
         )
+
+
+def reach_m(tile_m: float, positive_radius_m: float) -> float:
+    """How far apart a photo and a tile's centre may lie that are a pair, in metres."""
+    return float(max(positive_radius_m, tile_m / np.sqrt(2)) * 1.001)
+
+
+def near_points(
+    lat: FloatArray, lon: FloatArray, to_lat: FloatArray, to_lon: FloatArray, within_m: float
+) -> BoolArray:
+    """Which points [N] lie within `within_m` metres of any of the others [M], bool[N]; NaN lies nowhere.
+
+    The distance is the straight line through the Earth, which is never longer than the way on it.
+    """
+    out = np.zeros(len(lat), np.bool_)
+    known, others = (
+        np.flatnonzero(np.isfinite(a) & np.isfinite(b)) for a, b in ((lat, lon), (to_lat, to_lon))
+    )
+    if len(known) and len(others):
+        tree = KDTree(_ecef(to_lat[others], to_lon[others]))
+        out[known] = tree.query(_ecef(lat[known], lon[known]), return_distance=True)[0][:, 0] <= within_m
+    return out
+
+
+def near_boxes(boxes: FloatArray, lat: FloatArray, lon: FloatArray, within_m: float) -> BoolArray:
+    """Which boxes float64[B, 4] (south, north, west, east in degrees) come within reach of any point [N], bool[B].
+
+    Boxes a little farther away may be among them; none within `within_m` metres is missing, also across 180 degrees
+    and at the poles. NaN lies nowhere.
+    """
+    known = np.isfinite(lat) & np.isfinite(lon)
+    margin_deg = within_m / _METRES_PER_DEGREE
+    out = np.zeros(len(boxes), np.bool_)
+    for a, b in zip(lat[known], lon[known], strict=True):
+        left = ~out
+        south, north, west, east = boxes[left].T
+        widest = np.radians(min(90.0, abs(a) + margin_deg))
+        # Beyond this the circle around the point may hold the pole, and with it every longitude.
+        lon_margin_deg = margin_deg / np.cos(widest) if widest < np.radians(89.0) else 360.0
+        turn = (b - (west + east) / 2 + 180.0) % 360.0 - 180.0
+        beside = np.abs(turn) <= (east - west) / 2 + lon_margin_deg
+        out[left] = beside & (south - margin_deg <= a) & (a <= north + margin_deg)
+    return out
 
 
 def _ecef(lat: FloatArray, lon: FloatArray) -> FloatArray:

@@ -285,7 +285,7 @@ def _by_kind(
         )
         table = EncodedTable(encoded)
         lat, lon = table.degrees("lat"), table.degrees("lon")
-        plain = np.asarray(table.table["featureless"].to_pylist(), dtype=np.bool_)
+        plain = table.featureless
         for rows, group in table.groups():
             kept = ~plain[rows] & (np.isfinite(lat[rows]) & np.isfinite(lon[rows]) | (not placed))
             chosen, kind = np.flatnonzero(kept), query_kind(group.view, group.heading_known)

@@ -27,7 +27,9 @@ from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
 from geoloc.localization.locator import ASYMMETRIC_HELP, Locator
 from geoloc.localization.query_photos import HEADINGS
+from geoloc.runtime.task_stream import shuffle_tasks
 from geoloc.stages.encode_queries import encode_queries
+from geoloc.stages.evaluate_shards import searcher, shard_scanners
 
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
@@ -143,7 +145,7 @@ def _evaluate(
     questions = _questions(config, protocol, photos, tiles, _pairs(inputs.queries))
     located = None
     if PHOTOS_TO_TILES in protocol.directions:
-        located = locate_photos(locator, encoded, rerank=config.rerank)
+        located = locate_photos(locator, encoded, rerank=config.rerank, search=searcher(locator))
     directions = [_rank(each, settings, located, config.rerankings) for each in questions]
     covered = coverage(locator, located, rerank=config.rerank) if located is not None else []
     quarantined = sum(part_table.read_manifest(encoded_uri).quarantined.values())
@@ -239,6 +241,7 @@ def _leaks(config: EvaluateConfig, inputs: EvaluateInputs, protocol: Protocol) -
         inputs.trained_on,
         radius_m=config.leak_radius_m,
         shared_area=protocol.shared_area,
+        shuffle=shuffle_tasks,
     )
 
 
@@ -268,14 +271,14 @@ def _open_items(
         return part_table.read(uri, kind=kind, columns=[column, "place_id"]) if there else None
 
     photos = photo_set(encoded, places(inputs.queries, "queries", "query_id"), locator.snapshot.bits)
-    tiles = tile_set(locator.snapshot, places(inputs.tiles or inputs.queries, "tiles", "tile_id"))
+    of_tiles = places(inputs.tiles or inputs.queries, "tiles", "tile_id")
+    tiles = tile_set(locator.snapshot, of_tiles, shard_scanners(locator.snapshot))
     return photos, tiles
 
 
 def _check_items(photos: PhotoSet, tiles: TileSet) -> list[str]:
     """Refuse embeddings and ids that no figure can rest on; return warnings about the rest."""
-    for items in (photos, tiles):
-        sanity_checks.check_ids(items.ids, items.what)
+    sanity_checks.check_ids(photos.ids, photos.what)  # of the tiles an index has each id once
     for _, queries in photos.groups:
         sanity_checks.check_embeddings([queries.embedding[:, 0]], f"the {queries.view} queries")
     sanity_checks.check_embeddings(tiles.embeddings(), "the tiles")

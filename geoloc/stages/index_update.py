@@ -8,14 +8,17 @@ it raises `CommitConflict`; running the command again finds the finished shards.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
 from geoloc.core.errors import CommitConflict, InputError
-from geoloc.core.fingerprint import fingerprint_of
+from geoloc.core.fingerprint import Streamed, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.index.build.estimate import estimate
 from geoloc.index.build.shard_plan import run_rows, slices_of, tile_bytes
@@ -29,6 +32,7 @@ from geoloc.index.format.manifest import (
     read_manifest,
 )
 from geoloc.index.maintenance.update import (
+    MarkedShard,
     MarkTask,
     check_addition,
     check_embeddings,
@@ -174,7 +178,7 @@ def remove(config: UpdateConfig, inputs: RemoveInputs, index_uri: str) -> Update
     index_uri = storage.absolute(index_uri)
     current_snapshot(index_uri)
     ids = sorted_ids(read_ids(storage.absolute(inputs.tiles)))
-    fingerprint = _fingerprint("remove", ids.to_pylist())
+    fingerprint = _fingerprint("remove", Streamed(each.as_py() for each in ids))
     ensure_ray()
     findings: list[str] = []
 
@@ -268,24 +272,24 @@ def _compaction(
     )
 
 
-def read_ids(uri: str) -> list[str]:
-    """Tile ids from a text file with one a line, a Parquet file with a column tile_id, or a finished table.
+def read_ids(uri: str) -> pa.LargeStringArray:
+    """Tile ids [M] from a text file with one a line, a Parquet file with a column tile_id, or a finished table.
 
     Raises `InputError` when there are none, `ArtifactError` when nothing is there.
     """
     if storage.is_directory(uri):
-        ids = part_table.read(uri, columns=["tile_id"])["tile_id"].to_pylist()
+        ids = part_table.read(uri, columns=["tile_id"])["tile_id"]
     elif uri.endswith(".parquet"):
         try:
-            ids = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["tile_id"])[
-                "tile_id"
-            ].to_pylist()
+            ids = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), columns=["tile_id"])["tile_id"]
         except (pa.ArrowException, KeyError, OSError) as error:
             raise InputError(f"{uri!r} is no Parquet file with a column tile_id: {error}") from error
     else:
-        ids = [line.strip() for line in storage.read_text(uri).splitlines()]
-    named = [name for name in ids if name]
-    if not named:
+        lines = storage.read_text(uri).splitlines()
+        ids = pa.chunked_array([pa.array([line.strip() for line in lines], pa.string())])
+    named = ids.cast(pa.large_string()).combine_chunks()
+    named = named.filter(pc.greater(pc.binary_length(named), 0))
+    if not len(named):
         raise InputError(f"{uri!r} names no tile; give one id a line.", reason="no_tiles")
     return named
 
@@ -298,11 +302,15 @@ def _without(
     index_uri: str, base: Manifest, ids: pa.LargeStringArray, newer: Sequence[ShardEntry]
 ) -> tuple[list[ShardEntry], int]:
     """The shards of a snapshot without some tiles, and the number of tiles that were removed."""
-    remote, shared = remote_task(mark_shard), tuple(newer)
-    tasks = [MarkTask(index_uri, entry, ids, shared) for entry in base.shards]
-    marked = gather([remote.remote(task) for task in tasks], "index: marking", "shards")
+    remote, shared = remote_task(_mark), ray.put(ids)  # once for all tasks
+    tasks = [MarkTask(index_uri, entry, _NO_IDS, tuple(newer)) for entry in base.shards]
+    marked = gather([remote.remote(task, shared) for task in tasks], "index: marking", "shards")
     kept = [shard.entry for shard in marked if shard.entry is not None]
     return kept, sum(shard.removed for shard in marked)
+
+
+def _mark(task: MarkTask, ids: pa.LargeStringArray) -> MarkedShard:
+    return mark_shard(replace(task, ids=ids))
 
 
 def _commit_upon(

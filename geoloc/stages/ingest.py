@@ -12,32 +12,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from geoloc.core import part_table, storage
-from geoloc.core.arrays import FloatArray
-from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
-from geoloc.core.lease import Lease
+from geoloc.core.fingerprint import Streamed, file_fingerprints, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import PartResult
 from geoloc.sources import folder, geotiff
 from geoloc.sources.folder import Photo
-from geoloc.sources.grid import Block, TilePlace, TileSpec
+from geoloc.sources.grid import Block, TilePlace, TileSpec, grid_block
 from geoloc.sources.positions import read_centres
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheet_checks import SheetReport, check_sheets
 from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
 from geoloc.stages.ingest_dataset import ingest_dataset
+from geoloc.stages.ingest_pairs import PairMaker, pair_units, part_boxes
 from geoloc.stages.ingest_settings import (
     IngestConfig,
     IngestInputs,
     IngestResult,
+    OutputTables,
     TableCounts,
     publish_table,
     report_counts,
@@ -61,31 +58,29 @@ def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: b
     """
     start = time.monotonic()
     output = storage.absolute(output)
-    with Lease(output):  # of all tables together: pairs belong to these tiles and these queries
-        result = _ingest(config, inputs, output, overwrite=overwrite)
+    with OutputTables(output, overwrite=overwrite) as opened:
+        result = _ingest(config, inputs, output, opened)
     return result.model_copy(update={"seconds": round(time.monotonic() - start, 3)})
 
 
-def _ingest(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool) -> IngestResult:
+def _ingest(config: IngestConfig, inputs: IngestInputs, output: str, opened: OutputTables) -> IngestResult:
     fresh: list[bool] = []
     tiles = queries = pairs = None
     report = SheetReport(0, ())
     tile_m = config.tile_m
     if inputs.dataset:
-        result = ingest_dataset(config, inputs, output, overwrite=overwrite)
+        result = ingest_dataset(config, inputs, output, opened)
         if not inputs.photos or not result.tiles:
             return result
         fresh.append(not result.reused)
         tiles = result.tiles
         tile_m = float(part_table.read_manifest(tiles.uri).details["tile_m"])
     if inputs.imagery:
-        tiles, report = _tiles(config, inputs, storage.join(output, "tiles"), overwrite, fresh)
+        tiles, report = _tiles(config, inputs, storage.join(output, "tiles"), opened, fresh)
     if inputs.photos:
-        queries = _queries(config, inputs.photos, storage.join(output, "queries"), overwrite, fresh)
+        queries = _queries(config, inputs.photos, storage.join(output, "queries"), opened, fresh)
     if tiles and queries:
-        pairs = _pairs(
-            config, tile_m, tiles.uri, queries.uri, storage.join(output, "pairs"), overwrite, fresh
-        )
+        pairs = _pairs(config, tile_m, tiles.uri, queries.uri, storage.join(output, "pairs"), opened, fresh)
     return IngestResult(
         output=output,
         reused=not any(fresh),
@@ -99,7 +94,7 @@ def _ingest(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrit
 
 
 def _tiles(
-    config: IngestConfig, inputs: IngestInputs, uri: str, overwrite: bool, fresh: list[bool]
+    config: IngestConfig, inputs: IngestInputs, uri: str, opened: OutputTables, fresh: list[bool]
 ) -> tuple[TableCounts, SheetReport]:
     sheets = find_sheets(
         inputs.imagery or [], config.scale, bands=config.bands, nodata=config.nodata, order=config.order
@@ -121,7 +116,7 @@ def _tiles(
             sheet_identities(sheets),
         ]
     )
-    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+    with opened.begin(uri, fingerprint) as table:
         if table.finished is not None:
             return report_counts("tiles", uri, table.finished, fresh, reused=True), report
         units = _tile_units(config, inputs.centres, sheets, spec, settings)
@@ -145,52 +140,83 @@ def _tile_units(
     spec: TileSpec,
     settings: dict[str, float],
 ) -> table_job.Units:
-    """What tasks need to know, part by part: tiles to cut, the sheets that they may show, rows already refused."""
-    refused: list[RefusedRow] = []
+    """What tasks need to know, part by part: tiles to cut, the sheets that they may show, rows already refused.
+
+    Of the grid a part is a range of blocks and of their tiles, which its task expands.
+    """
+    limit = max(1, min(config.rows_per_part, _TILE_PART_PIXELS // spec.tile_px**2))
+    common = {"spec": asdict(spec), "settings": settings, "named": bool(centres_uri)}
+
+    def with_sheets(numbers: Iterable[int]) -> dict[str, Any]:
+        return {**common, "sheets": {number: asdict(sheets[number]) for number in sorted(set(numbers))}}
+
     if centres_uri:
         centres = read_centres(centres_uri)
-        refused = centres.refused
         planned = geotiff.plan_centres(sheets, spec, centres.tile_ids, centres.lat, centres.lon)
-    else:
-        planned = geotiff.plan_grid(sheets, spec)
-    common = {"spec": asdict(spec), "settings": settings, "named": bool(centres_uri)}
-    limit = max(1, min(config.rows_per_part, _TILE_PART_PIXELS // spec.tile_px**2))
-    pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
-    groups = table_job.split(pieces, lambda block: len(block.tiles), limit) or [[]]
+        pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
+        groups = table_job.split(pieces, lambda block: len(block.tiles), limit) or [[]]
 
-    def describe(numbered: tuple[int, list[Block]]) -> dict[str, Any]:
-        index, group = numbered
+        def describe_centres(index: int) -> dict[str, Any]:
+            return {
+                **with_sheets(number for block in groups[index] for number in block.sheets),
+                "blocks": [asdict(block) for block in groups[index]],
+                "refused": [asdict(row) for row in (centres.refused if index == 0 else [])],
+            }
+
+        return table_job.Units(range(len(groups)), describe_centres)
+    plan = geotiff.plan_grid(sheets, spec)
+    parts = plan.part_ranges(limit)
+
+    def describe_grid(index: int) -> dict[str, Any]:
+        blocks, tiles = parts.part(index)
+        described: list[dict[str, Any]] = [
+            {
+                "band": int(plan.band[block]),
+                "column": int(plan.column[block]),
+                "sheets": plan.sheets_of(block),
+            }
+            for block in blocks
+        ]
         return {
-            **common,
-            "sheets": {number: asdict(sheets[number]) for block in group for number in block.sheets},
-            "blocks": [asdict(block) for block in group],
-            "refused": [asdict(row) for row in (refused if index == 0 else [])],
+            **with_sheets(number for block in described for number in block["sheets"]),
+            "grid": described,
+            "tiles": [tiles.start, tiles.stop],
+            "refused": [],
         }
 
-    return table_job.Units(list(enumerate(groups)), describe)
+    return table_job.Units(range(max(1, len(parts))), describe_grid)
 
 
 def make_tiles(unit: dict[str, Any]) -> PartResult:
     """Cut the tiles of one part (runs in a Ray Data task)."""
     sheets = {int(number): sheet_from(fields) for number, fields in unit["sheets"].items()}
-    planned = [
-        Block(
-            block["lat"],
-            block["lon"],
-            tuple(TilePlace(**tile) for tile in block["tiles"]),
-            tuple(block["sheets"]),
-        )
-        for block in unit["blocks"]
-    ]
+    spec = TileSpec(**unit["spec"])
     cut = geotiff.cut_blocks(
-        planned, sheets, TileSpec(**unit["spec"]), named=unit["named"], **unit["settings"]
+        _grid_blocks(unit, spec) if "grid" in unit else _named_blocks(unit),
+        sheets,
+        spec,
+        named=unit["named"],
+        **unit["settings"],
     )
     refused = [*(RefusedRow(**row) for row in unit["refused"]), *cut.refused]
     return PartResult(cut.rows, refused, (("mostly_nodata", cut.mostly_nodata),))
 
 
+def _grid_blocks(unit: dict[str, Any], spec: TileSpec) -> Iterator[Block]:
+    for described in unit["grid"]:
+        block = grid_block(described["band"], described["column"], spec)
+        tiles = block.tiles[slice(*unit["tiles"])]
+        yield replace(block, tiles=tiles, sheets=tuple(described["sheets"]))
+
+
+def _named_blocks(unit: dict[str, Any]) -> Iterator[Block]:
+    for block in unit["blocks"]:
+        tiles = tuple(TilePlace(**tile) for tile in block["tiles"])
+        yield Block(block["lat"], block["lon"], tiles, tuple(block["sheets"]))
+
+
 def _queries(
-    config: IngestConfig, photos_uri: str, uri: str, overwrite: bool, fresh: list[bool]
+    config: IngestConfig, photos_uri: str, uri: str, opened: OutputTables, fresh: list[bool]
 ) -> TableCounts:
     positions = folder.positions_uri(storage.absolute(photos_uri))
     photos, refused = folder.read_photos(positions, config.views(), anywhere=config.photos_anywhere)
@@ -201,10 +227,10 @@ def _queries(
             asdict(config.views()),
             config.rows_per_part,
             storage.sha256_bytes(storage.read_bytes(positions)),
-            file_fingerprints([photo.uri for photo in photos]),
+            Streamed(file_fingerprints(photo.uri for photo in photos)),
         ]
     )
-    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+    with opened.begin(uri, fingerprint) as table:
         if table.finished is not None:
             return report_counts("queries", uri, table.finished, fresh, reused=True)
         units = _query_units(config, photos, refused)
@@ -217,21 +243,20 @@ def _queries(
 
 def _query_units(
     config: IngestConfig, photos: Sequence[Photo], refused: Sequence[RefusedRow]
-) -> list[dict[str, Any]]:
+) -> table_job.Units:
     """The photos of each part, and rows that were refused already with the first."""
     bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
-    groups = table_job.split(
-        photos,
-        lambda photo: max(1, round((photo.size_bytes or 0) / bytes_per_row)),
-        config.rows_per_part,
+    ranges = table_job.split_ranges(
+        (max(1, round((photo.size_bytes or 0) / bytes_per_row)) for photo in photos), config.rows_per_part
     )
-    return [
-        {
-            "photos": [asdict(photo) for photo in group],
-            "refused": [asdict(row) for row in (refused if index == 0 else [])],
+
+    def describe(part: range) -> dict[str, Any]:
+        return {
+            "photos": [asdict(photo) for photo in photos[part.start : part.stop]],
+            "refused": [asdict(row) for row in (refused if part.start == 0 else [])],
         }
-        for index, group in enumerate(groups or [[]])
-    ]
+
+    return table_job.Units(ranges or [range(0)], describe)
 
 
 def make_queries(unit: dict[str, Any]) -> PartResult:
@@ -247,37 +272,19 @@ def _pairs(
     tiles_uri: str,
     queries_uri: str,
     uri: str,
-    overwrite: bool,
+    opened: OutputTables,
     fresh: list[bool],
 ) -> TableCounts:
     tiles, queries = part_table.read_manifest(tiles_uri), part_table.read_manifest(queries_uri)
     fingerprint = fingerprint_of(
         ["pairs", _VERSION, config.positive_radius_m, tile_m, [*tiles.checksums, *queries.checksums]]
     )
-    with part_table.begin(uri, fingerprint, overwrite=overwrite) as table:
+    with opened.begin(uri, fingerprint) as table:
         if table.finished is not None:
             return report_counts("pairs", uri, table.finished, fresh, reused=True)
-        # Loads scikit-learn: two seconds that tasks, which import this module too, need not spend.
-        from geoloc.sources.pairing import Pairer
-
-        centres = part_table.read(tiles_uri, columns=["tile_id", "lat", "lon"])
-        pairer = Pairer(
-            centres["tile_id"].to_pylist(),
-            *_degrees(centres),
-            tile_m=tile_m,
-            positive_radius_m=config.positive_radius_m,
-        )
-        written = []
-        for index, part in enumerate(queries.parts):
-            rows = part_table.read_columns(queries_uri, part, ["query_id", "lat", "lon"])
-            written.append(
-                table.write_part(index, pairer.pairs(rows["query_id"].to_pylist(), *_degrees(rows)))
-            )
+        boxes = part_boxes(tiles_uri, tiles)
+        maker = PairMaker(tiles_uri, queries_uri, tile_m, config.positive_radius_m, boxes)
+        written, _ = table_job.make_parts(table, pair_units(tiles, queries), maker, what="pairing")
         details = {"positive_radius_m": config.positive_radius_m}
         manifest = publish_table("pairs", table, written, Counter(), details, 1.0)
     return report_counts("pairs", uri, manifest, fresh, reused=False)
-
-
-def _degrees(table: pa.Table) -> tuple[FloatArray, FloatArray]:
-    lat, lon = (table[name].to_numpy().astype(np.float64) for name in ("lat", "lon"))
-    return lat, lon

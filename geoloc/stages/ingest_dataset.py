@@ -31,6 +31,7 @@ from geoloc.stages.ingest_settings import (
     IngestConfig,
     IngestInputs,
     IngestResult,
+    OutputTables,
     TableCounts,
     publish_table,
     report_counts,
@@ -43,7 +44,7 @@ _PAIRS_PER_PART = 262_144
 
 
 def ingest_dataset(
-    config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool = False
+    config: IngestConfig, inputs: IngestInputs, output: str, opened: OutputTables
 ) -> IngestResult:
     """Make the tables of a data set's split and `<output>/dataset.json`, which is written last.
 
@@ -59,13 +60,19 @@ def ingest_dataset(
     for finding in plan.findings:
         say(finding)
     files = [storage.sha256_file(uri) for uri in plan.annotations]
-    work = _Work(config, plan, output, overwrite, [_VERSION, plan.name, plan.split, files], request.root)
+    work = _Work(config, plan, output, opened, [_VERSION, plan.name, plan.split, files], request.root)
     tiles = work.pictures("tiles", plan.tiles, plan.refused_tiles)
     queries = pairs = None
     if plan.queries or plan.refused_queries:
         queries = work.pictures("queries", plan.queries, plan.refused_queries)
         pairs = work.pairs(tiles.uri, queries.uri)
-    _write_note(plan, [table for table in (tiles, queries, pairs) if table], storage.join(output, NOTE_NAME))
+    note_uri, note = (
+        storage.join(output, NOTE_NAME),
+        _note(plan, [each for each in (tiles, queries, pairs) if each]),
+    )
+    if not storage.exists(note_uri) or storage.read_bytes(note_uri) != note:
+        opened.hold()
+        storage.write_bytes(note_uri, note)
     return IngestResult(
         output=output,
         reused=not any(work.fresh),
@@ -83,7 +90,7 @@ class _Work:
     config: IngestConfig
     plan: Plan
     output: str
-    overwrite: bool
+    opened: OutputTables
     source: list[object]
     root: str
     fresh: list[bool] = field(default_factory=list)
@@ -101,7 +108,7 @@ class _Work:
         text = json.dumps([described, bad]).replace(json.dumps(self.root)[1:-1], "")
         settings = [kind, config.rows_per_part, size_px, config.jpeg_quality]
         fingerprint = fingerprint_of([*self.source, settings, storage.sha256_bytes(text.encode())])
-        with part_table.begin(uri, fingerprint, overwrite=self.overwrite) as table:
+        with self.opened.begin(uri, fingerprint) as table:
             if table.finished is not None:
                 return report_counts(kind, uri, table.finished, self.fresh, reused=True)
             limit = config.rows_per_part
@@ -138,7 +145,7 @@ class _Work:
         text = storage.sha256_bytes(json.dumps(plan.pairs).encode())
         stored = [checksum for manifest in manifests for checksum in manifest.checksums]
         fingerprint = fingerprint_of(["pairs", _VERSION, text, stored])
-        with part_table.begin(uri, fingerprint, overwrite=self.overwrite) as table:
+        with self.opened.begin(uri, fingerprint) as table:
             if table.finished is not None:
                 return report_counts("pairs", uri, table.finished, self.fresh, reused=True)
             written, left_out = self._write_pairs(table, tiles_uri, queries_uri)
@@ -201,7 +208,8 @@ def _pairs_table(pairs: Sequence[Pair]) -> pa.Table:
     return pa.table(arrays, schema=schemas.PAIRS)
 
 
-def _write_note(plan: Plan, tables: Sequence[TableCounts], uri: str) -> None:
+def _note(plan: Plan, tables: Sequence[TableCounts]) -> bytes:
+    """The content of `dataset.json`."""
     kinds = [table.uri.rpartition("/")[2] for table in tables]
     manifests = [part_table.read_manifest(table.uri) for table in tables]
     findings = list(plan.findings)
@@ -224,4 +232,4 @@ def _write_note(plan: Plan, tables: Sequence[TableCounts], uri: str) -> None:
             [[checksum for manifest in manifests for checksum in manifest.checksums]]
         ),
     }
-    storage.write_bytes(uri, (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode())
+    return (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode()

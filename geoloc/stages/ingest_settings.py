@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from geoloc.core import part_table
 from geoloc.core.errors import ConfigError, InputError
+from geoloc.core.lease import Lease
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.runtime import table_job
@@ -188,6 +190,38 @@ class IngestResult(BaseModel):
     pairs: TableCounts | None
     overlapping_sheets: int = 0
     notes: tuple[str, ...] = ()
+
+
+class OutputTables:
+    """Opens the tables of one ingest; the lease on the whole output is taken when the first of them is not finished.
+
+    Pairs belong to these tiles and these queries, so no other run may change one of them meanwhile. A run that finds
+    everything finished writes nothing. Use it in a `with` block.
+    """
+
+    def __init__(self, output: str, *, overwrite: bool) -> None:
+        self._output = output
+        self._overwrite = overwrite
+        self._held = ExitStack()
+        self._leased = False
+
+    def __enter__(self) -> OutputTables:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
+
+    def begin(self, uri: str, fingerprint: str) -> AbstractContextManager[TableDraft]:
+        """A table of the output (`part_table.begin`)."""
+        if not part_table.is_finished(uri, fingerprint):
+            self.hold()
+        return part_table.begin(uri, fingerprint, overwrite=self._overwrite)
+
+    def hold(self) -> None:
+        """Take the lease on the output; `OutputInUse` when another run is at work there."""
+        if not self._leased:
+            self._held.enter_context(Lease(self._output))
+            self._leased = True
 
 
 def publish_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
-from geoloc.core.fingerprint import file_fingerprints, fingerprint_of
+from geoloc.core.fingerprint import Streamed, file_fingerprints, fingerprint_of
 from geoloc.core.images import decode_picture
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
@@ -152,7 +153,7 @@ def run(
         if manifest is None:
             units = table_job.Units(
                 range(0, len(entries), _UNIT_PHOTOS),
-                lambda first: [entry.model_dump() for entry in entries[first : first + _UNIT_PHOTOS]],
+                lambda first: [asdict(entry) for entry in entries[first : first + _UNIT_PHOTOS]],
             )
             manifest = _make(config, table, (index, snapshot_id), units)
         for name, lines in ((GEOJSON_NAME, _geojson), (HYPOTHESES_NAME, _hypotheses_geojson)):
@@ -168,8 +169,9 @@ def run(
 def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, snapshot_id: str) -> str:
     fit = calibration_uri(index, snapshot_id)
     calibrated = storage.sha256_file(fit) if storage.exists(fit) else None
-    photos = [entry.model_dump(exclude={"uri"}) for entry in entries]
-    contents = file_fingerprints([entry.uri for entry in entries])
+    known = (asdict(entry) for entry in entries)
+    photos = Streamed({name: value for name, value in each.items() if name != "uri"} for each in known)
+    contents = Streamed(file_fingerprints(entry.uri for entry in entries))
     return fingerprint_of([KIND, _VERSION, config.model_dump(), photos, contents, snapshot_id, calibrated])
 
 
@@ -232,7 +234,7 @@ class PhotoLocalizer:
         photos: list[Photo] = []
         refused: list[RefusedRow] = []
         unused = 0
-        for entry in (PhotoEntry.model_validate(one) for one in unit):
+        for entry in (PhotoEntry(**one) for one in unit):
             try:
                 one, stated_deg = self._photo(entry)
                 photos.append(one)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass, replace
 
 from geoloc.core import storage
 from geoloc.core.errors import InputError
@@ -72,10 +72,9 @@ _OF_INGEST = (*LAT_NAMES, *LON_NAMES, "place_id", "route_id", "step")
 _LISTS = (".csv", ".geojson", ".json")
 
 
-class PhotoEntry(BaseModel):
+@dataclass(frozen=True, slots=True)
+class PhotoEntry:
     """One photo to locate: where it is and what is known about it; `problem` is why its row cannot be used."""
-
-    model_config = ConfigDict(frozen=True)
 
     query_id: str
     uri: str
@@ -169,4 +168,4 @@ def _entry(row: Row, key: str, uri: str) -> PhotoEntry:
 
 
 def _refused(entry: PhotoEntry, reason: str, detail: str) -> PhotoEntry:
-    return entry.model_copy(update={"problem": (reason, detail)})
+    return replace(entry, problem=(reason, detail))

@@ -19,7 +19,7 @@ from geoloc.core.progress import say
 from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.all_gather import is_distributed
-from geoloc.training.pair_store import load_pairs, read_index
+from geoloc.training.pair_store import PairIndex, load_pairs, read_index, usable_pairs
 from geoloc.training.pair_trainer import PairTrainer
 from geoloc.training.place_store import PlaceIndex, load_places, read_places
 from geoloc.training.place_trainer import PlaceTrainer
@@ -58,7 +58,11 @@ def _make_trainer(
 ) -> Trainer:
     started = time.monotonic()
     by_place = recipe.loss.places is not None
-    index = read_places(config["train"], recipe) if by_place else read_index(config["train"])
+    index: PairIndex | PlaceIndex
+    if by_place:
+        index = read_places(config["train"], recipe)
+    else:
+        index = usable_pairs(config["train"], read_index(config["train"]), recipe)
     rows = split_pairs(len(index), workers, rank, recipe.seed)
     trainer: Trainer
     if isinstance(index, PlaceIndex):

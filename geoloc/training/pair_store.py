@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.core.errors import ConfigError, InputError, ModelMismatch
 from geoloc.core.geodesy import LatLon, LocalFrame
 from geoloc.core.images import decode_image
+from geoloc.core.scratch import scratch_array
 from geoloc.models.preprocessing import SMALLEST_EXTENT, prepare_panorama, resize
 from geoloc.recipe.recipe import Recipe
 
@@ -120,7 +119,7 @@ def _index(pairs: Sequence[Mapping[str, Any]], queries: Mapping[str, list[Any]],
 def check_pairs(uri: str, index: PairIndex, recipe: Recipe) -> float:
     """Refuse pairs that cannot train a recipe; returns the extent of the tiles in metres.
 
-    Raises `ConfigError` when there are fewer pairs than a batch, `InputError` when their tiles are missing,
+    Raises `ConfigError` when fewer pairs than a batch can be used, `InputError` when their tiles are missing,
     `ModelMismatch` when the tiles are too small for the recipe's field and offset.
     """
     if len(index) < recipe.training.batch_size:
@@ -128,19 +127,40 @@ def check_pairs(uri: str, index: PairIndex, recipe: Recipe) -> float:
             f"{uri!r} has {len(index)} pairs, fewer than a batch ({recipe.training.batch_size}); lower "
             "training.batch_size or give more pairs."
         )
-    wanted = set(_tile_rows(index))
-    first = next(pictures(storage.join(uri, "tiles"), "tiles", "tile_id", wanted), None)
-    if first is None:
-        raise InputError(f"The tiles of the pairs in {uri!r} are not in its tiles table; run ingest again.")
-    extent_m = _extent_m(first)
+    extent_m = _first_extent_m(uri, index)
     offset_m = recipe.training.augmentation.offset_m
-    usable = float(_within_reach(index, _reach_m(extent_m, recipe), offset_m).mean())
+    fitting = int(_within_reach(index, _reach_m(extent_m, recipe), offset_m).sum())
+    usable = fitting / len(index)
     if extent_m < SMALLEST_EXTENT * recipe.model.tile_m or usable < _SMALLEST_SHARE:
         raise ModelMismatch(
             f"The tiles in {uri!r} cover {extent_m:g} m; the model's field of {recipe.model.tile_m:g} m within "
             f"{offset_m:g} m of the cameras fits on them for {usable:.0%} of the pairs: ingest larger tiles."
         )
+    if fitting < recipe.training.batch_size:
+        raise ConfigError(
+            f"{uri!r} has {fitting} pairs whose field fits on their tile, fewer than a batch "
+            f"({recipe.training.batch_size}); lower training.batch_size or give more pairs."
+        )
     return extent_m
+
+
+def usable_pairs(uri: str, index: PairIndex, recipe: Recipe) -> PairIndex:
+    """The pairs whose camera has a crop of its tile within `offset_m`.
+
+    All workers share out these, so that their shares are equal: a worker with fewer pairs than the others would give
+    smaller batches, which cannot be gathered.
+    """
+    reach_m = _reach_m(_first_extent_m(uri, index), recipe)
+    return index.take(np.flatnonzero(_within_reach(index, reach_m, recipe.training.augmentation.offset_m)))
+
+
+def _first_extent_m(uri: str, index: PairIndex) -> float:
+    """Metres that the first tile of the pairs covers; `InputError` when none is there."""
+    wanted = set(_tile_rows(index))
+    first = next(pictures(storage.join(uri, "tiles"), "tiles", "tile_id", wanted), None)
+    if first is None:
+        raise InputError(f"The tiles of the pairs in {uri!r} are not in its tiles table; run ingest again.")
+    return _extent_m(first)
 
 
 def load_pairs(
@@ -152,9 +172,7 @@ def load_pairs(
     to `memory_limit_bytes`, beyond that a file in the local temporary directory; plus one part of the tables.
     Raises what `check_pairs` raises, and `InputError` for pictures that are missing or cannot be decoded.
     """
-    extent_m = _extent_m(
-        next(pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(_tile_rows(index))))
-    )
+    extent_m = _first_extent_m(uri, index)
     reach_m = _reach_m(extent_m, recipe)
     usable = _within_reach(index, reach_m, recipe.training.augmentation.offset_m)
     index = index.take(np.flatnonzero(usable))
@@ -187,11 +205,8 @@ def _within_reach(index: PairIndex, reach_m: float, offset_m: float) -> BoolArra
 
 def picture_array(shape: tuple[int, ...], limit_bytes: int) -> npt.NDArray[np.uint8]:
     """Zeros uint8[shape] in memory, or beyond `limit_bytes` in a file of the local temporary directory."""
-    if int(np.prod(shape)) <= limit_bytes:
-        return np.zeros(shape, dtype=np.uint8)
-    with tempfile.NamedTemporaryFile(prefix="geoloc-pictures-") as file:
-        # The mapping outlives the name: the space is given back when the array goes, even after a kill.
-        return np.memmap(Path(file.name), dtype=np.uint8, mode="w+", shape=shape)
+    zeros: npt.NDArray[np.uint8] = scratch_array(shape, np.uint8, limit_bytes)
+    return zeros
 
 
 def pictures(uri: str, kind: str, key: str, wanted: set[str]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,8 @@ def nodes(s3_server: object, tmp_path: Path) -> Iterator[tuple[str, list[str], d
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
             process.kill()
+            process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.slow

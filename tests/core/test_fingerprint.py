@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError
-from geoloc.core.fingerprint import begin_output, file_fingerprints, fingerprint_of
+from geoloc.core.fingerprint import Streamed, begin_output, file_fingerprints, fingerprint_of
 
 
 def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys() -> None:
@@ -37,7 +39,7 @@ def test_a_moved_file_is_the_same_and_a_changed_one_at_its_place_is_another(
     storage.write_bytes(first, b"Picture")
     if times is not None:
         os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))  # neither size nor time give it away
-    assert file_fingerprints([first]) != [before]
+    assert list(file_fingerprints([first])) != [before]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -81,3 +83,11 @@ def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "thesis.tex").read_bytes() == b"years of work"
+
+
+@pytest.mark.parametrize("items", [[], [1], [{"b": 1, "a": (2, "é")}, None, "x" * 100]])
+def test_a_streamed_list_has_the_fingerprint_of_the_list(items: list[object]) -> None:
+    whole = hashlib.sha256(json.dumps(["kind", items, 1.5], sort_keys=True, default=str).encode()).hexdigest()
+    assert fingerprint_of(["kind", items, 1.5]) == whole
+    assert fingerprint_of(["kind", Streamed(iter(items)), 1.5]) == whole
+    assert fingerprint_of([]) == hashlib.sha256(b"[]").hexdigest()

@@ -88,7 +88,7 @@ def test_library_evaluation_and_service_give_the_same_order(localizer, small_ind
     uri = str(tmp_path / "encoded")
     details = {"model_id": localizer.encoder.model_id, "embedding_dim": localizer.encoder.embedding_dim}
     with part_table.begin(uri, "f") as table:
-        part = table.write_part(0, encoder._encoded(rows, photos))
+        part = table.write_part(0, encoder._encode(rows, photos))
         table.publish(kind=KIND, parts=[part], quarantined={}, details=details)
     encoded = EncodedTable(uri)
     assert encoded.table.schema.names == ENCODED.names

@@ -34,7 +34,7 @@ def pixels(cut: geotiff.CutTiles) -> dict[str, np.ndarray]:
 
 def cut_all(paths: list[str], spec: TileSpec = SPEC, *, max_nodata_share: float = 0.5) -> geotiff.CutTiles:
     sheets = find_sheets(paths)
-    blocks = geotiff.plan_grid(sheets, spec)
+    blocks = geotiff.plan_grid(sheets, spec).blocks()
     return geotiff.cut_blocks(
         blocks, sheets, spec, max_nodata_share=max_nodata_share, jpeg_quality=100, named=False
     )

@@ -38,7 +38,7 @@ TRANSFORM = Affine(0.5, 0, 500_000, 0, -0.5, 6_500_000)
 
 
 def cut(sheets: list[Sheet], spec: TileSpec = SPEC, max_nodata_share: float = 0.5) -> list[dict]:
-    blocks = geotiff.plan_grid(sheets, spec)
+    blocks = geotiff.plan_grid(sheets, spec).blocks()
     return geotiff.cut_blocks(
         blocks, sheets, spec, max_nodata_share=max_nodata_share, jpeg_quality=100, named=False
     ).rows.to_pylist()

@@ -222,7 +222,9 @@ def added(world: World) -> Any:
 
 
 def removed(world: World) -> Any:
-    return index_update._fingerprint("remove", index_update.read_ids(f"{world.small.ingested}/tiles"))
+    return index_update._fingerprint(
+        "remove", index_update.read_ids(f"{world.small.ingested}/tiles").to_pylist()
+    )
 
 
 def evaluated(world: World) -> Any:

@@ -294,6 +294,23 @@ def test_what_does_not_fit_is_refused_with_the_figures(
     assert not storage.exists(output), "an estimate writes nothing"
 
 
+def test_the_first_part_that_is_read_says_nothing_about_speed(monkeypatch):
+    """It also loads libraries and opens connections, which was taken for a slow store."""
+    parts = [part_table.Part(name=f"part-{n:05d}.parquet", rows=1, bytes=1000, sha256="") for n in range(5)]
+    clock = [0.0]
+    read = []
+
+    def reading(uri, part):
+        read.append(part)
+        clock[0] += 0.5
+
+    monkeypatch.setattr(index_build.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(part_table, "read_part", reading)
+    assert index_build._read_speed("uri", parts) == 2000.0
+    assert read == parts[1:4]
+    assert index_build._read_speed("uri", parts[:1]) == 2000.0
+
+
 KILLED = """
     import sys
     from geoloc.stages import index_build

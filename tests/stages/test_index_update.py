@@ -408,8 +408,12 @@ def test_ids_come_from_text_parquet_and_tables(tmp_path: Path) -> None:
     text, parquet = tmp_path / "ids.txt", tmp_path / "ids.parquet"
     text.write_text("a\n\n  b \n")
     pq.write_table(pa.table({"tile_id": ["a", "b"]}), parquet)
-    assert read_ids(str(text)) == read_ids(str(parquet)) == ["a", "b"]
-    assert sorted(read_ids(Gallery(3).write(str(tmp_path / "codes")))) == ["t000000", "t000001", "t000002"]
+    assert read_ids(str(text)).to_pylist() == read_ids(str(parquet)).to_pylist() == ["a", "b"]
+    assert sorted(read_ids(Gallery(3).write(str(tmp_path / "codes"))).to_pylist()) == [
+        "t000000",
+        "t000001",
+        "t000002",
+    ]
     text.write_text("\n")
     with pytest.raises(InputError, match="names no tile; give one id a line"):
         read_ids(str(text))

@@ -10,7 +10,8 @@ from geoloc.core.errors import ArtifactError, ConfigError, InputError, ModelMism
 from geoloc.core.images import decode_image
 from geoloc.recipe.recipe import Recipe
 from geoloc.training import pair_store as module
-from geoloc.training.pair_store import check_pairs, load_pairs, read_index
+from geoloc.training.pair_store import check_pairs, load_pairs, read_index, usable_pairs
+from geoloc.training.sampler import split_pairs
 
 
 def test_pairs_are_read_once_and_belong_together(
@@ -71,3 +72,26 @@ def test_cameras_out_of_reach_are_left_out(ingested: str, tiny: Recipe) -> None:
     assert len(store) == 79
     assert "q0005" not in store.index.query_id
     assert "q0006" in store.index.query_id
+
+
+def test_workers_have_equal_shares_whatever_does_not_fit(ingested: str, tiny: Recipe) -> None:
+    """A worker with fewer pairs than a batch would end all: gloo cannot gather batches of several sizes."""
+    index = read_index(ingested)
+    first = split_pairs(len(index), 2, 0, tiny.seed)
+    index.camera_east_m[first[:34]] = (
+        7.0  # all that do not fit would be of one worker: 6 pairs are left to it
+    )
+    usable = usable_pairs(ingested, index, tiny)
+    assert len(usable) == 46
+    for workers in (2, 3):
+        shares = [
+            load_pairs(ingested, usable.take(split_pairs(len(usable), workers, rank, tiny.seed)), tiny)
+            for rank in range(workers)
+        ]
+        assert {len(share) for share in shares} == {46 // workers}
+    index.camera_east_m[first] = 7.0
+    wanting = tiny.with_overrides(steps=None, batch_size=48)
+    with pytest.raises(
+        ConfigError, match=r"has 40 pairs whose field fits on their tile, fewer than a batch \(48\)"
+    ):
+        check_pairs(ingested, index, wanting)

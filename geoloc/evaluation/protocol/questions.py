@@ -145,7 +145,11 @@ def _from_pairs(
     direction: Direction, queries: ItemSet, gallery: ItemSet, pairs: pa.Table, relation: str
 ) -> TruthTable:
     if direction == PHOTOS_TO_TILES:
-        return truth_from_pairs(queries.ids, pairs, gallery.ids, relations=(relation,))
-    reverse = truth_from_pairs(gallery.ids, pairs, queries.ids, relations=(relation,))
+        return truth_from_pairs(
+            queries.ids, pairs, gallery.ids, relations=(relation,), removed=gallery.removed
+        )
+    reverse = truth_from_pairs(
+        gallery.ids, pairs, queries.ids, relations=(relation,), removed=queries.removed
+    )
     order = np.lexsort((reverse.query, reverse.tile))
     return TruthTable(reverse.tile[order], reverse.query[order])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,21 +13,52 @@ from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.evaluation.ranking.ranks import TruthTable
 
 JUNK_PLACE = "-1"
+Ids: TypeAlias = "pa.Array | pa.ChunkedArray"
+_IDS_AT_ONCE = 1_000_000  # bounds what is held of a gallery
 _EARTH_RADIUS_M = 6_335_000.0  # the smallest of curvature: a search with it misses nothing
 
 
 def truth_from_pairs(
-    query_ids: pa.Array, pairs: pa.Table, tile_ids: pa.Array, *, relations: tuple[str, ...] = ("positive",)
+    query_ids: Ids,
+    pairs: pa.Table,
+    tile_ids: Ids,
+    *,
+    relations: tuple[str, ...] = ("positive",),
+    removed: BoolArray | None = None,
 ) -> TruthTable:
     """Positives by the pairs table; pairs of other queries or of tiles outside the gallery are left out.
 
-    Positions refer to `query_ids` (pa.string[Q]) and `tile_ids` (pa.string[N]).
+    Positions refer to `query_ids` (pa.string[Q]) and `tile_ids` (pa.string[N]), of which `removed` (bool[N]) do not
+    count. Memory: 40 bytes a pair, and one chunk of the ids.
     """
     wanted = pairs.filter(pc.is_in(pairs["relation"], pa.array(relations)))
-    query = pc.index_in(wanted["query_id"].cast(pa.large_string()), query_ids.cast(pa.large_string()))
-    tile = pc.index_in(wanted["tile_id"].cast(pa.large_string()), tile_ids.cast(pa.large_string()))
-    both = pc.and_(pc.is_valid(query), pc.is_valid(tile))
-    return _truth(_numbers(query.filter(both)), _numbers(tile.filter(both)))
+    query, tile = (
+        _positions(wanted["query_id"], query_ids, None),
+        _positions(wanted["tile_id"], tile_ids, removed),
+    )
+    both = (query >= 0) & (tile >= 0)
+    return _truth(query[both], tile[both])
+
+
+def _positions(names: pa.ChunkedArray, ids: Ids, removed: BoolArray | None) -> IntArray:
+    """The first position of each name among ids that are not removed, int64[P]; -1 for a name that is not there.
+
+    The names are put into a hash table, not the ids: of a gallery there may be a thousand times as many.
+    """
+    distinct = pc.unique(names.cast(pa.large_string()))
+    place = np.full(len(distinct), -1, dtype=np.int64)
+    start = 0
+    for chunk in ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]:
+        for first in range(0, len(chunk), _IDS_AT_ONCE):
+            piece = chunk.slice(first, _IDS_AT_ONCE)
+            found = pc.index_in(piece.cast(pa.large_string()), distinct).fill_null(-1).to_numpy()
+            rows = np.flatnonzero(found >= 0)
+            if removed is not None:
+                rows = rows[~removed[start + rows]]
+            rows = rows[place[found[rows]] < 0][::-1]  # of several the first stays
+            place[found[rows]] = start + rows
+            start += len(piece)
+    return np.asarray(place[pc.index_in(names.cast(pa.large_string()), distinct).to_numpy()], dtype=np.int64)
 
 
 def truth_from_places(
@@ -85,18 +118,21 @@ def truth_within(
     from sklearn.neighbors import BallTree
 
     queries = np.flatnonzero(np.isfinite(lat) & np.isfinite(lon))
-    tiles = np.flatnonzero(np.isfinite(tile_lat) & np.isfinite(tile_lon))
-    if not len(queries) or not len(tiles):
-        return _truth(np.empty(0, np.int64), np.empty(0, np.int64))
-    tree = BallTree(np.radians(np.stack([tile_lat[tiles], tile_lon[tiles]], axis=1)), metric="haversine")
-    # The sphere only preselects; what counts is the distance on the ellipsoid.
-    near = tree.query_radius(
-        np.radians(np.stack([lat[queries], lon[queries]], axis=1)), 1.01 * radius_m / _EARTH_RADIUS_M
-    )
-    query = np.repeat(queries, [len(found) for found in near])
-    tile = tiles[np.concatenate(near).astype(np.int64)]
-    inside = geodesy.distance_m(lat[query], lon[query], tile_lat[tile], tile_lon[tile]) <= radius_m
-    return _truth(query[inside], tile[inside])
+    asked = np.radians(np.stack([lat[queries], lon[queries]], axis=1))
+    pairs = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for first in range(0, len(tile_lat), _IDS_AT_ONCE):
+        piece = slice(first, first + _IDS_AT_ONCE)
+        some = first + np.flatnonzero(np.isfinite(tile_lat[piece]) & np.isfinite(tile_lon[piece]))
+        if not len(queries) or not len(some):
+            continue
+        tree = BallTree(np.radians(np.stack([tile_lat[some], tile_lon[some]], axis=1)), metric="haversine")
+        # The sphere only preselects; what counts is the distance on the ellipsoid.
+        near = tree.query_radius(asked, 1.01 * radius_m / _EARTH_RADIUS_M)
+        query = np.repeat(queries, [len(found) for found in near])
+        tile = some[np.concatenate(near).astype(np.int64)]
+        inside = geodesy.distance_m(lat[query], lon[query], tile_lat[tile], tile_lon[tile]) <= radius_m
+        pairs.append((query[inside], tile[inside]))
+    return _truth(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array) -> IntArray:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numba import njit
@@ -261,6 +261,46 @@ def scan(
     above = np.empty(len(values), dtype=np.int64)
     above[order] = _counts_above(bins, starts)
     return ScanResult(above, pair_score, rows, best, size)
+
+
+class Scanner(Protocol):
+    """A gallery that can be compared with queries: in this process, or shard by shard elsewhere (`shard_scores`)."""
+
+    def pair_scores(
+        self, queries: AnyArray, similarity: Similarity, query: IntArray, item: IntArray
+    ) -> Float32Array:
+        """Scores float32[P], see `pair_scores`."""
+        ...
+
+    def scan(
+        self,
+        queries: AnyArray,
+        similarity: Similarity,
+        *,
+        thresholds: Thresholds | None = None,
+        pairs: tuple[IntArray, IntArray] | None = None,
+        dropped: BoolArray | None = None,
+        k: int = 0,
+    ) -> ScanResult:
+        """Counts and best items of queries [Q, D] or [Q, R, D], see `scan`."""
+        ...
+
+
+@dataclass(frozen=True)
+class BlockScanner:
+    """Compares queries with a gallery's blocks in this process."""
+
+    gallery: Blocks
+
+    def pair_scores(
+        self, queries: AnyArray, similarity: Similarity, query: IntArray, item: IntArray
+    ) -> Float32Array:
+        """Scores float32[P], see `pair_scores`."""
+        return pair_scores(queries, self.gallery, similarity, query, item)
+
+    def scan(self, queries: AnyArray, similarity: Similarity, **wanted: Any) -> ScanResult:
+        """Counts and best items of queries [Q, D] or [Q, R, D], see `scan`."""
+        return scan(queries, self.gallery, similarity, **wanted)
 
 
 def _sorted_thresholds(

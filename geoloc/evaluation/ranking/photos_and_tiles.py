@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from geoloc.core.arrays import AnyArray, BoolArray, Codes, FloatArray, IntArray
-from geoloc.evaluation.ranking.blockwise_scores import Cosine, PartCosine, Similarity
-from geoloc.evaluation.ranking.encoded_queries import EncodedTable
+from geoloc.core.scratch import scratch_array
+from geoloc.evaluation.ranking.blockwise_scores import BlockScanner, Cosine, PartCosine, Scanner, Similarity
+from geoloc.evaluation.ranking.encoded_queries import MEMORY_LIMIT_BYTES, EncodedTable
 from geoloc.geometry.azimuth import shown_of_candidates
 from geoloc.index.format.shard import Shard
 from geoloc.index.search import multi_code
@@ -20,7 +22,10 @@ from geoloc.index.search.kernels.weighted_scan import Weights
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.locator import EncodedQueries
 
+ScannedKind = Literal["embeddings", "codes"]
+
 _GROUP_TILES = 32_768
+_POSITIONS_BYTES = 64 * 2**20  # of a gallery; those of a larger one lie in a file
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,27 @@ class QueryGroup:
         assert self.embedding is not None
         if self.shown is None:
             return self.embedding, Cosine()
-        parts = np.concatenate([self.embedding, self.shown.astype(np.float32)], axis=-1)
-        return parts, PartCosine(self.shown.shape[-1])
+        dim, columns = self.embedding.shape[-1], self.shown.shape[-1]
+        shape = (*self.embedding.shape[:-1], dim + columns)
+        parts = np.asarray(scratch_array(shape, np.float32, MEMORY_LIMIT_BYTES))
+        for first in range(0, len(parts), _GROUP_TILES):
+            part = slice(first, first + _GROUP_TILES)
+            parts[part, ..., :dim], parts[part, ..., dim:] = self.embedding[part], self.shown[part]
+        return parts, PartCosine(columns)
 
 
 @dataclass(frozen=True)
 class ItemSet(ABC):
-    """Photos or tiles, as queries or as a gallery; positions are those of `ids`, pa.string[N].
+    """Photos or tiles, as queries or as a gallery; positions are those of `ids`, pa.string[N] (in chunks of tiles).
 
-    lat, lon: float64[N], NaN where unknown; place: pa.string[N], null where unknown.
+    lat, lon: float64[N], NaN where unknown; place: pa.string[N] (maybe in chunks), null where unknown.
     """
 
     what: str
-    ids: pa.Array
+    ids: pa.Array | pa.ChunkedArray
     lat: FloatArray
     lon: FloatArray
-    place: pa.Array
+    place: pa.Array | pa.ChunkedArray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,9 +93,9 @@ class ItemSet(ABC):
         return bool(self.place.null_count < len(self))
 
     @property
-    def order(self) -> IntArray:
-        """Positions int64[N] in the order of the blocks."""
-        return np.arange(len(self.ids), dtype=np.int64)
+    def order(self) -> IntArray | None:
+        """Positions int64[N] in the order of the blocks; None where the blocks have the order of the positions."""
+        return None
 
     @property
     @abstractmethod
@@ -104,6 +114,10 @@ class ItemSet(ABC):
     def codes(self) -> Iterable[AnyArray]:
         """All items as a gallery: blocks of codes uint8[n, B] or [n, R, B], in the order of `order`."""
 
+    def scanner(self, kind: ScannedKind) -> Scanner:
+        """All items as a gallery to be compared with, by embeddings or by codes."""
+        return BlockScanner(self.embeddings if kind == "embeddings" else self.codes)
+
     @abstractmethod
     def embeddings_of(self, rows: IntArray) -> AnyArray:
         """Embeddings [K, D] or [K, R, D] of items int64[K] by their place in the blocks."""
@@ -111,9 +125,17 @@ class ItemSet(ABC):
 
 @dataclass(frozen=True)
 class TileSet(ItemSet):
-    """The tiles of a snapshot in the order of its rows; codes and embeddings stay mapped from its files."""
+    """The tiles of a snapshot in the order of its rows; codes and embeddings stay mapped from its files.
+
+    `scanners` compares them elsewhere than in this process.
+    """
 
     shards: Sequence[Shard] = field(kw_only=True)
+    scanners: Callable[[ScannedKind], Scanner] | None = field(kw_only=True, default=None)
+
+    def scanner(self, kind: ScannedKind) -> Scanner:
+        """See `ItemSet`."""
+        return super().scanner(kind) if self.scanners is None else self.scanners(kind)
 
     @property
     def has_embeddings(self) -> bool:
@@ -205,13 +227,20 @@ class PhotoSet(ItemSet):
         return np.ascontiguousarray(queries.code[..., : self.bits // 8])
 
 
-def tile_set(snapshot: Snapshot, places: pa.Table | None) -> TileSet:
-    """The tiles of a snapshot; `places` (tile_id, place_id) gives the place of each."""
-    parts = zip(*(shard.tiles() for shard in snapshot.shards), strict=True)
-    ids, lat, lon = (list(part) for part in parts)
-    tile_ids = pa.concat_arrays(ids)
-    place = _places_of(tile_ids, places, "tile_id")
-    return TileSet("tiles", tile_ids, np.concatenate(lat), np.concatenate(lon), place, shards=snapshot.shards)
+def tile_set(
+    snapshot: Snapshot,
+    places: pa.Table | None,
+    scanners: Callable[[ScannedKind], Scanner] | None = None,
+) -> TileSet:
+    """The tiles of a snapshot; `places` (tile_id, place_id) gives the place of each, `scanners` compares them."""
+    ids = pa.chunked_array([shard.tile_ids for shard in snapshot.shards], pa.large_string())
+    degrees = scratch_array((2, len(ids)), np.float64, _POSITIONS_BYTES)
+    for shard in snapshot.shards:
+        part = slice(shard.first_row, shard.first_row + len(shard))
+        degrees[0, part], degrees[1, part] = shard.lat, shard.lon
+    lat, lon = np.asarray(degrees)
+    place = _places_of(ids, places, "tile_id")
+    return TileSet("tiles", ids, lat, lon, place, shards=snapshot.shards, scanners=scanners)
 
 
 def photo_set(encoded: EncodedTable, places: pa.Table | None, bits: int) -> PhotoSet:
@@ -255,9 +284,14 @@ def mean_photos(photos: PhotoSet) -> PhotoSet | None:
     return PhotoSet("places", names, nowhere, nowhere, names, groups=[(rows, group)], bits=photos.bits)
 
 
-def _places_of(ids: pa.Array, places: pa.Table | None, key: str) -> pa.Array:
+def _places_of(
+    ids: pa.Array | pa.ChunkedArray, places: pa.Table | None, key: str
+) -> pa.Array | pa.ChunkedArray:
     """The place of each id, pa.string [N], null where there is none."""
     if places is None:
-        return pa.nulls(len(ids), pa.string())
+        piece = pa.nulls(_GROUP_TILES, pa.string())  # one in memory, however many tiles
+        whole, rest = divmod(len(ids), _GROUP_TILES)
+        return pa.chunked_array([*[piece] * whole, piece.slice(0, rest)])
     found = pc.index_in(ids.cast(pa.large_string()), places[key].cast(pa.large_string()).combine_chunks())
-    return places["place_id"].combine_chunks().cast(pa.string()).take(found)
+    taken = places["place_id"].combine_chunks().cast(pa.string()).take(found)
+    return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken

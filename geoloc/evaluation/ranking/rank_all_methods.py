@@ -9,10 +9,10 @@ import numpy as np
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.evaluation.ranking.average_precision import average_precision
-from geoloc.evaluation.ranking.blockwise_scores import Asymmetric, Blocks, Cosine, Hamming, Similarity
+from geoloc.evaluation.ranking.blockwise_scores import Asymmetric, Cosine, Hamming, Similarity
 from geoloc.evaluation.ranking.metrics import TIES, Ties
 from geoloc.evaluation.ranking.pca import ProjectedDistance, fit_projection
-from geoloc.evaluation.ranking.photos_and_tiles import ItemSet, QueryGroup
+from geoloc.evaluation.ranking.photos_and_tiles import ItemSet, QueryGroup, ScannedKind
 from geoloc.evaluation.ranking.ranks import GroupRanks, Question, RankCounts, TruthTable, rank
 from geoloc.evaluation.ranking.reranking import Reranking, reranked_similarities
 from geoloc.evaluation.ranking.shortlist import shortlist_ranks, similarities
@@ -96,8 +96,10 @@ def rank_all_methods(
     `blockwise_scores`.
     """
     order = gallery.order
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    place = None
+    if order is not None:
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
     lists = _RankedLists(len(queries), len(gallery) - gallery.removed_count, len(questions), order)
     floats: dict[str, Similarity] = {}
     if queries.has_embeddings and gallery.has_embeddings:
@@ -105,7 +107,7 @@ def rank_all_methods(
             fitted = fit_projection(gallery.embeddings, methods.components)
             floats[projected_name(fitted.dimensions)] = ProjectedDistance(fitted)
         floats[FLOATS] = Cosine()
-    in_blocks = None if dropped is None else dropped[order]
+    in_blocks = dropped if dropped is None or order is None else dropped[order]
     for number, group in enumerate(queries.queries()):
         of_group = [_of_group(question, group.rows, len(queries), place) for question in questions]
         ranker = _GroupRanker(gallery, group, of_group, methods, in_blocks)
@@ -114,9 +116,7 @@ def rank_all_methods(
             keep = methods.keep if name == next(iter(floats)) else 0
             vectors, compared = group.floats() if name == FLOATS else (group.embedding, similarity)
             again = methods.rerankings if name == FLOATS and methods.rerank else ()
-            ranks = ranker.rank(
-                vectors, gallery.embeddings, compared, max(keep, methods.rerank) if again else keep
-            )
+            ranks = ranker.rank(vectors, "embeddings", compared, max(keep, methods.rerank) if again else keep)
             lists.put(name, group.rows, ranks, keep, similarity.tie)
             for method in again:
                 lists.put(
@@ -131,7 +131,8 @@ def rank_all_methods(
             keep = methods.keep if whole and not floats else 0
             nearest = None
             for name, rows, compared in _code_methods(group, bits, asymmetric=methods.asymmetric):
-                ranks = ranker.rank(rows, gallery.codes, compared, max(keep, methods.rerank if floats else 0))
+                wide = max(keep, methods.rerank if floats else 0)
+                ranks = ranker.rank(rows, "codes", compared, wide)
                 lists.put(name, group.rows, ranks, keep, compared.tie)
                 nearest, keep = nearest or ranks, 0
             if floats and methods.rerank and nearest is not None:
@@ -149,14 +150,15 @@ def _code_methods(
     yield codes_name(bits), group.code, Hamming(group.code.shape[-1], bits)
 
 
-def _of_group(question: Question, rows: IntArray, queries: int, place: IntArray) -> Question:
+def _of_group(question: Question, rows: IntArray, queries: int, place: IntArray | None) -> Question:
     """The question about some of the queries, renumbered from 0, and about the gallery in the order of its blocks."""
     number = np.full(queries, -1, dtype=np.int64)
     number[rows] = np.arange(len(rows))
 
     def renumbered(truth: TruthTable) -> TruthTable:
         inside = number[truth.query] >= 0
-        return TruthTable(number[truth.query[inside]], place[truth.tile[inside]])
+        tile = truth.tile[inside]
+        return TruthTable(number[truth.query[inside]], tile if place is None else place[tile])
 
     return Question(renumbered(question.positives), renumbered(question.ignored))
 
@@ -175,10 +177,10 @@ class _GroupRanker:
         self._gallery, self._group, self._questions, self._methods = gallery, group, questions, methods
         self._dropped = dropped
 
-    def rank(self, queries: AnyArray, blocks: Blocks, similarity: Similarity, keep: int) -> GroupRanks:
+    def rank(self, queries: AnyArray, kind: ScannedKind, similarity: Similarity, keep: int) -> GroupRanks:
         return rank(
             queries,
-            blocks,
+            self._gallery.scanner(kind),
             similarity,
             self._questions,
             dropped=self._dropped,
@@ -213,7 +215,7 @@ class _GroupRanker:
 class _RankedLists:
     """Ranked lists that are filled group by group."""
 
-    def __init__(self, queries: int, gallery: int, questions: int, order: IntArray) -> None:
+    def __init__(self, queries: int, gallery: int, questions: int, order: IntArray | None) -> None:
         self._queries, self._gallery, self._questions, self._order = queries, gallery, questions, order
         self.by_method: dict[str, RankedList] = {}
 
@@ -231,7 +233,9 @@ class _RankedLists:
                 values[rows] = average_precision(ranks.positives, ties, tie=tie)
         width = min(keep, ranks.rows.shape[1])
         best = ranks.rows[:, :width]
-        into.rows[rows, :width] = np.where(best >= 0, self._order[np.maximum(best, 0)], -1)
+        if self._order is not None:
+            best = np.where(best >= 0, self._order[np.maximum(best, 0)], -1)
+        into.rows[rows, :width] = best
         into.scores[rows, :width] = ranks.scores[:, :width]
 
     def _empty(self, keep: int) -> RankedList:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
-from geoloc.evaluation.ranking.blockwise_scores import Blocks, Similarity, Thresholds, pair_scores, scan
+from geoloc.evaluation.ranking.blockwise_scores import (
+    Blocks,
+    BlockScanner,
+    Scanner,
+    Similarity,
+    Thresholds,
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def chance_counts(positives: IntArray, gallery: int) -> RankCounts:
 
 def rank(
     queries: AnyArray,
-    gallery: Blocks,
+    gallery: Blocks | Scanner,
     similarity: Similarity,
     questions: Sequence[Question],
     *,
@@ -117,21 +123,21 @@ def rank(
     k: int = 0,
     all_positives: bool = False,
 ) -> GroupRanks:
-    """Ranks for all questions about queries [Q, D] or [Q, R, D], in one scan of the gallery's blocks.
+    """Ranks for all questions about queries [Q, D] or [Q, R, D], in one scan of the gallery: its blocks or a scanner.
 
     `dropped` (bool[N]) are items taken out of the ranking for every query. `all_positives` also ranks all positives
     of the first question, not only the best one. The k best rows are kept.
     """
     count = len(queries)
+    scanner = BlockScanner(gallery) if callable(gallery) else gallery
     kept = [_without(question, dropped) for question in questions]
     query, tile = _all_pairs([truth for question in kept for truth in (question.positives, question.ignored)])
-    pairs = query, tile, pair_scores(queries, gallery, similarity, query, tile)
+    pairs = query, tile, scanner.pair_scores(queries, similarity, query, tile)
     best = [_BestPositive(question, count, pairs, similarity.tie) for question in kept]
     every = _EveryPositive(kept[0], pairs, similarity.tie) if all_positives else None
     thresholds = [each.thresholds for each in best] + ([every.thresholds] if every else [])
-    found = scan(
+    found = scanner.scan(
         queries,
-        gallery,
         similarity,
         thresholds=Thresholds(
             np.concatenate([part.query for part in thresholds]) if thresholds else np.empty(0, np.int64),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from geoloc.core import part_table, schemas
 from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES
 from geoloc.evaluation.report.located_errors import LocatedPhotos
-from geoloc.evaluation.report.recall_table import DirectionTables
+from geoloc.evaluation.report.recall_table import KEPT_ANSWERS, DirectionTables
 from geoloc.localization.locator import Locator
 
 
@@ -48,7 +48,7 @@ def _fixes(locator: Locator, photos: LocatedPhotos, rerank: int) -> pa.Table:
     fixes: dict[int, dict[str, Any]] = {}
     ids = photos.encoded.query_ids.to_pylist()
     for (rows, group), (_, queries) in zip(photos.groups, photos.encoded.groups(), strict=True):
-        answers = locator.fixes(group.found, queries, k=10, rerank=rerank, uncalibrated=True)
+        answers = locator.fixes(group.found, queries, k=KEPT_ANSWERS, rerank=rerank, uncalibrated=True)
         fixes |= {int(row): fix.row(ids[row]) for row, fix in zip(rows, answers, strict=True)}
     table = pa.Table.from_pylist([fixes[row] for row in range(len(ids))], schema=schemas.FIXES)
     for name in ("true_lat", "true_lon", "error_m", "top1_error_m"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +60,18 @@ class LocatedGroup:
     query_kind: str
 
 
-def locate_group(locator: Locator, queries: EncodedQueries, *, rerank: int) -> LocatedGroup:
+# The k best matches of queries, of which `rerank` are ordered by embeddings: `Locator.search`, or that on a cluster.
+Search = Callable[[EncodedQueries, int, int], SearchResult]
+
+
+def locate_group(
+    locator: Locator, queries: EncodedQueries, *, rerank: int, search: Search | None = None
+) -> LocatedGroup:
     """Search and cluster one group of queries as serving would; the whole re-ranked shortlist is kept."""
     kind = query_kind(queries.view, queries.heading_known)
     settings = locator.settings_for(kind)
-    found = locator.search(queries, k=min(MAX_K, max(rerank, settings.members)), rerank=rerank)
+    k = min(MAX_K, max(rerank, settings.members))
+    found = locator.search(queries, k=k, rerank=rerank) if search is None else search(queries, k, rerank)
     return LocatedGroup(found, locator.cluster(found, settings), settings, kind)
 
 
@@ -124,9 +132,14 @@ class LocatedPhotos:
         return [group.found.matches for _, group in self.groups]
 
 
-def locate_photos(locator: Locator, encoded: EncodedTable, *, rerank: int) -> LocatedPhotos:
+def locate_photos(
+    locator: Locator, encoded: EncodedTable, *, rerank: int, search: Search | None = None
+) -> LocatedPhotos:
     """Search and locate all encoded photos; `rerank` nearest codes are ordered by embeddings."""
-    groups = [(rows, locate_group(locator, queries, rerank=rerank)) for rows, queries in encoded.groups()]
+    groups = [
+        (rows, locate_group(locator, queries, rerank=rerank, search=search))
+        for rows, queries in encoded.groups()
+    ]
     return _with_errors(encoded, groups)
 
 

@@ -44,28 +44,27 @@ def build_faiss(
         metric = faiss.METRIC_INNER_PRODUCT
         float_lists: Any = faiss.IndexIVFRaBitQ(faiss.IndexFlat(dim, metric), dim, wanted, metric)
         return _filled(float_lists, np.ascontiguousarray(embeddings, np.float32), labels)
-    inner: Any = flat_view(codes)
+    in_order = np.array_equal(labels, np.arange(count))
+    if kind == "flat" and in_order:
+        return flat_view(codes)
+    inner: Any = faiss.IndexBinaryFlat(bits)
     if kind == "hnsw":
         inner = faiss.IndexBinaryHNSW(bits, _HNSW_LINKS)
         inner.hnsw.efConstruction = _HNSW_EFFORT
-        if count:
-            inner.add(np.ascontiguousarray(codes))
-    if np.array_equal(labels, np.arange(count)):
+    rows = np.ascontiguousarray(codes)
+    if in_order:
+        inner.add(rows)
         return inner
-    named: Any = faiss.IndexBinaryIDMap(inner)
-    named.referenced = inner  # FAISS keeps no reference
-    faiss.copy_array_to_vector(np.ascontiguousarray(labels, np.int64), named.id_map)
-    named.ntotal = count
+    named: Any = faiss.IndexBinaryIDMap(inner)  # it takes labels for an empty index alone
+    named.add_with_ids(rows, np.ascontiguousarray(labels, np.int64))
     return named
 
 
 def _filled(index: Any, rows: Any, labels: IntArray) -> Any:
     """An inverted file, trained on its rows [N, ...] and filled with them."""
-    quantizer = index.quantizer
     if len(rows):
         index.train(rows)
         index.add_with_ids(rows, np.ascontiguousarray(labels, np.int64))
-    index.referenced = quantizer
     return index
 
 

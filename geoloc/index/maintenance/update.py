@@ -76,9 +76,9 @@ def mark_shard(task: MarkTask) -> MarkedShard:
     return MarkedShard(entry.model_copy(update={"marks": write_marks(task.index_uri, live)}), before - left)
 
 
-def sorted_ids(names: Sequence[str]) -> pa.LargeStringArray:
+def sorted_ids(names: Sequence[str] | pa.LargeStringArray) -> pa.LargeStringArray:
     """Distinct ids (strings [M]) in the order of a shard's rows."""
-    ids = pa.array(names, pa.large_string()).unique()
+    ids = (names if isinstance(names, pa.Array) else pa.array(names, pa.large_string())).unique()
     return ids.take(pc.sort_indices(ids))
 
 

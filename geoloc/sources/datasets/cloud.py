@@ -110,7 +110,7 @@ def _classes(uri: str) -> npt.NDArray[np.uint8]:
     options = pa_csv.ReadOptions(column_names=["class"])
     convert = pa_csv.ConvertOptions(column_types={"class": pa.uint8()})
     try:
-        read = pa_csv.read_csv(io.BytesIO(storage.read_bytes(uri)), options, convert_options=convert)
+        read = pa_csv.read_csv(pa.BufferReader(storage.read_bytes(uri)), options, convert_options=convert)
     except pa.ArrowException as error:
         detail = " ".join(str(error).split())[:160]
         raise InputError(
