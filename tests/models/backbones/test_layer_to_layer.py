@@ -103,7 +103,13 @@ def test_the_recipes_are_the_papers_sizes_and_one_that_trains_here() -> None:
     transformer = sum(p.numel() for p in network.layers.parameters())
     assert transformer == 12 * (4 * (768**2 + 768) + 2 * 768 * 3072 + 3072 + 768 + 3 * 2 * 768)
     convolutions = sum(p.numel() for part in (network.stem, network.stages) for p in part.parameters())
-    assert 8.0e6 < convolutions < 9.0e6
+    expected, inputs = 7 * 7 * 3 * 64 + 2 * 64, 64
+    for width, units in ((64, 3), (128, 4), (256, 9)):
+        expected += inputs * 4 * width + 8 * width  # the first unit's projection of its input
+        for _ in range(units):
+            expected += inputs * width + 9 * width**2 + 4 * width**2 + 12 * width
+            inputs = 4 * width
+    assert convolutions == expected
     assert Recipe.load("hashing-small").model.embedding_dim == 128
     with pytest.raises(ValidationError, match="do not divide among 5 heads"):
         LayerToLayer(heads=5)
