@@ -91,7 +91,7 @@ def test_library_evaluation_and_service_give_the_same_order(localizer, small_ind
         part = table.write_part(0, encoder._encode(rows, photos))
         table.publish(kind=KIND, parts=[part], quarantined={}, details=details)
     encoded = EncodedTable(uri)
-    assert encoded.table.schema.names == ENCODED.names
+    assert part_table.read(uri, kind=KIND).schema.names == ENCODED.names
     tiles = tile_set(localizer.locator.snapshot, None)
     photo_items = photo_set(encoded, None, localizer.locator.snapshot.bits)
     nothing = TruthTable(np.empty(0, np.int64), np.empty(0, np.int64))

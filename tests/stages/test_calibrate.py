@@ -21,7 +21,7 @@ from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs
 from geoloc.stages.evaluate import run as evaluate
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-CONFIG = CalibrateConfig(rerank=20, no_place=24, known_heading_only=True)
+CONFIG = CalibrateConfig(rerank=20, no_place=60, known_heading_only=True)
 KIND = "panorama/heading_known"
 
 

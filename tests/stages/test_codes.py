@@ -85,7 +85,7 @@ def test_the_advice_is_the_best_that_fits():
     assert best.trial.method == "asymmetric + float16"
     assert best.total_bytes == best.bytes_per_tile * million > 1024 * million
     assert advise(trials, million, 2e8, 512).trial.method == "asymmetric"
-    assert advise(trials, million, 7e7, 512).trial.bits == 64
+    assert advise(trials, million, 8e7, 512).trial.bits == 64
     assert advise(trials, million, 1e6, 512) is None
 
 

@@ -65,6 +65,7 @@ def test_vectors_of_queries_lie_in_a_file_and_stay_what_they_are(tmp_path: Path)
     rng, count, headings, dim = np.random.default_rng(2), 900, 8, 256
     vectors = rng.normal(size=(count, headings, dim)).astype("<f2")
     codes = rng.integers(0, 256, (count, headings, 8)).astype(np.uint8)
+    weights = rng.integers(-127, 128, (count, headings, 64)).astype(np.int8)
     views = rng.choice(["panorama", "street"], count)
     lit = [None if one else (rng.random(dim) < 0.5).tobytes() for one in rng.random(count) < 0.9]
     columns = {
@@ -77,6 +78,7 @@ def test_vectors_of_queries_lie_in_a_file_and_stay_what_they_are(tmp_path: Path)
         "candidates": [headings] * count,
         "embedding": [each.tobytes() for each in vectors],
         "code": [each.tobytes() for each in codes],
+        "weights": [each.tobytes() for each in weights],
         "columns": [dim] * count,
         "lit": lit,
     }
@@ -98,6 +100,7 @@ def test_vectors_of_queries_lie_in_a_file_and_stay_what_they_are(tmp_path: Path)
         np.testing.assert_array_equal(rows, np.flatnonzero(views == queries.view))
         np.testing.assert_array_equal(queries.embedding, unit[rows])
         np.testing.assert_array_equal(queries.code, codes[rows])
+        np.testing.assert_array_equal(queries.weights, weights[rows])
         assert queries.shown is not None
         for shown, row in zip(queries.shown, rows, strict=True):
             stored = lit[int(row)]
