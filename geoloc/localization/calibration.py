@@ -103,6 +103,9 @@ class Calibration(BaseModel):
     model_id: str
     coverage: float = COVERAGE
     rerank: int = Field(description="Codes re-ranked by float embeddings when the fit was made.")
+    asymmetric: bool = Field(
+        True, description="Whether photos' real numbers were compared with tiles' bits when the fit was made."
+    )
     bits: int
     tiles: int = Field(description="Tiles of the index when the fit was made.")
     spacing_m: float | None = Field(description="Median distance of a tile to its nearest neighbour.")

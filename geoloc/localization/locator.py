@@ -121,8 +121,11 @@ class Locator:
         calibration = self.calibration
         if calibration is None or calibration.model_id != self.snapshot.manifest.model.model_id:
             return None
-        if (calibration.rerank > 0) != (self._rerank(rerank) > 0):
+        by_floats = self._rerank(rerank) > 0
+        if (calibration.rerank > 0) != by_floats:
             return None  # similarities of embeddings and of codes are different numbers
+        if not by_floats and calibration.asymmetric != self.asymmetric:
+            return None  # and so are those of real numbers with bits
         return calibration.query_kinds.get(kind)
 
     def settings_for(self, kind: str) -> ClusterSettings:

@@ -49,7 +49,17 @@ class KeyFile(BaseModel):
 
 
 def read_keys(uri: str) -> tuple[KeyEntry, ...]:
-    """The keys of a file; `ConfigError` when it is none, or holds an id twice."""
+    """The keys of a file; `ConfigError` when it is none, holds an id twice, or has no key: it would admit everybody."""
+    keys = _keys_of(uri)
+    if not keys:
+        raise ConfigError(
+            f"{uri!r} holds no API key, so nobody could be let in; add one with geoloc serve key, or serve without a "
+            "file of keys."
+        )
+    return keys
+
+
+def _keys_of(uri: str) -> tuple[KeyEntry, ...]:
     try:
         keys = KeyFile.model_validate_json(storage.read_bytes(uri)).keys
     except ValidationError as error:
@@ -88,7 +98,7 @@ def add_key(
 
     Raises `ConfigError` for a name that the file holds already, or that is no plain word.
     """
-    known = read_keys(keys) if storage.exists(keys) else ()
+    known = _keys_of(keys) if storage.exists(keys) else ()
     if name in {key.id for key in known}:
         raise ConfigError(f"{keys!r} holds a key {name!r} already; choose another name, or remove that one.")
     secret = secrets.token_urlsafe(32)

@@ -242,6 +242,7 @@ def _calibrated(
         snapshot_id=snapshot.snapshot_id,
         model_id=snapshot.manifest.model.model_id,
         rerank=config.rerank,
+        asymmetric=locator.asymmetric,
         bits=snapshot.bits,
         tiles=snapshot.count,
         spacing_m=locator.sample.spacing_m,

@@ -63,7 +63,7 @@ def test_the_report_has_every_part_and_every_bar(
         "recall@1",
     ):
         assert words in text
-    assert len(report["bars"]) == 2 * 1 + 2 * 2 + 2 + 2
+    assert len(report["bars"]) == 2 * 3 + 2 * 2 + 2 + 2
     # All lists probed (there are fewer than 64) find everything.
     assert [lists["recall_at_10"] for lists in report["lists"] if lists["probes"] == 64][-1] == 1.0
 

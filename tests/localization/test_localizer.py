@@ -313,6 +313,18 @@ def test_a_kind_of_query_without_a_calibration_says_so(localizer, small_index):
     assert not codes_only.calibrated, "similarities of codes are not those that were fitted"
 
 
+def test_a_calibration_of_one_comparison_does_not_hold_for_the_other(localizer):
+    snapshot, kind = localizer.locator.snapshot, "panorama/heading_known"
+    for fitted in (True, False):
+        of_codes = calibration_of(snapshot, rerank=0, asymmetric=fitted)
+        assert Locator(snapshot, of_codes, asymmetric=fitted).fit_for(kind, 0) is not None
+        assert Locator(snapshot, of_codes, asymmetric=not fitted).fit_for(kind, 0) is None
+    by_floats = calibration_of(snapshot)
+    assert Locator(snapshot, by_floats, asymmetric=False).fit_for(kind, 100) is not None, (
+        "floats ordered both"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -43,6 +43,15 @@ def test_a_file_of_keys_that_is_none_is_named(tmp_path: Path) -> None:
     assert "short'" not in str(error.value)
 
 
+def test_a_file_without_a_key_does_not_open_the_service_to_everybody(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('{"keys": []}')
+    with pytest.raises(ConfigError, match="holds no API key"):
+        read_keys(str(path))
+    add_key(str(path), "team-a")
+    assert [key.id for key in read_keys(str(path))] == ["team-a"]
+
+
 def test_without_a_known_key_nothing_is_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = add_key(str(tmp_path / "keys"), "team-a").key
     keys = read_keys(str(tmp_path / "keys"))

@@ -33,6 +33,7 @@ from geoloc.stages import (
     localize,
     train,
 )
+from geoloc.stages.ingest_settings import OutputTables
 from geoloc.synthetic.stages import ablations, city, codes
 from geoloc.training.comparison.measurements import MeasurementStore, Model, TestTable
 from tests.sources.datasets.miniatures import make_cvusa
@@ -194,7 +195,8 @@ def ingested(**inputs: Any) -> Callable[[World], Any]:
 
 def pairs(world: World) -> Any:
     tiles, queries = f"{world.small.ingested}/tiles", f"{world.small.ingested}/queries"
-    return ingest._pairs(ingest.IngestConfig(), 50.0, tiles, queries, world.out, False, [])
+    with OutputTables(world.out, overwrite=False) as opened:
+        return ingest._pairs(ingest.IngestConfig(), 50.0, tiles, queries, world.out, opened, [])
 
 
 def trained(world: World) -> Any:
