@@ -23,6 +23,7 @@ import torch
 from geoloc.core import geodesy, part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
+from geoloc.index.search.kernels.weighted_scan import bit_weights
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import read_card, save_model
 from geoloc.recipe.recipe import Recipe
@@ -306,6 +307,7 @@ def write_oracle(way: Way, case: Case, kind: str) -> tuple[str, str]:
         "featureless": [False] * len(queries), "candidates": [1] * len(queries),
         "embedding": [v.astype("<f2").tobytes() for v in photo_vectors],
         "code": [code_of(v) for v in photo_vectors],
+        "weights": [bit_weights(v[:BITS]).tobytes() for v in photo_vectors],
         "columns": [1] * len(queries), "lit": pa.nulls(len(queries), pa.binary()),
     }  # fmt: skip
     known = {name: [q[name] for q in queries] for name in ("query_id", "view", "heading_deg", "lat", "lon")}
