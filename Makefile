@@ -50,14 +50,8 @@ demo: $(READY)
 serve: $(READY)
 	@$(BIN)/geoloc serve --index demo/index $(ARGS)
 
-# Tests with a Ray mostly wait, so the others run beside them; what those print comes at the end. Status 5: no test of
-# that kind was chosen. With `set -m` the other process takes an interrupt, which ends the first with status 2.
 test: $(READY)
-	@mkdir -p build; set -m; $(BIN)/pytest -m "not slow and not ray" $(ARGS) > build/tests.log 2>&1 & others=$$!; \
-	set +m; ray=0; $(BIN)/pytest -m "not slow and ray" $(ARGS) || ray=$$?; \
-	[ $$ray != 2 ] || kill -INT $$others; \
-	rest=0; wait $$others || rest=$$?; cat build/tests.log; \
-	case $$ray,$$rest in 0,[05] | 5,0) ;; *) exit 1;; esac
+	$(BIN)/pytest $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -22,7 +22,7 @@ _START_LIMIT_S = 60.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that wait for a Ray: `make test` runs the others beside them."""
+    """Mark the tests that wait for a Ray, so that the others can be chosen."""
     for item in items:
         own_ray = item.path.parent.name in ("cluster", "e2e")
         if own_ray or "ray_local" in getattr(item, "fixturenames", ()):

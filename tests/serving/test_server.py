@@ -20,39 +20,38 @@ from geoloc.core.errors import ServiceUnavailable
 from geoloc.serving.server import ServeConfig, start
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Serving = dict[signal.Signals, subprocess.Popen[str]]
 
 
-@pytest.fixture(scope="module")
-def serving(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """The command, running once for every signal: with a Ray of its own, and on the Ray of the session."""
-    index = build(tmp_path_factory.mktemp("server"), count=12).index
+@pytest.fixture
+def serving(ray_local: None, tmp_path: Path, number: signal.Signals) -> Iterator[subprocess.Popen[str]]:
+    """The command until it is stopped: on the Ray of the session, and for SIGTERM with a Ray of its own."""
+    index = build(tmp_path, count=12).index
     environment = os.environ | {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
     environment.pop("RAY_ADDRESS", None)
-    addresses = {signal.SIGINT: {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}, signal.SIGTERM: {}}
+    if number == signal.SIGINT:
+        environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     words = ["serve", "--index", index, "--port", "0", "--cpus-per-replica", "0.1"]
-    processes = {
-        number: subprocess.Popen(
-            [sys.executable, "-m", "geoloc", *words],
-            env=environment | addresses[number],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in SIGNALS
-    }
-    yield processes
-    for process in processes.values():
-        process.kill()
-        process.wait()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "geoloc", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_the_service_without_a_line_of_ray(serving: Serving, number: signal.Signals) -> None:
-    process = serving[number]
+def test_a_signal_ends_the_service_without_a_line_of_ray(
+    serving: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    process = serving
     assert process.stderr is not None
     first = process.stderr.readline()
-    assert re.fullmatch(r"Serving .* at http://127\.0\.0\.1:\d+ \(POST /v1/localize, .*\n", first), first
+    up = re.fullmatch(r"Serving .* at http://127\.0\.0\.1:\d+ \(POST /v1/localize, .*\n", first)
+    assert up, first + process.communicate(timeout=60)[1]
     process.send_signal(number)
     out, rest = process.communicate(timeout=60)
     assert rest == "Stopping the service.\n"
