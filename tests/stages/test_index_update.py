@@ -501,7 +501,7 @@ def test_an_index_of_format_2_is_read_extended_and_compacted(tmp_path: Path) -> 
     life.add(some_tiles(["t001", "new"], 2))
     life.remove(["t002"])
     now = read_manifest(life.index, Snapshot.open(life.index).snapshot_id)
-    assert (now.format_version, now.lists, now.any_heading_bits) == (3, 4, 32)
+    assert (now.format_version, now.lists, now.any_heading_bits) == (4, 4, 32)
     assert [shard.lists for shard in now.shards] == [4, 4, 0]
     check(life)
     life.compact(everything=True, tiles_per_shard=20)
