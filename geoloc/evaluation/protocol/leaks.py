@@ -94,11 +94,11 @@ _Work = tuple[str, Sequence[Part], bool, int]  # table, parts, whether they are 
 
 
 def _tasks(ours: str, theirs: str) -> tuple[list[_Work], int]:
-    manifests = [(uri, part_table.read_manifest(uri)) for uri in (ours, theirs)]
-    partitions = -(-sum(manifest.rows for _, manifest in manifests) // _ROWS_PER_PARTITION) or 1
+    manifests = [(uri, mine, part_table.read_manifest(uri)) for uri, mine in ((ours, True), (theirs, False))]
+    partitions = -(-sum(manifest.rows for _, _, manifest in manifests) // _ROWS_PER_PARTITION) or 1
     work: list[_Work] = [
-        (uri, manifest.parts[start : start + _PARTS_PER_TASK], uri == ours, partitions)
-        for uri, manifest in manifests
+        (uri, manifest.parts[start : start + _PARTS_PER_TASK], mine, partitions)
+        for uri, mine, manifest in manifests
         for start in range(0, len(manifest.parts), _PARTS_PER_TASK)
     ]
     return work, partitions
