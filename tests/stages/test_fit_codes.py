@@ -70,8 +70,8 @@ def test_the_recipe_the_card_and_the_manifest_name_the_encoder(
     localizer = Localizer.open(index, device="cpu")
     fix = localizer.localize(small.panoramas[17], view="panorama", heading_deg=0.0)
     assert fix.matches[0].tile_id == small.tile_ids[17]
-    assert fix.matches[0].distance_bits is not None
-    assert fix.matches[0].distance_bits <= 4
+    itself = localizer.localize(small.tiles[17], view="drone", heading_deg=0.0).matches[0]
+    assert (itself.tile_id, itself.distance_bits) == (small.tile_ids[17], 0), "tiles have the encoder's codes"
 
 
 def test_a_second_run_is_the_first_and_other_settings_are_refused(small: SmallIndex, tmp_path: Path) -> None:
