@@ -6,14 +6,14 @@ machine's cores, one after the other; ratios are what to keep.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,7 @@ def run(config: ServeBench, output: str | None = None) -> ServeReport:
         say("bench: starting the service")
         handle = start(ServeConfig(index=config.index, port=config.port, watch_s=0))
         try:
-            load_of(
-                handle.url, bodies, 1, 3
-            )  # what is compiled and opened by the first requests is not counted
+            load_of(handle.url, bodies, 1, 3)  # the first requests compile and open; they are not counted
             loads = [load_of(handle.url, bodies, clients, config.seconds) for clients in config.clients]
         finally:
             handle.stop()
@@ -212,12 +210,10 @@ def _body(row: dict[str, Any]) -> bytes:
     return b"".join([*parts, head, row["image"], f"\r\n--{BOUNDARY}--\r\n".encode()])
 
 
-def load_of(
-    url: str, bodies: Path, clients: int, seconds: int, during: Callable[[], None] | None = None
-) -> Load:
-    """What `clients` see that post for some seconds; `during` runs meanwhile.
+def load_of(url: str, bodies: Path, clients: int, seconds: int, *, stop_s: int = 20) -> Load:
+    """What `clients` see that post for some seconds; requests that are under way then get `stop_s` seconds more.
 
-    Raises `ServiceUnavailable` where locust fails.
+    Raises `ServiceUnavailable` where locust fails, and where no request came to an end.
     """
     say(f"bench: {clients} clients for {seconds} s")
     with tempfile.TemporaryDirectory(prefix="geoloc-load-") as scratch:
@@ -226,30 +222,39 @@ def load_of(
             *("--exit-code-on-error", "0"),
             *("--locustfile", str(Path(__file__).with_name("serve_load.py")), "--host", url),
             *("--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"),
-            *("--stop-timeout", "20", "--csv", f"{scratch}/load"),
+            *("--stop-timeout", str(stop_s), "--json-file", f"{scratch}/load"),
         ]
         environment = os.environ | {"GEOLOC_BENCH_PHOTOS": str(bodies), "GEOLOC_BENCH_BOUNDARY": BOUNDARY}
         with subprocess.Popen(  # noqa: S603 (our own words)
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
-            if during is not None:
-                during()
             try:
-                _, errors = process.communicate(timeout=seconds + 60)
+                _, errors = process.communicate(timeout=seconds + stop_s + 60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 errors = "it did not end"
-        statistics = Path(scratch) / "load_stats.csv"
-        if not statistics.exists():
-            raise ServiceUnavailable(f"The load could not be made: {' '.join(errors.split())[-300:]}")
-        (row,) = [row for row in csv.DictReader(statistics.open()) if row["Name"] == "Aggregated"]
+        statistics = Path(scratch) / "load.json"
+        found = json.loads(statistics.read_bytes()) if statistics.exists() else []
+    if not found:
+        raise ServiceUnavailable(
+            f"The load on {url} could not be made, no request came to an end: {' '.join(errors.split())[-300:]}"
+        )
+    return _load(found[0], clients)
+
+
+def _load(found: dict[str, Any], clients: int) -> Load:
+    """Locust's statistics of the one route; it rounds times above 100 ms to two digits."""
+    count = int(found["num_requests"])
+    times = sorted((float(time_ms), int(number)) for time_ms, number in found["response_times"].items())
+    ends = np.cumsum([number for _, number in times])
+    p50_ms, p99_ms = (times[int(np.searchsorted(ends, share * count))][0] for share in (0.5, 0.99))
     return Load(
         clients=clients,
-        requests=int(row["Request Count"]),
-        failed=int(row["Failure Count"]),
-        per_s=float(row["Requests/s"]),
-        p50_ms=float(row["50%"]),
-        p99_ms=float(row["99%"]),
+        requests=count,
+        failed=int(found["num_failures"]),
+        per_s=count / max(found["last_request_timestamp"] - found["start_time"], 1e-3),
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
         memory_bytes=_service_memory(),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +12,7 @@ from small_index import SmallIndex, build, encoded, texture
 
 from geoloc.bench import serve
 from geoloc.bench.measure import Spread
+from geoloc.core.errors import ServiceUnavailable
 from geoloc.serving.limits import ServingLimits
 from tests.serving.fake_backend import FakeBackend, talk
 
@@ -47,6 +50,31 @@ def test_bodies_are_what_the_service_takes() -> None:
     assert talk(backend, ServingLimits(decoders=1), script) == 200
     (one,) = backend.photos
     assert (one.view, one.heading_deg, one.fov_deg) == ("street", 30.5, 90.0)
+
+
+def test_percentiles_and_rates_are_those_of_all_requests() -> None:
+    times = {"9": 1, "100": 98, "20": 1}  # as locust counts them: milliseconds, requests
+    found = {
+        "num_requests": 100,
+        "num_failures": 3,
+        "start_time": 10.0,
+        "last_request_timestamp": 15.0,
+        "response_times": times,
+    }
+    one = serve._load(found, 4)
+    assert (one.requests, one.failed, one.per_s, one.p50_ms, one.p99_ms) == (100, 3, 20.0, 100.0, 100.0)
+    half = found | {"num_requests": 2, "response_times": {"7": 1, "3": 1}}
+    assert (serve._load(half, 1).p50_ms, serve._load(half, 1).p99_ms) == (3.0, 7.0)
+
+
+def test_a_load_without_an_answer_is_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "00000").write_bytes(b"")
+    with socket.socket() as silent:  # it accepts and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ServiceUnavailable, match="no request came to an end"):
+            serve.load_of(url, tmp_path, 1, 1, stop_s=1)
 
 
 @pytest.mark.slow
