@@ -2,6 +2,7 @@
 #   make demo        the whole way on a procedural city: imagery -> tables -> training -> index -> served fixes
 #   make test        the fast tests        make test-slow   the ones that take minutes
 #   make check       style, types, docs    make serve       keep serving the demo's index
+#   make model       train and measure the model that ships with geoloc again, in build/model: hours, it resumes
 #   make docs        the pages of docs/ and the API as a site, in build/site
 #   make mutants     which changes of the numerical code no test notices: MODULE=geoloc/geometry/polar.py
 #   make lock        pin requirements again  make clean     remove what was built here (not the demo)
@@ -27,10 +28,10 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11; do \
 	if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
 	then echo $$name; break; fi; done)
 
-.PHONY: help demo test test-slow check check-locks docs mutants format serve lock clean
+.PHONY: help demo model test test-slow check check-locks docs mutants format serve lock clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
 $(READY): requirements.lock pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "geoloc needs Python 3.11 or 3.12 and found neither: install one, or" \
@@ -47,11 +48,15 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	@$(BIN)/geoloc demo $(ARGS)
 
+model: $(READY)
+	@$(BIN)/geoloc demo model $(ARGS)
+
 serve: $(READY)
 	@$(BIN)/geoloc serve --index demo/index $(ARGS)
 
+# Three processes: two with a Ray each, which waits much, and one for the other tests, which the two join at their end.
 test: $(READY)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 3 $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "Client", "Localizer"]
 
 find_place(os.environ, Path(__file__).parent, Path(os.path.expanduser("~")))
+# Faiss logs four lines about its own loading in every process whose root logger lets INFO through (Ray Train's does).
+logging.getLogger("faiss.loader").setLevel(logging.WARNING)
 
 
 def __getattr__(name: str) -> Any:

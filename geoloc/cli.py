@@ -56,6 +56,7 @@ _HELP_OF_NO = {
     "embeddings": "Store hash codes alone, without embeddings.",
     "report": "Do not write report.html.",
     "faiss": "Do not try FAISS's PQ and RaBitQ.",
+    "browser": "Do not open the page in a browser.",
     "serve": "Stop after the measurements: start no service.",
 }
 _POSITIONAL: Any = tyro.conf.Positional
@@ -89,6 +90,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "ingest": Command(
             "geoloc.stages.ingest", "imagery and photos, or a published data set, to checked tables"
         ),
+        "ingest osm": Command(
+            "geoloc.stages.ingest_osm", "an OpenStreetMap extract to map tiles with points"
+        ),
         "ingest export": Command(
             "geoloc.stages.export_webdataset", "tables to tar shards for the webdataset package"
         ),
@@ -102,7 +106,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "index": {
         "encode": Command("geoloc.stages.encode", "tiles to hash codes and embeddings"),
-        "index build": Command("geoloc.stages.index_build", "codes (or --imagery) to a searchable index"),
+        "index build": Command(
+            "geoloc.stages.index_build", "codes (or --imagery, or --osm) to a searchable index"
+        ),
         "index estimate": Command(
             "geoloc.stages.index_build", "what a build would take, and whether it fits", "estimate_build"
         ),
@@ -144,17 +150,33 @@ GROUPS: dict[str, dict[str, Command]] = {
         "serve key": Command("geoloc.serving.access", "make an API key for a service", "add_key"),
     },
     "operate": {
+        "pipeline": Command(
+            "geoloc.stages.pipeline", "one YAML file from imagery and photos to a measured index"
+        ),
         "demo": Command("geoloc.demo.run", "everything on a procedural city, from imagery to a service"),
+        "demo model": Command(
+            "geoloc.demo.shipped_model", "train and measure the model that ships with geoloc; takes hours"
+        ),
         "submit": Command("geoloc.stages.submit", "run a sub-command as a job on a Ray cluster", "submit"),
         "bench search": Command(
             "geoloc.bench.search", "measure search here, beside FAISS and usearch, against its bars"
+        ),
+        "bench encode": Command(
+            "geoloc.bench.encode",
+            "measure cutting and encoding here, beside the network alone, against its bars",
+        ),
+        "bench train": Command(
+            "geoloc.bench.train", "measure training here, beside a plain PyTorch loop, against its bars"
         ),
         "bench serve": Command("geoloc.bench.serve", "measure a service under load here, against its bars"),
         "doctor": Command("geoloc.runtime.doctor", "check this machine and say what is missing"),
     },
 }
 COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
-_FROM_IMAGERY = Command("geoloc.stages.index_imagery", "imagery to a searchable index in one call")
+_WHOLE_WAYS = {
+    "--imagery": Command("geoloc.stages.index_imagery", "imagery to a searchable index in one call"),
+    "--osm": Command("geoloc.stages.index_osm", "an OpenStreetMap extract to a searchable index in one call"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -194,8 +216,9 @@ def find_command(words: Sequence[str]) -> tuple[str, Command, list[str]]:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean `geoloc {near[0]}`?" if near else "`geoloc --help` lists them."
         raise ConfigError(f"There is no sub-command {name!r}; {hint}")
-    from_imagery = name == "index build" and any(word.partition("=")[0] == "--imagery" for word in rest)
-    return name, _FROM_IMAGERY if from_imagery else COMMANDS[name], rest
+    flags = {word.partition("=")[0] for word in rest} if name == "index build" else set()
+    whole = next((command for flag, command in _WHOLE_WAYS.items() if flag in flags), None)
+    return name, whole or COMMANDS[name], rest
 
 
 def run_command(name: str, command: Command, words: list[str]) -> int:

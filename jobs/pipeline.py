@@ -1,6 +1,6 @@
-"""ray job submit --working-dir . -- python jobs/pipeline.py --output s3://maps/demo
+"""ray job submit --working-dir . -- python jobs/pipeline.py --config s3://maps/city.yaml --output s3://maps/city
 
-All stages one after the other, from the procedural city to measured recall. Takes the flags of `geoloc demo`.
+One YAML file from imagery and photos to a calibrated, measured index. Takes the flags of `geoloc pipeline`.
 """
 
 from __future__ import annotations
@@ -10,4 +10,4 @@ import sys
 from geoloc.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["demo", "--no-serve", *sys.argv[1:]]))
+    sys.exit(main(["pipeline", *sys.argv[1:]]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import secrets
 import socket
@@ -12,21 +14,81 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes side by side: a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# 15 by default: workers would wait for the tests beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 pytest_plugins = ["small_index", "small_ingest"]
 BUCKET = "geoloc-tests"
 _START_LIMIT_S = 60.0
+_OWN_RAY = ("cluster", "e2e")
+_RAY_GROUP = "with a Ray:"
+_WHOLE_WAYS = (*_OWN_RAY, "serving", "bench")  # about half of the time of the tests with a Ray
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--ray`: a half of the suite beside whatever `-m` chooses."""
+    parser.addoption(
+        "--ray", choices=("with", "without"), help="only the tests that wait for a Ray, or none of them"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that wait for a Ray, so that the others can be chosen."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that wait for a Ray, and leave out the half that `--ray` does not want."""
     for item in items:
-        own_ray = item.path.parent.name in ("cluster", "e2e")
-        if own_ray or "ray_local" in getattr(item, "fixturenames", ()):
+        if item.path.parent.name in _OWN_RAY or "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # what takes longest begins first
+        items.sort(key=lambda item: not _group(item.path).startswith(_RAY_GROUP))
+    wanted = config.getoption("--ray")
+    if wanted is None:
+        return
+    kept = [item for item in items if (item.get_closest_marker("ray") is not None) == (wanted == "with")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several processes take whole groups of files (`_group`), in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        """`--dist loadgroup` of xdist 3.8 does not group with pytest 9.2."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(config.rootpath / nodeid.split("::")[0])
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
+
+
+@functools.cache
+def _group(path: Path) -> str:
+    """Files with tests that wait for a Ray are two groups: a process and a Ray each. Others are alone."""
+    text = path.read_text(encoding="utf-8")
+    if path.parent.name not in _OWN_RAY and "ray_local" not in text and "mark.ray" not in text:
+        return str(path)
+    return f"{_RAY_GROUP} {'whole ways' if path.parent.name in _WHOLE_WAYS else 'stages'}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that starts a Ray without the mark of those that wait for one fails: it would run beside two others."""
+    before = _has_ray()
+    yield
+    if not before and _has_ray() and item.get_closest_marker("ray") is None:
+        pytest.fail("this test starts a Ray; let it use the fixture ray_local, or mark it with ray")
+
+
+def _has_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _free_ports(count: int) -> list[int]:
@@ -171,6 +233,58 @@ def s3_uri(s3_server: S3Server) -> str:
     return f"s3://{s3_server.bucket}/{secrets.token_hex(8)}"
 
 
+def _make_here(
+    plan: Any, items: list[dict[str, Any]], maker: Any, workers: Any, arguments: tuple[Any, ...]
+) -> Iterator[dict[str, str]]:
+    """The results of `table_job._run`, from the objects that Ray's workers would run."""
+    from geoloc.runtime.table_job import _PartActor, _PartTask
+
+    here = _PartTask(plan, maker) if workers.actors is None else _PartActor(plan, maker, arguments)
+    return map(here, items)
+
+
+@contextlib.contextmanager
+def made_here() -> Iterator[None]:
+    """Parts of tables are made in this process: for tests of rows, where another one of the stage waits for workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geoloc.runtime.table_job._run", _make_here)
+        yield
+
+
+@pytest.fixture
+def parts_here() -> Iterator[None]:
+    """`made_here` for a test."""
+    with made_here():
+        yield
+
+
+@pytest.fixture(scope="module")
+def parts_here_in_module() -> Iterator[None]:
+    """`made_here` for a whole module and its fixtures."""
+    with made_here():
+        yield
+
+
+class Killed(BaseException):
+    """Ends a stage where `killed_after` says."""
+
+
+@contextlib.contextmanager
+def killed_after(parts: int) -> Iterator[None]:
+    """A stage in here ends with `Killed` when that many parts of a table are noted and one more is written."""
+
+    def some(*arguments: Any) -> Iterator[dict[str, str]]:
+        results = _make_here(*arguments)
+        yield from itertools.islice(results, parts)
+        assert next(results, None) is not None, "the table was to be left unfinished"
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr("geoloc.runtime.table_job._run", some)
+        yield
+        pytest.fail("the stage ended by itself")
+
+
 @pytest.fixture(scope="session")
 def ray_local(s3_server: S3Server) -> Iterator[None]:
     """One Ray with two CPUs for the session.
@@ -183,6 +297,7 @@ def ray_local(s3_server: S3Server) -> Iterator[None]:
 
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
+    patch.setenv("RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT", "1")  # what cannot start fails at once
     ensure_ray(num_cpus=2)
     yield
     ray.shutdown()

@@ -33,7 +33,7 @@ def _flags(text: str) -> list[str]:
 
 def test_flags_are_those_that_were_agreed(capsys: pytest.CaptureFixture[str]) -> None:
     """Scripts of users rest on flags: who changes one changes cli_flags.txt knowingly."""
-    names = [*cli.COMMANDS, "index build --imagery x"]
+    names = [*cli.COMMANDS, "index build --imagery x", "index build --osm x"]
     found = {name: _flags(_help(name, capsys)) for name in names}
     lines = "".join(f"{name}: {' '.join(flags)}\n" for name, flags in found.items())
     assert lines == FLAGS.read_text(), f"write this into {FLAGS.name}:\n{lines}"
@@ -49,7 +49,7 @@ def _options(text: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", [*cli.COMMANDS, "index build --imagery x"])
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "index build --imagery x", "index build --osm x"])
 def test_help_names_required_flags_first_and_explains_every_flag(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +272,7 @@ def test_imagery_turns_index_build_into_the_whole_way() -> None:
     module = "geoloc.stages.index_imagery"
     for words in (["index", "--imagery", "x"], ["index", "build", "--imagery=x"]):
         assert cli.find_command(words)[1].module == module
+    assert cli.find_command(["index", "build", "--osm", "x"])[1].module == "geoloc.stages.index_osm"
     assert cli.find_command(["index", "--codes", "x"])[1].module == "geoloc.stages.index_build"
 
 
@@ -299,12 +300,30 @@ def test_the_help_of_index_build_names_imagery(capsys: pytest.CaptureFixture[str
 
 def test_submit_hands_the_words_to_ray_unchanged() -> None:
     config = submit.SubmitConfig(address="http://127.0.0.1:8265", working_dir=".", wait=False)
-    words = submit.command(config, ["encode", "--tiles", "a b", "--json"])
+    words = submit.command(config, ["encode", "--tiles", "a b", "--json"], "geoloc-encode-1")
     assert Path(words[0]).name == "ray"
     assert words[1:] == [
-        *("job", "submit", "--no-wait", "--address", "http://127.0.0.1:8265", "--working-dir", "."),
+        *("job", "submit", "--address", "http://127.0.0.1:8265", "--submission-id", "geoloc-encode-1"),
+        *("--no-wait", "--working-dir", "."),
         *("--", "python", "-m", "geoloc", "encode", "--tiles", "a b", "--json"),
     ]
+
+
+def test_ctrl_c_stops_the_job_that_was_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def call(words: list[str]) -> int:
+        calls.append(words[1:])
+        if words[2] == "submit":
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(submit, "_call", call)
+    with pytest.raises(KeyboardInterrupt):
+        submit.submit(["--address", "http://127.0.0.1:8265", "encode", "--tiles", "t"])
+    job_id = calls[0][calls[0].index("--submission-id") + 1]
+    assert job_id.startswith("geoloc-encode-")
+    assert calls[1] == ["job", "stop", "--address", "http://127.0.0.1:8265", job_id]
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "jobs").glob("*.py")))
@@ -338,8 +357,7 @@ def test_the_command_of_a_job_script_parses(script: str, monkeypatch: pytest.Mon
 
 def test_every_stage_has_a_job_script() -> None:
     scripts = {path.stem for path in (ROOT / "jobs").glob("*.py")}
-    stages = {name.partition(" ")[0] for name in cli.COMMANDS} - {"submit", "doctor", "demo"}
-    assert scripts == stages | {"pipeline"}
+    assert scripts == {name.partition(" ")[0] for name in cli.COMMANDS} - {"submit", "doctor"}
 
 
 def test_doctor_finds_this_machine_fit(ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,4 +207,8 @@ def test_every_stage_is_run_of_config_inputs_and_output() -> None:
         assert _signature(update) == (("config", "inputs", "index_uri"), ())
     assert _signature(index_update.compact) == (("config", "index_uri"), ())
     commands = {command.module.rpartition(".")[2] for command in cli.COMMANDS.values()}
-    assert set(stages) - commands == {"index_imagery"}  # `index build --imagery` calls it
+    assert set(stages) - commands == {
+        "index_imagery",
+        "encode_imagery",
+        "index_osm",
+    }  # `index build` calls them

@@ -6,9 +6,11 @@ machine's cores, one after the other; ratios are what to keep.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -62,6 +64,7 @@ class Load(BaseModel):
     p50_ms: float
     p99_ms: float
     memory_bytes: int
+    cpu_ms: dict[str, float] = Field(description="Milliseconds of a processor for a request, by process.")
 
 
 class ServeReport(BaseModel):
@@ -92,6 +95,8 @@ class ServeReport(BaseModel):
             f"{one.p99_ms:>9.0f} {one.memory_bytes / 2**20:>9.0f}"
             for one in self.loads
         ]
+        lines.append("milliseconds of a processor for a request, by process")
+        lines += [f"  {one.clients:>9} clients: {_by_process(one.cpu_ms)}" for one in self.loads]
         return "\n".join([*lines, "bars:", *(f"  {bar.line()}" for bar in self.bars)])
 
 
@@ -104,13 +109,13 @@ def run(config: ServeBench, output: str | None = None) -> ServeReport:
         raise ConfigError(f"clients is {config.clients}; give numbers of 1 or more.")
     if importlib.util.find_spec("locust") is None:
         raise ConfigError("The load is made by locust, which is not installed; install geoloc[dev].")
-    rows = _photos(config)
+    rows = photos_of(config.photos, config.count)
     steps, forward = measure_steps(config.index, rows)
     with tempfile.TemporaryDirectory(prefix="geoloc-bench-") as scratch:
         bodies = Path(scratch) / "bodies"
         bodies.mkdir()
         for number, row in enumerate(rows):
-            (bodies / f"{number:05d}").write_bytes(_body(row))
+            (bodies / f"{number:05d}").write_bytes(photo_body(row))
         say("bench: starting the service")
         handle = start(ServeConfig(index=config.index, port=config.port, watch_s=0))
         try:
@@ -149,11 +154,10 @@ def bars_of(steps_ms: Spread, forward_per_s: Spread, loads: Sequence[Load]) -> l
     ]
 
 
-def _photos(config: ServeBench) -> list[dict[str, Any]]:
-    table = part_table.read(config.photos, kind="queries", columns=_COLUMNS)
-    chosen = np.unique(
-        np.linspace(0, table.num_rows - 1, min(config.count, table.num_rows)).round().astype(int)
-    )
+def photos_of(queries: str, count: int) -> list[dict[str, Any]]:
+    """Image and fields of `count` photos, taken evenly from a table of queries."""
+    table = part_table.read(queries, kind="queries", columns=_COLUMNS)
+    chosen = np.unique(np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).round().astype(int))
     rows: list[dict[str, Any]] = table.take(chosen).to_pylist()
     return rows
 
@@ -199,8 +203,8 @@ def _forward(localizer: Localizer, photos: Sequence[Any]) -> Spread:
     return Spread.of(per_s)
 
 
-def _body(row: dict[str, Any]) -> bytes:
-    """The multipart body of a photo and what is known of it."""
+def photo_body(row: dict[str, Any]) -> bytes:
+    """The multipart body of a photo and what is known of it; its boundary is `BOUNDARY`."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{row[name]}\r\n'.encode()
         for name in ("view", "heading_deg", "fov_deg")
@@ -225,24 +229,31 @@ def load_of(url: str, bodies: Path, clients: int, seconds: int, *, stop_s: int =
             *("--stop-timeout", str(stop_s), "--json-file", f"{scratch}/load"),
         ]
         environment = os.environ | {"GEOLOC_BENCH_PHOTOS": str(bodies), "GEOLOC_BENCH_BOUNDARY": BOUNDARY}
-        with subprocess.Popen(  # noqa: S603 (our own words)
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
-            try:
-                _, errors = process.communicate(timeout=seconds + stop_s + 60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                errors = "it did not end"
+        limit_s = seconds + stop_s + 60
+        before = _processor_seconds()
+        try:
+            done = subprocess.run(  # noqa: S603 (our own words)
+                command,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=limit_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ServiceUnavailable(f"The load of {clients} clients did not end in {limit_s} s.") from error
         statistics = Path(scratch) / "load.json"
         found = json.loads(statistics.read_bytes()) if statistics.exists() else []
     if not found:
         raise ServiceUnavailable(
-            f"The load on {url} could not be made, no request came to an end: {' '.join(errors.split())[-300:]}"
+            f"The load on {url} could not be made, no request came to an end: {' '.join(done.stderr.split())[-300:]}"
         )
-    return _load(found[0], clients)
+    after = _processor_seconds()
+    return _load(found[0], clients, {kind: after[kind] - before.get(kind, 0.0) for kind in after})
 
 
-def _load(found: dict[str, Any], clients: int) -> Load:
+def _load(found: dict[str, Any], clients: int, processor_s: dict[str, float]) -> Load:
     """Locust's statistics of the one route; it rounds times above 100 ms to two digits."""
     count = int(found["num_requests"])
     times = sorted((float(time_ms), int(number)) for time_ms, number in found["response_times"].items())
@@ -255,15 +266,49 @@ def _load(found: dict[str, Any], clients: int) -> Load:
         per_s=count / max(found["last_request_timestamp"] - found["start_time"], 1e-3),
         p50_ms=p50_ms,
         p99_ms=p99_ms,
-        memory_bytes=_service_memory(),
+        memory_bytes=sum(process.memory_info().rss for _, process in service_processes()),
+        cpu_ms={kind: round(1e3 * spent / max(count, 1), 2) for kind, spent in processor_s.items()},
     )
 
 
-def _service_memory() -> int:
-    """Resident bytes of the replicas and decoders that belong to this process's user."""
-    total = 0
-    for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if "ServeReplica:" in words or "decoder_process" in words or "ProxyActor" in words:
-            total += process.info["memory_info"].rss
-    return total
+def _by_process(cpu_ms: dict[str, float]) -> str:
+    shown = ", ".join(
+        f"{kind} {spent:.1f}" for kind, spent in sorted(cpu_ms.items(), key=lambda one: -one[1])
+    )
+    return f"{sum(cpu_ms.values()):.1f} in all: {shown}"
+
+
+def service_processes() -> list[tuple[str, psutil.Process]]:
+    """(kind, process) of what serves: replicas by their deployment, decoders, Serve's proxy and controller.
+
+    They are the descendants of this process where it started its Ray, else those of this machine.
+    """
+    below = [(_command(one), one) for one in psutil.Process().children(recursive=True)]
+    if not any("/raylet " in f"{words} " for words, _ in below):
+        below = [(_command(one), one) for one in psutil.process_iter()]
+    return [(kind, one) for words, one in below if (kind := _kind(words))]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended meanwhile
+        return ""
+
+
+def _kind(words: str) -> str:
+    if replica := re.search(r"ServeReplica:\w+:(\w+)", words):
+        return replica[1]
+    if "geoloc.serving.decoder_process" in words:
+        return "decoders"
+    return "proxy" if "ProxyActor" in words else "controller" if "ServeController" in words else ""
+
+
+def _processor_seconds() -> dict[str, float]:
+    """Seconds of a processor by kind of process since each began, and of ended children of this process (locust)."""
+    spent = {"load": sum(os.times()[2:4])}
+    for kind, process in service_processes():
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            spent[kind] = spent.get(kind, 0.0) + times.user + times.system
+    return spent

@@ -17,13 +17,22 @@ from typing import Any, Self
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from geoloc.client.schema import BatchAnswer, Health, IndexFacts, LocalizeAnswer, Problem
+from geoloc.client.schema import (
+    BatchAnswer,
+    Health,
+    IndexFacts,
+    LocalizeAnswer,
+    Problem,
+    RouteAnswer,
+    RouteStep,
+)
 from geoloc.core.errors import InputError, QueryError, ServiceUnavailable
 from geoloc.index.search.region import Box, Circle, Polygon, Region
 
 ImageFile = str | os.PathLike[str] | bytes
 _BUSY = (429, 503)
 _LONGEST_WAIT_S = 30.0
+OPEN_TIMEOUT_S = 600.0  # a large snapshot is copied to the machines, and its checksums are verified
 _INDICES = TypeAdapter(list[IndexFacts])
 
 
@@ -52,7 +61,7 @@ class _Requests:
         if response.status_code not in _BUSY or tries >= self.retries:
             return None
         given = response.headers.get("retry-after", "")
-        return min(float(given) if given.isdigit() else 1.0, _LONGEST_WAIT_S)
+        return min(float(given) if given.isdecimal() else 1.0, _LONGEST_WAIT_S)
 
     def document(self, response: httpx.Response) -> bytes:
         """The body of a good answer; raises what a problem document says."""
@@ -87,6 +96,12 @@ def _form(images: Sequence[ImageFile], asked: dict[str, Any]) -> dict[str, Any]:
         name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in fields.items()
     }
     return {"data": data, "files": [("image", _file(image)) for image in images]}
+
+
+def _steps_text(steps: Sequence[RouteStep] | None) -> str | None:
+    if steps is None:
+        return None
+    return json.dumps([step.model_dump(exclude_none=True) for step in steps])
 
 
 def _region_fields(region: Region | None) -> dict[str, Any]:
@@ -153,6 +168,36 @@ class Client:
         form = _form(images, {**fields, "region": region})
         return BatchAnswer.model_validate_json(self._send("POST", "/v1/localize/batch", **form)).answers
 
+    def begin_route(
+        self,
+        images: Sequence[ImageFile],
+        steps: Sequence[RouteStep] | None = None,
+        *,
+        region: Region | None = None,
+        **fields: Any,
+    ) -> RouteAnswer:
+        """Where ordered photos of one camera were taken, each by all of them; `RouteAnswer.state` continues the route.
+
+        `steps` say of each photo what is known of the way to it. `region` bounds the places; `fields` are those of
+        `BeginRoute`.
+        """
+        form = _form(images, {**fields, "region": region, "steps": _steps_text(steps)})
+        return RouteAnswer.model_validate_json(self._send("POST", "/v1/routes", **form))
+
+    def continue_route(
+        self,
+        state: str,
+        images: Sequence[ImageFile],
+        steps: Sequence[RouteStep] | None = None,
+        **fields: Any,
+    ) -> RouteAnswer:
+        """The next photos of a route, after the `state` of the answer before; `fields` are those of `ContinueRoute`.
+
+        Raises `QueryError` with the reason `snapshot_changed` where another snapshot is served by now.
+        """
+        form = _form(images, {**fields, "state": state, "steps": _steps_text(steps)})
+        return RouteAnswer.model_validate_json(self._send("POST", "/v1/routes/continue", **form))
+
     def indices(self) -> list[IndexFacts]:
         """The indices of the service."""
         return _INDICES.validate_json(self._send("GET", "/v1/indices"))
@@ -162,9 +207,12 @@ class Client:
         return Health.model_validate_json(self._send("GET", "/readyz"))
 
     def reload(self, index: str = "default", snapshot_id: str | None = None) -> IndexFacts:
-        """Serve another snapshot (None: the current one); needs a key of the scope admin, where there are keys."""
+        """Serve another snapshot (None: the current one); needs a key of the scope admin, where there are keys.
+
+        It returns once every replica has opened the snapshot; `timeout_s` does not bound that.
+        """
         path, body = f"/v1/indices/{index}/reload", {"snapshot_id": snapshot_id}
-        return IndexFacts.model_validate_json(self._send("POST", path, json=body))
+        return IndexFacts.model_validate_json(self._send("POST", path, json=body, timeout=OPEN_TIMEOUT_S))
 
 
 class AsyncClient:
@@ -213,6 +261,29 @@ class AsyncClient:
         form = _form(images, {**fields, "region": region})
         return BatchAnswer.model_validate_json(await self._send("POST", "/v1/localize/batch", **form)).answers
 
+    async def begin_route(
+        self,
+        images: Sequence[ImageFile],
+        steps: Sequence[RouteStep] | None = None,
+        *,
+        region: Region | None = None,
+        **fields: Any,
+    ) -> RouteAnswer:
+        """See `Client.begin_route`."""
+        form = _form(images, {**fields, "region": region, "steps": _steps_text(steps)})
+        return RouteAnswer.model_validate_json(await self._send("POST", "/v1/routes", **form))
+
+    async def continue_route(
+        self,
+        state: str,
+        images: Sequence[ImageFile],
+        steps: Sequence[RouteStep] | None = None,
+        **fields: Any,
+    ) -> RouteAnswer:
+        """See `Client.continue_route`."""
+        form = _form(images, {**fields, "state": state, "steps": _steps_text(steps)})
+        return RouteAnswer.model_validate_json(await self._send("POST", "/v1/routes/continue", **form))
+
     async def indices(self) -> list[IndexFacts]:
         """See `Client.indices`."""
         return _INDICES.validate_json(await self._send("GET", "/v1/indices"))
@@ -224,4 +295,5 @@ class AsyncClient:
     async def reload(self, index: str = "default", snapshot_id: str | None = None) -> IndexFacts:
         """See `Client.reload`."""
         path, body = f"/v1/indices/{index}/reload", {"snapshot_id": snapshot_id}
-        return IndexFacts.model_validate_json(await self._send("POST", path, json=body))
+        answer = await self._send("POST", path, json=body, timeout=OPEN_TIMEOUT_S)
+        return IndexFacts.model_validate_json(answer)

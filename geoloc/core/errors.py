@@ -65,6 +65,10 @@ class ModelMismatch(GeolocError):
     """A model, a table and an index that do not belong together (bits, dimension, tile size, model id)."""
 
 
+class TrainingDiverged(GeolocError):
+    """A loss, a gradient or embeddings of training that are no longer usable; the same run would fail again."""
+
+
 class CommitConflict(GeolocError):
     """Another writer committed first; nothing of ours became visible."""
 

@@ -48,7 +48,7 @@ class ImageLimits:
     """
 
     max_bytes: int = 64 * 2**20
-    max_pixels: int = 120_000_000
+    max_pixels: int = 2**27  # a panorama of 16,384 x 8,192
     max_whole_pixels: int = 50_000_000
     kept_pixels: int = 25_000_000
     min_side_px: int = 32

@@ -17,7 +17,7 @@ from PIL import Image
 
 from geoloc.core.errors import InputError
 
-_EXIF_IFD, _FOCAL_LENGTH_35MM = 0x8769, 0xA405
+_EXIF_IFD, _FOCAL_LENGTH_35MM, _ORIENTATION = 0x8769, 0xA405, 0x0112
 _MOST_XMP_BYTES = 2**20
 # Attributes and elements of the Photo Sphere XMP namespace, which cameras and stitchers write.
 _ATTRIBUTE = re.compile(rb"GPano:(\w+)\s*=\s*[\"']([^\"']{1,40})[\"']")
@@ -25,6 +25,9 @@ _ELEMENT = re.compile(rb"<GPano:(\w+)[^<>]*>([^<]{1,40})</GPano:")
 _CROP = ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "CroppedAreaImageWidthPixels")
 _ASPECT_SLACK = 0.95  # stitchers crop a few rows more or less
 MOST_ASPECT = 32.0
+# Widths by height of pictures without facts that are taken for a full circle: whole spheres, and cuts of 120 degrees
+# from top to bottom or less. Between them lie 19.5:9 and 21:9 of phones and wide screens.
+_SPHERE_ASPECT, _CUT_ASPECT = 2.05, 3.0
 
 
 # Attributes and elements that DJI's drones write, and others after them.
@@ -51,6 +54,7 @@ class PhotoFacts:
 
     `panorama_heading_deg` is the heading of the panorama's centre column, clockwise from north, None where the file
     states none. `ordinary_lens` is True where the file states a focal length as of a 35 mm camera and is no panorama.
+    `lens_fov_deg` is the horizontal field of view of that focal length; it is used only where the caller allows it.
     `drone` is used only where the caller allows it: drones take heights from their start and yaws from a compass.
     """
 
@@ -58,6 +62,7 @@ class PhotoFacts:
     ordinary_lens: bool = False
     drone: DroneTags | None = None
     panorama_heading_deg: float | None = None
+    lens_fov_deg: float | None = None
 
 
 NOTHING_SAID = PhotoFacts()
@@ -75,18 +80,30 @@ def photo_facts(image: Image.Image) -> PhotoFacts:
     except (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
         return NOTHING_SAID
     focal_mm = float(focal) if isinstance(focal, int | float) and focal > 0 else None
-    return PhotoFacts(ordinary_lens=focal_mm is not None, drone=_drone_tags(data, focal_mm, *image.size))
+    fov_deg = None if focal_mm is None else _lens_fov_deg(focal_mm, *_upright_size(image))
+    return PhotoFacts(
+        ordinary_lens=focal_mm is not None, drone=_drone_tags(data, fov_deg), lens_fov_deg=fov_deg
+    )
 
 
-def _drone_tags(data: bytes, focal_mm: float | None, width_px: int, height_px: int) -> DroneTags | None:
-    """The tags of a drone's flight; None for a photo of no drone. Focal lengths of 35 mm film hold for the diagonal."""
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as the photo is seen: orientations 5 to 8 of EXIF lie on their side."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+
+
+def _lens_fov_deg(focal_mm: float, width_px: int, height_px: int) -> float:
+    """Horizontal field of view, degrees, of a focal length as of 35 mm film, which holds for the diagonal."""
+    across_mm = _DIAGONAL_35MM * width_px / math.hypot(width_px, height_px)
+    return math.degrees(2 * math.atan(across_mm / 2 / focal_mm))
+
+
+def _drone_tags(data: bytes, fov_deg: float | None) -> DroneTags | None:
+    """The tags of a drone's flight, and its camera's field of view; None for a photo of no drone."""
     texts = {name: value.decode("ascii", "replace") for name, value in _DRONE_TAG.findall(data)}
     if not texts:
         return None
-    pitch, fov_deg = _number(texts, b"GimbalPitchDegree"), None
-    if focal_mm is not None:
-        across_mm = _DIAGONAL_35MM * width_px / math.hypot(width_px, height_px)
-        fov_deg = math.degrees(2 * math.atan(across_mm / 2 / focal_mm))
+    pitch = _number(texts, b"GimbalPitchDegree")
     return DroneTags(
         altitude_m=_number(texts, b"RelativeAltitude"),
         pitch_deg=None if pitch is None else max(0.0, -pitch),  # a camera that looks up shows no ground
@@ -141,6 +158,12 @@ def _heading_deg(tags: dict[str, str]) -> float | None:
 def least_aspect(fov_deg: float) -> float:
     """The least width by height of a panorama: it shows at most 180 degrees from top to bottom, at one scale."""
     return fov_deg / 180.0 * _ASPECT_SLACK
+
+
+def looks_like_a_circle(height: int, width: int) -> bool:
+    """Whether a picture of pixels [height, width], about which nothing is known, is taken for a full circle."""
+    aspect = width / height
+    return least_aspect(360.0) <= aspect <= _SPHERE_ASPECT or _CUT_ASPECT <= aspect <= MOST_ASPECT
 
 
 def check_shape(view: str, fov_deg: float, height: int, width: int) -> None:

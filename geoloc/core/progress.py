@@ -33,6 +33,14 @@ def begin_run(stage: str) -> str:
     return _run["run_id"]
 
 
+def enter_stage(stage: str) -> str:
+    """Name a stage within a run that goes on; returns the run's id, a new one where none was begun."""
+    if not _run["run_id"]:
+        return begin_run(stage)
+    _run["stage"] = stage
+    return _run["run_id"]
+
+
 def listen(listener: Listener) -> None:
     """Call `listener(what, done, total)` at the start of tracked work and after each item; once however often asked."""
     if listener not in _listeners:

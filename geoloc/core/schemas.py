@@ -151,6 +151,26 @@ FIXES = pa.schema(
 )
 
 
+ROUTE_FIXES = pa.schema(
+    [
+        _field("route_id", pa.string(), required=True),
+        _field("step", pa.float64(), required=True),
+        _field("query_id", pa.string(), required=True),
+        _field("located", pa.bool_(), required=True),
+        _field("lat", pa.float64()),
+        _field("lon", pa.float64()),
+        _field("radius_m", pa.float64()),
+        _field("off_map", pa.float64()),
+        _field("path_id", pa.string()),
+        _field("path_lat", pa.float64()),
+        _field("path_lon", pa.float64()),
+        _field("calibrated", pa.bool_()),
+        _field("snapshot_id", pa.string(), required=True),
+        _field("geometry", pa.binary()),
+    ]
+)
+
+
 def usual_fov_deg(view: str) -> float:
     """Horizontal field of view, in degrees, of a photo that comes without one."""
     return _STREET_FOV_DEG if view == "street" else 360.0

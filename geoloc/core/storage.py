@@ -274,7 +274,15 @@ def _link_local(path: Path, data: bytes) -> bool:
 def _conditional_put(uri: str, data: bytes, condition: dict[str, str]) -> bool:
     if attempt("write", uri, lambda: s3.put_if(uri, data, condition)):
         return True
-    return exists(uri) and read_bytes(uri) == data
+    return _held(uri) == data  # an answer that was lost on its way: the put had been done
+
+
+def _held(uri: str) -> bytes | None:
+    """The bytes of a file that others may remove at any moment; None where there is none."""
+    try:
+        return read_bytes(uri)
+    except ArtifactError:
+        return None
 
 
 def compare_and_swap(uri: str, data: bytes, expected: bytes | None) -> bool:
@@ -289,9 +297,12 @@ def compare_and_swap(uri: str, data: bytes, expected: bytes | None) -> bool:
         return attempt("write", uri, lambda: _swap_local(local_path(uri), data, expected))
     if urlparse(uri).scheme != "s3":
         raise StorageError(f"{uri!r}: this kind of store has no conditional put; use a local path or s3://.")
-    _, etag = attempt("read", uri, lambda: s3.head(uri))
+    try:
+        _, etag = attempt("read", uri, lambda: s3.head(uri))
+    except ArtifactError:
+        return False  # it is absent
     # Looked at before the bytes: a swap in between shows as other bytes or as another ETag, never as neither.
-    if read_bytes(uri) != expected:
+    if _held(uri) != expected:
         return False
     return _conditional_put(uri, data, {"IfMatch": etag})
 

@@ -9,11 +9,11 @@ from types import TracebackType
 
 import psutil
 
-_EVERY_S = 2.0
+_EVERY_S = 10.0  # a look costs a third of a second of CPU: the kernel walks all pages
 
 
 class MemoryWatch:
-    """Samples the memory of this process and all below it, every two seconds, while it is entered.
+    """Samples the memory of this process and all below it, every ten seconds, while it is entered.
 
     Pages that processes share (libraries, Ray's object store) are divided among them (proportional set size),
     so the sum is the run's memory. Where the kernel has no such figure, the resident size is used.

@@ -88,7 +88,9 @@ def run(demo: DemoRun, imagery: list[str], photos: int, posts: int) -> ImageryRe
     The same number of photos is made once more to calibrate the confidence. Finished parts are reused.
     """
     built = index_imagery.run(
-        ImageryIndexConfig(), ImageryIndexInputs(imagery=imagery, model=demo.model), _at(demo, "index")
+        ImageryIndexConfig(keep_tiles=True),
+        ImageryIndexInputs(imagery=imagery, model=demo.model),
+        _at(demo, "index"),
     )
     _make_photos(demo, imagery, photos)
     _ingest(demo, _CALIBRATION)

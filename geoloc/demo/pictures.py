@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
+from affine import Affine
 from PIL import Image
-from pyproj import Transformer
+from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
+from rasterio.transform import array_bounds, from_bounds
+from rasterio.warp import reproject, transform_bounds
 
 from geoloc.core import storage
 from geoloc.core.file_selection import select
 from geoloc.core.images import decode_image
-from geoloc.demo.service_check import Post
-from geoloc.evaluation.report.plots import encode_figure
+from geoloc.evaluation.report.position_map import GroundPicture
 from geoloc.geometry.polar import aerial_to_polar
 
-_SHEET_PX = 160
+_SHEET_PX = 320
+_PICTURE_PX = 1400
+_MERCATOR = "EPSG:3857"
 _POLAR_PX = (96, 384)  # height, width
-
-Sheet = tuple[npt.NDArray[np.uint8], tuple[float, float, float, float]]
 
 
 def polar(tile: bytes) -> bytes:
@@ -39,36 +39,40 @@ def polar(tile: bytes) -> bytes:
     return sink.getvalue()
 
 
-def overview(imagery: str, posts: Sequence[Post]) -> bytes:
-    """The sheets of a directory side by side with true (dots) and located (crosses) positions, as PNG.
+def ground_picture(imagery: str) -> GroundPicture:
+    """The sheets of a directory put together in web mercator, as WebP, transparent where there is none.
 
-    Convention: the sheets' own projection, north up, east right.
+    Convention: north up, east right; a pixel has the same size everywhere in web mercator.
     """
-    drawing = Figure(figsize=(9, 9), dpi=100, layout="constrained")
-    axes = drawing.add_subplot()
-    crs = ""
-    for file in select(imagery, (".tif", ".tiff")).files:
-        (pixels, extent), crs = _small(storage.read_bytes(file.uri))
-        axes.imshow(pixels, extent=extent, interpolation="antialiased")
-    axes.autoscale()
-    project = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform
-    for post in posts:
-        x, y = project(post.true_lon, post.true_lat)
-        axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=7)
-        if post.lat is not None and post.lon is not None:
-            to_x, to_y = project(post.lon, post.lat)
-            axes.plot([x, to_x], [y, to_y], "-", color="#e33", linewidth=1)
-            axes.plot(to_x, to_y, "x", color="#e33", markersize=6, markeredgewidth=2)
-    axes.set(xlabel=f"metres east ({crs})", ylabel="metres north", aspect="equal")
-    axes.ticklabel_format(style="plain", useOffset=False)
-    return encode_figure(drawing)
+    sheets = [_small(storage.read_bytes(file.uri)) for file in select(imagery, (".tif", ".tiff")).files]
+    corners = [
+        transform_bounds(crs, _MERCATOR, *array_bounds(*pixels.shape[1:], place))
+        for pixels, place, crs in sheets
+    ]
+    west, south = (min(one[side] for one in corners) for side in (0, 1))
+    east, north = (max(one[side] for one in corners) for side in (2, 3))
+    step = max(east - west, north - south) / _PICTURE_PX
+    width, height = max(1, round((east - west) / step)), max(1, round((north - south) / step))
+    place = from_bounds(west, south, east, north, width, height)
+    ground = np.zeros((4, height, width), np.uint8)
+    for pixels, own, crs in sheets:
+        shown = np.zeros_like(ground)
+        opaque = np.concatenate([pixels, np.full_like(pixels[:1], 255)])
+        reproject(
+            opaque, shown, src_transform=own, src_crs=crs, dst_transform=place, dst_crs=_MERCATOR,
+            resampling=Resampling.bilinear,
+        )  # fmt: skip
+        np.copyto(ground, shown, where=shown[3] > 0)
+    sink = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(ground.transpose(1, 2, 0))).save(sink, "WEBP", quality=75, method=4)
+    west, south, east, north = transform_bounds(_MERCATOR, "EPSG:4326", west, south, east, north)
+    return GroundPicture(sink.getvalue(), "image/webp", south, west, north, east)
 
 
-def _small(data: bytes) -> tuple[Sheet, str]:
-    """A sheet shrunk, with its extent (left, right, bottom, top) and its coordinate system."""
+def _small(data: bytes) -> tuple[npt.NDArray[np.uint8], Affine, str]:
+    """(pixels uint8[3, h, w], pixel to projection, coordinate system) of a sheet, shrunk."""
     with MemoryFile(data) as memory, memory.open() as sheet:
-        height = max(1, round(_SHEET_PX * sheet.height / max(sheet.height, sheet.width)))
-        width = max(1, round(_SHEET_PX * sheet.width / max(sheet.height, sheet.width)))
-        pixels = sheet.read([1, 2, 3], out_shape=(3, height, width)).transpose(1, 2, 0)
-        bounds = sheet.bounds
-        return (pixels, (bounds.left, bounds.right, bounds.bottom, bounds.top)), sheet.crs.to_string()
+        scale = min(1.0, _SHEET_PX / max(sheet.height, sheet.width))
+        height, width = max(1, round(scale * sheet.height)), max(1, round(scale * sheet.width))
+        pixels = sheet.read([1, 2, 3], out_shape=(3, height, width), resampling=Resampling.average)
+        return pixels, from_bounds(*sheet.bounds, width, height), sheet.crs.to_string()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+import numpy as np
+
 from geoloc.core import part_table, storage
-from geoloc.demo.pictures import overview, polar
+from geoloc.demo.pictures import ground_picture, polar
 from geoloc.demo.result import EVALUATIONS, DemoResult
 from geoloc.demo.service_check import Post
 from geoloc.demo.stages import DemoRun
 from geoloc.demo.text import errors, post_cells, post_summary
-from geoloc.evaluation.report.html import figure, page, plot, table
+from geoloc.evaluation.report.html import figure, page, table
+from geoloc.evaluation.report.position_map import MapPositions, position_map
 from geoloc.evaluation.report.report import Pictures
 from geoloc.evaluation.report.results import promise_line
 from geoloc.localization.fix import PROMISE
@@ -73,11 +76,12 @@ def _posts(posts: Sequence[Post]) -> str:
 def _map(posts: Sequence[Post], demo: DemoRun) -> str:
     if not posts:
         return ""
-    return (
-        "<h2>Where they are</h2><p>The held-out district from above; a line leads from where a photo was taken to "
-        'where it was located.</p><p class="map">'
-        + plot(overview(demo.at("city", "test", "imagery"), posts))
-        + "</p>"
+    true_lat, true_lon, lat, lon, error_m = np.array(
+        [(post.true_lat, post.true_lon, post.lat, post.lon, post.error_m) for post in posts], np.float64
+    ).T
+    positions = MapPositions(true_lat, true_lon, lat, lon, error_m, names=[post.query_id for post in posts])
+    return "<h2>Where they are</h2><p>The held-out district from above.</p>" + position_map(
+        positions, ground_picture(demo.at("city", "test", "imagery"))
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +15,7 @@ from geoloc.stages.encode import EncodeConfig, EncodeInputs
 from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, EvaluateResult
 from geoloc.stages.index_build import IndexConfig, IndexInputs
 from geoloc.stages.ingest import IngestConfig, IngestInputs
+from geoloc.stages.ingest_settings import training_tile
 from geoloc.stages.train import TrainConfig, TrainInputs
 from geoloc.synthetic.stages import city
 from geoloc.synthetic.stages.city import CityConfig
@@ -66,10 +66,7 @@ class DemoRun:
         recipe = Recipe.load(sizes.recipe)
         self.tile = IngestConfig(tile_m=recipe.model.tile_m, tile_px=recipe.model.tile_px)
         self.code_bits = tuple(bits for bits in _CODE_BITS if bits <= recipe.model.hash.bits)
-        # Training moves the network's field around the camera, and the camera is off the tile's centre already.
-        margin_m = _CITY.photo_offset_m + recipe.training.augmentation.offset_m
-        pixels = recipe.model.tile_px + 2 * math.ceil(margin_m / recipe.model.metres_per_pixel)
-        self.training_tile = IngestConfig(tile_m=pixels * recipe.model.metres_per_pixel, tile_px=pixels)
+        self.training_tile = training_tile(recipe, photo_offset_m=_CITY.photo_offset_m)
 
     def at(self, *names: str) -> str:
         """A URI below the output."""

@@ -38,10 +38,10 @@ def post_summary(posts: Sequence[Post]) -> str:
     """One sentence about all posted photos; what was not located counts as infinitely far."""
     errors = np.array([np.inf if post.error_m is None else post.error_m for post in posts])
     median = float(np.median(errors))
-    shown = f"{median:.1f} m" if np.isfinite(median) else "none, most were not located"
+    shown = f"the median error is {median:.1f} m" if np.isfinite(median) else "half or more were not located"
     return (
         f"{len(posts)} photos: {int(np.isfinite(errors).sum())} located, {int((errors <= 10).sum())} within 10 m; "
-        f"median error {shown}."
+        f"{shown}."
     )
 
 

@@ -126,15 +126,27 @@ class TurnedPhoto:
 
     `embedding` float32[R, D]: R heading candidates. Candidates that are whole columns apart are rolls of each other;
     the others lie between the columns, so there are lcm(R, columns) turns. R = 1 is a known heading. `shown`
-    bool[columns]: the columns that candidate 0 shows (None: all). Sums are float64 and rounded once, as the index's.
+    bool[columns]: the columns that candidate 0 shows (None: all). `sector` bool[R]: the candidates that come into
+    question (None: all); a turn between two candidates goes with the nearer. Sums are float64 and rounded once, as
+    the index's.
     """
 
-    def __init__(self, embedding: Float32Array, columns: int, shown: BoolArray | None = None) -> None:
+    def __init__(
+        self,
+        embedding: Float32Array,
+        columns: int,
+        shown: BoolArray | None = None,
+        sector: BoolArray | None = None,
+    ) -> None:
         candidates = len(embedding)
         self.turns = 1 if candidates == 1 else math.lcm(candidates, columns)
         self._columns = columns
         self._looks = _at_turns(embedding.astype(np.float64), columns, self.turns)
         self._masks: FloatArray | None = None
+        self._sector: BoolArray | None = None
+        if sector is not None and not sector.all():
+            nearest = np.rint(np.arange(self.turns) * candidates / self.turns).astype(np.int64) % candidates
+            self._sector = sector[nearest]
         if shown is not None and not shown.all():
             mask = np.broadcast_to(shown.astype(np.float64), (candidates, columns))
             self._masks = _at_turns(mask, columns, self.turns)
@@ -151,12 +163,18 @@ class TurnedPhoto:
         return np.asarray(product, dtype=np.float32)
 
     def best(self, stored: npt.NDArray[np.floating]) -> Float32Array:
-        """Cosines at the best turn, float32[M]."""
-        return np.asarray(self.scores(stored).max(axis=1))
+        """Cosines at the best turn of the sector, float32[M]."""
+        scores = self.scores(stored)
+        return np.asarray((scores if self._sector is None else scores[:, self._sector]).max(axis=1))
 
     def heading_deg(self, stored: npt.NDArray[np.floating]) -> FloatArray:
         """Heading of the photo's middle that matches each embedding [M, D] best, in degrees: float64[M]."""
-        return refine_peak(self.scores(stored))[1] * (360.0 / self.turns)
+        scores = self.scores(stored)
+        if self._sector is None:
+            return refine_peak(scores)[1] * (360.0 / self.turns)
+        best = np.where(self._sector, scores, -np.inf).argmax(axis=1)
+        turn = (best + _peak_shift(scores, best)) % self.turns
+        return np.asarray(turn * (360.0 / self.turns), dtype=np.float64)
 
 
 def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
@@ -180,6 +198,15 @@ def refine_peak(scores: npt.NDArray[np.floating]) -> tuple[FloatArray, FloatArra
     shift = np.where(bend < 0, (left - right) / np.where(bend < 0, 2 * bend, 1.0), 0.0)
     height = top - (left - right) * shift / 4
     return height, (peak + shift) / _UPSAMPLING % columns
+
+
+def _peak_shift(scores: Float32Array, best: IntArray) -> FloatArray:
+    """Columns, -0.5 to 0.5, from `best` int64[M] of scores [M, turns] to the peak of a parabola: float64[M]."""
+    rows, turns = np.arange(len(scores)), scores.shape[1]
+    left, top, right = (scores[rows, (best + step) % turns].astype(np.float64) for step in (-1, 0, 1))
+    bend = left - 2 * top + right
+    shift = np.where(bend < 0, (left - right) / np.where(bend < 0, 2 * bend, 1.0), 0.0)
+    return np.asarray(shift.clip(-0.5, 0.5), dtype=np.float64)
 
 
 def _by_column(values: Array, columns: int) -> Array:

@@ -38,6 +38,17 @@ def limit_view(images: torch.Tensor, first: torch.Tensor, columns: torch.Tensor)
     return images * shown[:, None, :, None].to(images.dtype)
 
 
+def limit_rows(images: torch.Tensor, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+    """Panoramas [B, H, W, C] that stay black above the share `top` float[B] of their height and below `bottom`.
+
+    Convention: 0 is the upper edge, 1 the lower; a row belongs where its middle lies.
+    """
+    height = images.shape[1]
+    middle = (torch.arange(height, device=images.device)[None] + 0.5) / height
+    shown = (middle >= top[:, None]) & (middle < bottom[:, None])
+    return images * shown[:, :, None, None].to(images.dtype)
+
+
 def shown_pixels(first: torch.Tensor, kept: torch.Tensor, width_px: int) -> torch.Tensor:
     """Which pixel columns are shown, bool[B, W], when `kept` int64[B] are from column `first` int64[B] on.
 

@@ -74,7 +74,8 @@ def aerial_to_polar(
         sampling=sampling,
     )
     device, exact = images.device, torch.promote_types(images.dtype, torch.float32)
-    angle = azimuth.to(device, exact).expand(batch, -1)
+    posed = any(value is not None for value in (east_px, north_px, heading_deg, scale, mirrored))
+    angle = azimuth.to(device, exact).expand(batch if posed else 1, -1)  # without a pose one grid serves all
     if mirrored is not None:
         angle = torch.where(mirrored[:, None], -angle, angle)
     if heading_deg is not None:
@@ -91,6 +92,5 @@ def aerial_to_polar(
     # grid_sample's -1..1 spans the outer edges of the raster: pixel coordinate p lies at (2 p + 1) / S - 1.
     shift = 1.0 if sampling == "paper" else 0.0
     grid = torch.stack([(2 * right + shift) / columns, (2 * down + shift) / rows], dim=-1)
-    return F.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    grid = grid.to(images.dtype).expand(batch, -1, -1, -1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geoloc.core import geodesy
-from geoloc.core.arrays import FloatArray, IntArray
+from geoloc.core.arrays import FloatArray
 from geoloc.index.search.region import Outside, circle
 from geoloc.localization.calibration import KindCalibration
 from geoloc.localization.calibration_fit import FALSE_ACCEPTS, JudgedPlaces, choose_settings, fit_kind
@@ -36,19 +36,11 @@ CANDIDATES = tuple(
 
 @dataclass(frozen=True)
 class KnownPhotos:
-    """Encoded photos of one kind of query and where they were taken: lat, lon float64[Q] degrees.
-
-    photo: int64[Q], a number for each picture: kinds of query that are derived from one picture share it.
-    """
+    """Encoded photos of one kind of query and where they were taken: lat, lon float64[Q] degrees."""
 
     queries: EncodedQueries
     lat: FloatArray
     lon: FloatArray
-    photo: IntArray
-
-    def rows(self, chosen: IntArray) -> KnownPhotos:
-        """The photos at positions int64[q]."""
-        return KnownPhotos(self.queries.rows(chosen), self.lat[chosen], self.lon[chosen], self.photo[chosen])
 
 
 @dataclass(frozen=True)
@@ -86,12 +78,14 @@ def calibrate_kind(
         rerank,
         kind=HIDDEN,
     )
-    parts = [_of_photos(here, photos.photo), _of_photos(hidden, photos.photo)]
-    number = int(photos.photo.max()) + 1
+    parts, number = [here, hidden], len(photos.queries)
     for group in strangers:
         found = locator.search(group.queries, k=k, rerank=rerank)
-        own = judged_places(locator, group.queries, found, settings, rerank, kind=group.kind)
-        parts.append(_of_photos(own, number + np.arange(len(group.queries))))
+        parts.append(
+            judged_places(
+                locator, group.queries, found, settings, rerank, kind=group.kind, first_photo=number
+            )
+        )
         number += len(group.queries)
     return fit_kind(JudgedPlaces.joined(parts), settings, false_accepts=false_accepts)
 
@@ -122,8 +116,12 @@ def judged_places(
     lat: FloatArray | None = None,
     lon: FloatArray | None = None,
     kind: str = "",
+    first_photo: int = 0,
 ) -> JudgedPlaces:
-    """The places of queries as rows to fit; lat, lon float64[Q] are the truth (None: photos of another place)."""
+    """The places of queries as rows to fit; lat, lon float64[Q] are the truth (None: photos of another place).
+
+    The photos are numbered from `first_photo`.
+    """
     located = locator.places(found, queries, settings, rerank)
     places, evidence, count = located.places, located.evidence, len(queries)
     error = np.full((count, MOST_PLACES), np.inf)
@@ -141,7 +139,7 @@ def judged_places(
         features=evidence.features[:, 0],
         error_m=error[:, 0],
         spacing_m=evidence.spacing_m[:, 0],
-        photo=np.arange(count),
+        photo=first_photo + np.arange(count),
         kind=np.full(count, kind, dtype=object),
         other_features=wide(evidence.other)[:, 1:],
         other_error_m=error[:, 1:],
@@ -156,12 +154,4 @@ def errors_of(cluster: Cluster, lat: FloatArray, lon: FloatArray) -> FloatArray:
 
 
 def _distance(lat: FloatArray, lon: FloatArray, true_lat: FloatArray, true_lon: FloatArray) -> FloatArray:
-    known = np.isfinite(lat) & np.isfinite(lon) & np.isfinite(true_lat) & np.isfinite(true_lon)
-    out = np.full(len(lat), np.inf)
-    out[known] = geodesy.distance_m(lat[known], lon[known], true_lat[known], true_lon[known])
-    return out
-
-
-def _of_photos(places: JudgedPlaces, photo: IntArray) -> JudgedPlaces:
-    fields = {name: getattr(places, name) for name in places.__dataclass_fields__}
-    return JudgedPlaces(**fields | {"photo": photo})
+    return np.nan_to_num(geodesy.distance_m(lat, lon, true_lat, true_lon), nan=np.inf)

@@ -21,7 +21,8 @@ class EncodedQueries:
     (`bit_weights` of its logits; None: not known); R is 1 for a known heading, else the number of
     heading candidates. heading_deg: float64[Q], the known heading or NaN. columns: azimuth columns of the embedding
     that roll as the photo turns, 1 where turning is no rolling; shown: bool[Q, columns], those that show something of
-    a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding.
+    a photo of limited view (of candidate 0), None where all do: the others are zero in its embedding. sector:
+    bool[Q, R], the candidates that a compass leaves in question (at least one each); None: all.
     """
 
     embedding: Float32Array
@@ -32,6 +33,7 @@ class EncodedQueries:
     columns: int = 1
     shown: BoolArray | None = None
     weights: Weights | None = None
+    sector: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -57,7 +59,21 @@ class EncodedQueries:
             heading_deg=self.heading_deg[part],
             shown=None if self.shown is None else self.shown[part],
             weights=None if self.weights is None else self.weights[part],
+            sector=None if self.sector is None else self.sector[part],
         )
+
+    def searched(self) -> IntArray:
+        """The candidates whose codes are searched, int64[Q, S]: those of the sector.
+
+        S is the width of the widest sector. A narrower one repeats its first candidate.
+        """
+        candidates = self.code.shape[1]
+        if self.sector is None:
+            return np.broadcast_to(np.arange(candidates), (len(self), candidates))
+        order = np.argsort(~self.sector, axis=1, kind="stable")
+        counts = self.sector.sum(axis=1, keepdims=True)
+        order = order[:, : int(counts.max(initial=1))]
+        return np.where(np.arange(order.shape[1]) < counts, order, order[:, :1])
 
     def weights_of(self, query: int) -> Weights:
         """Weights int8[R, bits] of a query that has them; `QueryError` for others."""
@@ -71,4 +87,5 @@ class EncodedQueries:
     def turned(self, query: int) -> TurnedPhoto:
         """One photo at all its turns, to compare with stored embeddings."""
         shown = None if self.shown is None else self.shown[query]
-        return TurnedPhoto(self.embedding[query], self.columns, shown)
+        sector = None if self.sector is None else self.sector[query]
+        return TurnedPhoto(self.embedding[query], self.columns, shown, sector)

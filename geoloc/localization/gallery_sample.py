@@ -8,6 +8,8 @@ import numpy as np
 
 from geoloc.core import geodesy
 from geoloc.core.arrays import Float32Array, FloatArray
+from geoloc.index.search.kernels.weighted_scan import similarities, weighted_distances
+from geoloc.index.search.matches import Comparison
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.encoded_queries import EncodedQueries
 
@@ -33,13 +35,14 @@ class GallerySample:
         self._codes = np.concatenate(codes) if codes else np.zeros((0, snapshot.bits // 8), np.uint8)
         self._embeddings: Float32Array | None = np.concatenate(embeddings) if embeddings else None
 
-    def similarities(self, queries: EncodedQueries, *, embeddings: bool) -> FloatArray:
-        """Similarities float64[Q, S] of queries to the sample, as a search measures them.
+    def similarities(self, queries: EncodedQueries, by: Comparison) -> FloatArray:
+        """Similarities float64[Q, S] of queries to the sample, as a search measures them that ordered its matches `by`.
 
-        The best over heading candidates and, where the embedding rolls, over all turns. Without `embeddings` they are
-        estimated from codes.
+        The best over heading candidates and, where the embedding rolls, over all turns.
         """
-        if not embeddings or self._embeddings is None:
+        if by == "logits":
+            return self._by_logits(queries)
+        if by == "codes" or self._embeddings is None:
             return self._by_codes(queries)
         stored = self._embeddings
         if queries.columns > 1 and (not queries.heading_known or queries.limited.any()):
@@ -47,6 +50,13 @@ class GallerySample:
                 np.float64
             )
         return np.stack([(one @ stored.T).max(axis=0) for one in queries.embedding]).astype(np.float64)
+
+    def _by_logits(self, queries: EncodedQueries) -> FloatArray:
+        bits, found = self._snapshot.bits, []
+        for query in range(len(queries)):
+            weights = np.ascontiguousarray(queries.weights_of(query)[:, :bits])
+            found.append(similarities(weighted_distances(weights, self._codes), weights).max(axis=0))
+        return np.stack(found).astype(np.float64)
 
     def _by_codes(self, queries: EncodedQueries) -> FloatArray:
         bits = self._snapshot.bits

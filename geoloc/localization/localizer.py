@@ -9,21 +9,30 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import QueryError
 from geoloc.core.images import Picture, decode_picture, read_image_bytes
 from geoloc.core.photo_facts import NOTHING_SAID
+from geoloc.geometry.street_graph import MappedGraph
 from geoloc.index.search.region import Region, circle
 from geoloc.localization import fix as reasons
 from geoloc.localization.extents import SCALES, at_all_extents, best_extents
 from geoloc.localization.fix import Fix
-from geoloc.localization.locator import Locator
+from geoloc.localization.locator import Locator, SearchResult, in_order
 from geoloc.localization.query_photos import HEADINGS, Photo, encode_photos, groups, photo
+from geoloc.localization.routes.emission import EmissionModel
+from geoloc.localization.routes.filter import FilterSettings, FilterState
+from geoloc.localization.routes.motion import UNKNOWN, Step, reach_of
+from geoloc.localization.routes.ongoing_route import OngoingRoute
+from geoloc.localization.routes.route_answer import RouteFix
+from geoloc.localization.routes.route_map import RouteMap, emission_of_search
 
 if TYPE_CHECKING:
     from geoloc.models.encoder import Encoder
 
 PhotoLike = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 
+ROUTE_MATCHES = 200
 MIN_CONFIDENCE = 0.5  # more likely right than wrong
 FEATURELESS_DETAIL = (
     "The photo shows nothing to match: a plain surface (fog, open water, a covered lens) or parallel lines."
@@ -77,11 +86,14 @@ class Localizer:
         *,
         view: str | None = None,
         heading_deg: float | None = None,
+        heading_error_deg: float | None = None,
         fov_deg: float | None = None,
         extent_m: float | None = None,
         altitude_m: float | None = None,
         pitch_deg: float | None = None,
+        roll_deg: float | None = None,
         drone_tags: bool = False,
+        file_fov: bool = False,
         near: tuple[float, float] | None = None,
         within_m: float | None = None,
         region: Region | None = None,
@@ -93,12 +105,12 @@ class Localizer:
         """Where a photo (a path or URI, image bytes, or pixels uint8[H, W, 3]) was taken.
 
         `view` is panorama, street or drone (None: guessed, which `Fix.assumed` tells), `heading_deg` the heading
-        of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated; `fov_deg`
-        its horizontal field of view; `extent_m` the ground along the shorter side of a drone photo, or its
-        `altitude_m` above the ground, `pitch_deg` below the horizon and `fov_deg` (`drone_tags`: as the file's tags
-        say). The position of a drone photo is that of the ground in its middle. Without an extent several are
-        tried. `near` (lat, lon) with `within_m` restricts the search to a circle, `region`
-        (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file are never read.
+        of its centre (for a drone photo: of its top) clockwise from north, None to have it estimated, or of a
+        compass that may be off by `heading_error_deg`; `fov_deg` its horizontal field of view. The other facts of the
+        camera are those of `geoloc.localization.query_photos.photo`. The position of a drone photo is that of the
+        ground in its middle. Without an extent several are tried. `near` (lat, lon) with `within_m` restricts the
+        search to a circle, `region` (geoloc.index.search.region) to a circle, a box or a polygon. GPS tags in the file
+        are never read.
         A photo is located when the truth lies within `Fix.radius_m` with the promised probability. `min_confidence`
         wants more of each photo; `uncalibrated` wants positions also where nothing is promised.
         Raises `QueryError` or `InputError` for values that are out of range; "not located" is a `Fix`.
@@ -108,11 +120,14 @@ class Localizer:
             taken.pixels,
             view=view,
             heading_deg=heading_deg,
+            heading_error_deg=heading_error_deg,
             fov_deg=fov_deg,
             extent_m=extent_m,
             altitude_m=altitude_m,
             pitch_deg=pitch_deg,
+            roll_deg=roll_deg,
             drone_tags=drone_tags,
+            file_fov=file_fov,
             facts=taken.facts,
         )
         return self.localize_batch(
@@ -158,6 +173,97 @@ class Localizer:
             fixes.update(zip(positions, answers, strict=True))
         best = best_extents([fixes[position] for position in range(len(tried))], owners)
         return [answer_for(one, fix) for one, fix in zip(photos, best, strict=True)]
+
+    def localize_route(
+        self,
+        photos: Sequence[Photo],
+        steps: Sequence[Step] | None = None,
+        *,
+        streets: MappedGraph | None = None,
+        region: Region | None = None,
+        emission: EmissionModel | None = None,
+        settings: FilterSettings | None = None,
+        k: int = ROUTE_MATCHES,
+        rerank: int = ROUTE_MATCHES,
+    ) -> RouteFix:
+        """Where the ordered photos of one route were taken, each by all of them.
+
+        `steps` say of each photo what is known of the way from the photo before (the first is not used); without, the
+        camera moves as its motion usually does. `streets` binds it to a street graph; without, it moves over the tiles.
+        `emission` is a model that was fitted to photos of this kind (`fit_route_emission`); without, a usual one holds
+        and the answer is not calibrated. The last `settings.lag` photos have positions.
+        Raises `QueryError` for no photo, for fewer or more steps than photos, or for an area without tiles.
+        """
+        if not photos:
+            raise QueryError("The route has no photo; give one or more.", reason="no_photo")
+        steps = [UNKNOWN] * len(photos) if steps is None else steps
+        if len(steps) != len(photos):
+            raise QueryError(
+                f"The route has {len(photos)} photos and {len(steps)} steps; give a step for each photo.",
+                reason="bad_motion",
+            )
+        route = self.begin_route(steps, streets=streets, region=region, emission=emission, settings=settings)
+        route.take(self.search_route_photos(photos, region, k=k, rerank=rerank), steps)
+        return route.fix()
+
+    def begin_route(
+        self,
+        farthest: Sequence[Step] = (),
+        *,
+        streets: MappedGraph | None = None,
+        region: Region | None = None,
+        emission: EmissionModel | None = None,
+        settings: FilterSettings | None = None,
+        continued: FilterState | None = None,
+    ) -> OngoingRoute:
+        """A route whose photos come bit by bit, by `search_route_photos`; the arguments are those of `localize_route`.
+
+        The map reaches as far as the `farthest` steps. `continued` continues a route of the same map.
+        """
+        snapshot = self.locator.snapshot
+        if streets is None:
+            route_map = RouteMap.of_tiles(snapshot, region, reach_m=reach_of(farthest, 200.0))
+        else:
+            route_map = RouteMap.of_graph(snapshot, streets, region, reach_m=reach_of(farthest, 60.0))
+        return OngoingRoute(
+            route_map, snapshot.bits, self.snapshot_id,
+            emission=emission, settings=settings, continued=continued,
+        )  # fmt: skip
+
+    def fit_route_emission(
+        self,
+        photos: Sequence[Photo],
+        lat: FloatArray,
+        lon: FloatArray,
+        *,
+        near_m: float = 25.0,
+        region: Region | None = None,
+        k: int = ROUTE_MATCHES,
+        rerank: int = ROUTE_MATCHES,
+    ) -> EmissionModel:
+        """The emission model of photos like these, whose positions lat, lon float64[Q] in degrees are known.
+
+        The region, k and rerank must be those of `localize_route`. Raises `InputError` for fewer than 20 photos.
+        """
+        found = self.search_route_photos(photos, region, k=k, rerank=rerank)
+        tiles = len(RouteMap.of_tiles(self.locator.snapshot, region).ids)
+        return emission_of_search(found, lat, lon, self.locator.snapshot.bits, tiles=tiles, near_m=near_m)
+
+    def search_route_photos(
+        self,
+        photos: Sequence[Photo],
+        region: Region | None = None,
+        *,
+        k: int = ROUTE_MATCHES,
+        rerank: int = ROUTE_MATCHES,
+    ) -> SearchResult:
+        """The search of photos of any kinds, in their order, as a route takes them."""
+        parts, order = [], []
+        for positions in groups(photos).values():
+            queries = encode_photos(self.encoder, [photos[p] for p in positions], headings=self.headings)
+            parts.append(self.locator.search(queries, k=k, region=region, rerank=rerank))
+            order.append(np.asarray(positions, dtype=np.int64))
+        return in_order(parts, np.concatenate(order))
 
 
 def picture(image: PhotoLike) -> Picture:

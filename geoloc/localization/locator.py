@@ -121,7 +121,7 @@ class Locator:
         calibration = self.calibration
         if calibration is None or calibration.model_id != self.snapshot.manifest.model.model_id:
             return None
-        by_floats = self._rerank(rerank) > 0
+        by_floats = self.reranked(rerank) > 0
         if (calibration.rerank > 0) != by_floats:
             return None  # similarities of embeddings and of codes are different numbers
         if not by_floats and calibration.asymmetric != self.asymmetric:
@@ -135,7 +135,8 @@ class Locator:
         fit = self.calibration.query_kinds.get(kind) if self.calibration else None
         return fit.settings() if fit else ClusterSettings()
 
-    def _rerank(self, rerank: int) -> int:
+    def reranked(self, rerank: int) -> int:
+        """How many codes a search with this `rerank` orders by float embeddings: none of an index without."""
         return rerank if self.snapshot.embedding_dim is not None else 0
 
     def search(
@@ -144,11 +145,13 @@ class Locator:
         """The best k tiles of each query; heading candidates are all searched and the best of each tile kept.
 
         Tiles are compared by the photo's real numbers where `asymmetric` and the queries have them, else by bits; the
-        matches say which. The `rerank` nearest are ordered by float embeddings (0, or an index without: not). Where the
-        embedding rolls with its photo and the heading is unknown or the view limited, those of the `rerank` *
-        `TURNED_SHORTLIST` tiles with the nearest codes are compared at every turn and where the photo shows something
-        (`TurnedPhoto`). Raises
-        `QueryError` for k or rerank out of range and `ModelMismatch` for an index of another model.
+        matches say which. The `rerank` nearest are ordered by float embeddings (0, or an index without: not).
+
+        An embedding may roll with its photo. If the heading is then unknown or the view limited, the embeddings of
+        `rerank` * `TURNED_SHORTLIST` tiles are compared: those with the nearest codes, at every turn, and where the
+        photo shows something (`TurnedPhoto`).
+
+        Raises `QueryError` for k or rerank out of range and `ModelMismatch` for an index of another model.
         """
         _check_k(k)
         if rerank < 0 or rerank > 100 * MAX_K:
@@ -160,8 +163,7 @@ class Locator:
                 f"The photos were encoded by model {queries.model_id}, snapshot {self.snapshot.snapshot_id} was made "
                 f"by {self.snapshot.manifest.model.model_id}; use the model that lies in the index."
             )
-        if self.snapshot.embedding_dim is None:
-            rerank = 0
+        rerank = self.reranked(rerank)
         limited = queries.limited
         turned = np.full(len(queries), bool(rerank) and queries.columns > 1)
         turned &= limited | (not queries.heading_known)
@@ -183,17 +185,20 @@ class Locator:
 
     def _search(self, queries: EncodedQueries, k: int, region: Region | None, rerank: int) -> SearchResult:
         count, candidates = queries.code.shape[:2]
+        searched = queries.searched()
+        embeddings = np.take_along_axis(queries.embedding, searched[..., None], axis=1) if rerank else None
         matches = self.snapshot.search(
-            self._codes(queries).reshape(count * candidates, -1),
+            self._codes(queries, searched).reshape(searched.size, -1),
             k=k,
             region=region,
-            embeddings=queries.embedding.reshape(count * candidates, -1) if rerank else None,
+            embeddings=None if embeddings is None else embeddings.reshape(searched.size, -1),
             rerank=rerank,
-            weights=self._weights(queries),
+            weights=self._weights(queries, searched),
         )
         if candidates == 1:
             return SearchResult(matches, np.repeat(queries.heading_deg[:, None], matches.width, axis=1))
-        merged, chosen = merge_candidates(matches, candidates, k, self.snapshot.bits)
+        merged, places = merge_candidates(matches, searched.shape[1], k, self.snapshot.bits)
+        chosen = searched[np.arange(count)[:, None], places]
         headings = candidate_heading_deg(1, candidates) * chosen.astype(np.float64)
         return SearchResult(merged, np.where(merged.rows >= 0, headings, np.nan))
 
@@ -202,15 +207,16 @@ class Locator:
     ) -> SearchResult:
         """Codes give a shortlist of tiles, whose embeddings are compared at every turn.
 
-        The codes are those of all heading candidates. For photos of the whole circle it is the rotation invariant
-        code, where the index has such codes.
+        The codes are those of the heading candidates in question. For photos of the whole circle whose heading nothing
+        is known of, it is the rotation invariant code, where the index has such codes.
         """
         photos = [queries.turned(number) for number in range(len(queries))]
         any_heading, bits = None, self.snapshot.any_heading_bits
-        if bits and not queries.heading_known and not queries.limited.any():
+        unknown = not queries.heading_known and queries.sector is None
+        if bits and unknown and not queries.limited.any():
             any_heading = AnyHeadingCoder(bits, queries.columns).codes(queries.embedding[:, 0])
         matches = self.snapshot.search_scored(
-            self._codes(queries),
+            self._codes(queries, queries.searched()),
             lambda query, embeddings: photos[query].best(embeddings),
             k=k,
             shortlist=rerank * TURNED_SHORTLIST,
@@ -224,15 +230,17 @@ class Locator:
                 headings[query, there] = photos[query].heading_deg(self.snapshot.embeddings_of(own[there]))
         return SearchResult(matches, headings)
 
-    def _codes(self, queries: EncodedQueries) -> npt.NDArray[np.uint8]:
-        """Codes uint8[Q, R, bytes] of the index's length: the first bits of a code are a shorter code."""
-        return np.ascontiguousarray(queries.code[..., : self.snapshot.bits // 8])
+    def _codes(self, queries: EncodedQueries, searched: IntArray) -> npt.NDArray[np.uint8]:
+        """Codes uint8[Q, S, bytes] of the candidates int64[Q, S]: the first bits of a code are a shorter code."""
+        codes = np.take_along_axis(queries.code, searched[..., None], axis=1)
+        return np.ascontiguousarray(codes[..., : self.snapshot.bits // 8])
 
-    def _weights(self, queries: EncodedQueries) -> Weights | None:
-        """Weights int8[Q * R, bits] of the index's bits; None where bits are compared with bits."""
+    def _weights(self, queries: EncodedQueries, searched: IntArray) -> Weights | None:
+        """Weights int8[Q * S, bits] of the index's bits; None where bits are compared with bits."""
         if not self.asymmetric or queries.weights is None:
             return None
-        chosen = queries.weights[..., : self.snapshot.bits]
+        weights = np.take_along_axis(queries.weights, searched[..., None], axis=1)
+        chosen = weights[..., : self.snapshot.bits]
         return np.ascontiguousarray(chosen.reshape(-1, self.snapshot.bits))
 
     def cluster(self, found: SearchResult, settings: ClusterSettings) -> Cluster:
@@ -244,7 +252,7 @@ class Locator:
         self, found: SearchResult, queries: EncodedQueries, settings: ClusterSettings, rerank: int
     ) -> LocatedPlaces:
         """The places that come into question, from as many matches as a calibration with this `rerank` compares."""
-        width, bits = max(settings.members, self._rerank(rerank)), self.snapshot.bits
+        width, bits = max(settings.members, self.reranked(rerank)), self.snapshot.bits
         matches = found.matches
         similarity, lat, lon = matches.scores(bits)[:, :width], matches.lat[:, :width], matches.lon[:, :width]
         distance = matches.distance_bits[:, :width].astype(np.float64)
@@ -254,7 +262,7 @@ class Locator:
             lon,
             found.heading_deg[:, :width],
             np.where(distance >= 0, distance, np.nan) / bits,
-            self.sample.similarities(queries, embeddings=bool(self._rerank(rerank))),
+            self.sample.similarities(queries, matches.ordered_by),
         )
         cluster = self.cluster(found, settings)
         places = find_places(lat, lon, similarity, settings, cluster)
@@ -301,9 +309,9 @@ class Locator:
     ) -> list[Fix]:
         """Fixes with the k best matches each; `rerank` is that of the search.
 
-        `located` is false, with the reason, when no tile was found, when tiles have no coordinates, when nothing can be
-        promised for the best place or its confidence is below `min_confidence`, or when this kind of query has no
-        calibration and the caller does not want `uncalibrated` positions.
+        A photo is not located, and its fix has the reason: when no tile was found; when tiles have no coordinates; when
+        nothing can be promised for the best place; when its confidence is below `min_confidence`. Without a
+        calibration of this kind of query it is located only where the caller wants `uncalibrated` positions.
         """
         kind = query_kind(queries.view, queries.heading_known)
         fit = self.fit_for(kind, rerank)
@@ -340,6 +348,7 @@ class Locator:
         return fixes
 
     def _settings_notes(self, rerank: int) -> tuple[str, ...]:
+        rerank = self.reranked(rerank)
         fitted = self.calibration.rerank if self.calibration else rerank
         if fitted == rerank:
             return ()

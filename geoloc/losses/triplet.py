@@ -118,5 +118,5 @@ def hardest_share(epoch: int, schedule: Sequence[tuple[int, float]]) -> float:
 
 
 def guidance_loss(warped: torch.Tensor, polar: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of a spatial transformer's output and the polar image, both float[B, 3, H, W] (STN)."""
-    return F.l1_loss(warped, polar)
+    """Mean absolute difference float[B] of spatial transformers' outputs and polar images float[B, 3, H, W] (STN)."""
+    return (warped - polar).abs().flatten(1).mean(1)

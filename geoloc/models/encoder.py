@@ -12,6 +12,9 @@ import torch
 
 from geoloc.core.arrays import BoolArray, Codes, Float32Array, Pixels
 from geoloc.core.errors import ConfigError, InputError
+from geoloc.geometry.clouds import crop_cloud, sample_cloud
+from geoloc.models.batch_norm_folding import fold_batch_norms
+from geoloc.models.built_in import model_location
 from geoloc.models.geolocalizer import GeoLocalizer, flatten
 from geoloc.models.hash_encoders.encoder import HashEncoder, Side, pack_codes
 from geoloc.models.hash_encoders.trained import TrainedEncoder
@@ -23,7 +26,7 @@ from geoloc.recipe.recipe import Recipe
 View = Literal["aerial", "drone", "panorama", "street"]
 
 
-_MICRO_BATCH = 32  # bounds memory (about 100 MiB) and is where the throughput of two cores levels off
+_MICRO_BATCH = 16  # bounds memory (about 50 MiB); more pictures fall out of a core's cache and are slower
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Encoder:
 
     @classmethod
     def open(cls, model_uri: str, *, device: str = "auto", threads: int | None = None) -> Encoder:
-        """Load the model at a URI; `device` is `auto`, `cpu` or `cuda`, `threads` the CPU threads of this process.
+        """Load the model at a URI (`builtin`: that of the package); `device` is `auto`, `cpu` or `cuda`.
+
+        `threads` are the CPU threads of this process.
 
         Raises `ArtifactError`, `CorruptArtifact` or `ModelMismatch` as `load_model` does.
         """
@@ -69,9 +74,10 @@ class Encoder:
             )
         if threads is not None:
             torch.set_num_threads(threads)
+        model_uri = model_location(model_uri)
         model, recipe, card = load_model(model_uri)
         fitted = load_hash_encoder(model_uri, recipe, card)
-        return cls(model, recipe, card.model_id, device=device, hash_encoder=fitted)
+        return cls(fold_batch_norms(model), recipe, card.model_id, device=device, hash_encoder=fitted)
 
     def prepare(
         self,
@@ -81,12 +87,15 @@ class Encoder:
         extent_m: float | Sequence[float | None] | None = None,
         fov_deg: float | Sequence[float] = 360.0,
         heading_deg: float | Sequence[float | None] | None = None,
+        pitch_deg: float | Sequence[float | None] | None = None,
+        roll_deg: float | Sequence[float | None] | None = None,
     ) -> Pixels:
         """Pictures uint8[H, W, 3] of any size to the model's input uint8[N, h, w, 3].
 
         `extent_m` (aerial, drone) is the ground covered by the shorter side, None meaning exactly the model's
         field; larger pictures are cut in the middle, smaller than 0.9 of the field raise `ModelMismatch`.
         `fov_deg` and `heading_deg` (panorama, street) are as in the queries table; None is an unknown heading.
+        `pitch_deg` below the horizon and clockwise `roll_deg` (street) are those of the lens, None level.
         A drone picture is taken to have its heading at the top.
         """
         count = len(images)
@@ -95,6 +104,7 @@ class Encoder:
         extents = _spread(extent_m, count, "extent_m")
         fovs = _spread(fov_deg, count, "fov_deg")
         headings = _spread(heading_deg, count, "heading_deg")
+        pitches, rolls = _spread(pitch_deg, count, "pitch_deg"), _spread(roll_deg, count, "roll_deg")
         for index, image in enumerate(images):
             out[index] = prepare_picture(
                 image,
@@ -103,27 +113,52 @@ class Encoder:
                 extent_m=extents[index],
                 fov_deg=fovs[index],
                 heading_deg=headings[index],
+                pitch_deg=pitches[index],
+                roll_deg=rolls[index],
             )
         return out
 
-    def encode(self, batch: Pixels, view: View) -> Encoded:
+    @property
+    def takes_clouds(self) -> bool:
+        """Whether the model compares the points of tiles, which `encode` then needs for the view `aerial`."""
+        return self.recipe.model.cloud is not None
+
+    def prepare_clouds(self, points: Sequence[Float32Array]) -> Float32Array:
+        """Points float32[P, 4] of tiles, (east, north, height, class), to the model's input float32[N, points, 4].
+
+        Each cloud is cut to the model's field and thinned by farthest-point sampling. Raises `InputError` for a cloud
+        without a point in the field, `ConfigError` for a model without clouds.
+        """
+        cloud = self.recipe.model.cloud
+        if cloud is None:
+            raise ConfigError(f"The model {self.model_id!r} sees no point clouds; give it pictures alone.")
+        half_m = self.recipe.model.tile_m / 2
+        sampled = [sample_cloud(crop_cloud(each, half_m), cloud.points) for each in points]
+        return np.stack(sampled) if sampled else np.zeros((0, cloud.points, 4), np.float32)
+
+    def encode(self, batch: Pixels, view: View, clouds: Float32Array | None = None) -> Encoded:
         """Prepared pictures uint8[N, h, w, 3] to embeddings [N, D] and codes [N, bits // 8].
 
+        `clouds` float32[N, points, 4] are the tiles' points, prepared, for a model that `takes_clouds`.
         Rows do not depend on each other: evaluation statistics, float32, micro-batches. The same batch gives
         the same bits on the same machine; in another batch a row may differ by float32 rounding (1e-6).
         """
-        encoded = self.encode_headings(batch, view, 1)
+        encoded = self.encode_headings(batch, view, 1, clouds)
         return Encoded(encoded.embedding[:, 0], encoded.logits[:, 0], encoded.code[:, 0])
 
-    def encode_headings(self, batch: Pixels, view: View, headings: int) -> Encoded:
+    def encode_headings(
+        self, batch: Pixels, view: View, headings: int, clouds: Float32Array | None = None
+    ) -> Encoded:
         """Prepared pictures of unknown heading to `headings` candidates each: [N, R, D] and [N, R, bits // 8].
 
         Candidate r assumes that the middle of the picture (for a drone picture: its top) looks along
         r * 360 / R degrees. Where the feature map turns with the picture (`ModelRecipe.map_turns_by_rolling`),
         candidates that are whole columns of it apart share one pass; else each has a pass of its own.
-        Raises `ConfigError` unless R divides the width of the input.
+        Raises `ConfigError` unless R divides the width of the input, or where clouds have more than one heading.
         """
         self._check(batch, view)
+        if clouds is not None and headings > 1:
+            raise ConfigError(f"Point clouds are encoded north up; give one heading (got {headings}).")
         width = self.recipe.model.panorama_px[1]
         if headings < 1 or width % headings:
             raise ConfigError(
@@ -132,7 +167,8 @@ class Encoder:
         embeddings = np.empty((len(batch), headings, self.embedding_dim), dtype=np.float32)
         for start in range(0, len(batch), _MICRO_BATCH):
             rows = slice(start, start + _MICRO_BATCH)
-            embeddings[rows] = self._candidates(batch[rows], view, headings)
+            points = None if clouds is None else clouds[rows]
+            embeddings[rows] = self._candidates(batch[rows], view, headings, points)
         logits = self.hash_encoder.logits(embeddings, side_of(view))
         return Encoded(embeddings, logits, pack_codes(logits))
 
@@ -144,10 +180,16 @@ class Encoder:
         return self.hash_encoder.logits_of_parts(parts, shown, side_of(view))
 
     @torch.inference_mode()
-    def _candidates(self, batch: Pixels, view: View, headings: int) -> Float32Array:
+    def _candidates(
+        self, batch: Pixels, view: View, headings: int, clouds: Float32Array | None
+    ) -> Float32Array:
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         recipe = self.recipe.model
-        if recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or recipe.view.azimuth_columns):
+        if clouds is not None:
+            points = torch.from_numpy(np.ascontiguousarray(clouds)).to(self.device)
+            aerial = self._model.convert_view(images)
+            features = [self._model.columns(aerial, view, clouds=points)]
+        elif recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or recipe.view.azimuth_columns):
             features = self._rolled_features(images, view, headings)
         else:
             features = [self._features_at(images, view, turn / headings) for turn in range(headings)]

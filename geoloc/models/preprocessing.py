@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 from geoloc.core.arrays import Pixels
 from geoloc.core.errors import InputError, ModelMismatch
+from geoloc.geometry.perspective import WIDEST_LENS_DEG, lift
 from geoloc.recipe.model import PixelRange
 from geoloc.recipe.recipe import ModelRecipe
 
@@ -17,6 +19,14 @@ PANORAMA_VIEWS = ("panorama", "street")
 AERIAL_VIEWS = ("aerial", "drone")
 SMALLEST_EXTENT = 0.9  # of tile_m: below, an aerial picture is refused rather than stretched
 _MEAN, _STD = 0.45, 0.25  # one pair for all channels and views: batch norm does the rest
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How a lens was held. Convention: pitch below the horizon, roll clockwise; see `geoloc.geometry.perspective`."""
+
+    pitch_deg: float = 0.0
+    roll_deg: float = 0.0
 
 
 def input_size(recipe: ModelRecipe, view: str) -> tuple[int, int]:
@@ -74,13 +84,19 @@ def prepare_aerial(
 
 
 def prepare_panorama(
-    image: Pixels, recipe: ModelRecipe, *, fov_deg: float = 360.0, heading_deg: float | None = None
+    image: Pixels,
+    recipe: ModelRecipe,
+    *,
+    fov_deg: float = 360.0,
+    heading_deg: float | None = None,
+    lens: Lens | None = None,
 ) -> Pixels:
     """Bring a panorama or a street photo [H, W, 3] onto the model's canvas, north in the middle of a known heading.
 
     A full sphere (360 degrees, twice as wide as high) is cut to the recipe's elevations; any other picture is
     taken to span them already. A photo of less than 360 degrees fills its share of the columns, the rest stays
-    black, unless street photos fill the whole picture (`street: whole`): those have no azimuth.
+    black, unless street photos fill the whole picture (`street: whole`): those have no azimuth. With `street: lifted`
+    a photo of a `lens` (see `lens_of`) lies where a level panorama shows it.
     Convention: azimuth grows to the right, the middle column looks along `heading_deg`; None leaves the picture
     as it is.
     """
@@ -89,7 +105,17 @@ def prepare_panorama(
     height, width = recipe.panorama_px
     if fov_deg < 360.0 and recipe.street == "whole":
         return resize(image, height, width)
-    if fov_deg == 360.0:
+    if lens is not None and recipe.street == "lifted" and fov_deg <= WIDEST_LENS_DEG:
+        canvas = lift(
+            image,
+            height,
+            width,
+            recipe.elevation_deg,
+            fov_deg=fov_deg,
+            pitch_deg=lens.pitch_deg,
+            roll_deg=lens.roll_deg,
+        )
+    elif fov_deg == 360.0:
         canvas = resize(_cut_sphere(image, recipe.elevation_deg), height, width)
     else:
         columns = max(1, round(width * fov_deg / 360))
@@ -114,12 +140,20 @@ def prepare_picture(
     extent_m: float | None = None,
     fov_deg: float | None = 360.0,
     heading_deg: float | None = None,
+    pitch_deg: float | None = None,
+    roll_deg: float | None = None,
 ) -> Pixels:
     """A picture uint8[H, W, 3] of any view to the model's input uint8[h, w, 3]; see `Encoder.prepare`."""
     if view in AERIAL_VIEWS:
         return prepare_aerial(image, recipe, extent_m)
     fov_deg = 360.0 if fov_deg is None else fov_deg
-    return prepare_panorama(image, recipe, fov_deg=fov_deg, heading_deg=heading_deg)
+    lens = lens_of(view, pitch_deg, roll_deg)
+    return prepare_panorama(image, recipe, fov_deg=fov_deg, heading_deg=heading_deg, lens=lens)
+
+
+def lens_of(view: str, pitch_deg: float | None = None, roll_deg: float | None = None) -> Lens | None:
+    """How the lens of a street photo was held, level where nothing is known; None for other views."""
+    return Lens(pitch_deg or 0.0, roll_deg or 0.0) if view == "street" else None
 
 
 def _cut_sphere(image: Pixels, elevation_deg: tuple[float, float]) -> Pixels:

@@ -93,6 +93,14 @@ def save_model(
     return card
 
 
+def read_log(uri: str) -> list[dict[str, float]]:
+    """The lines of a model's `metrics.jsonl`, none where it has no log."""
+    place = storage.join(uri, METRICS_NAME)
+    if not storage.exists(place):
+        return []
+    return [json.loads(line) for line in storage.read_text(place).splitlines() if line]
+
+
 def read_card(uri: str) -> ModelCard:
     """The card of a model directory; `ArtifactError` when there is none, `CorruptArtifact` when unreadable."""
     card_uri = storage.join(uri, CARD_NAME)

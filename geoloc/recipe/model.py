@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from geoloc.core.semantics import CLASSES
 from geoloc.recipe.registry import Part, PositiveFloat, PositiveInt, Section, chosen
 
 
@@ -24,6 +25,8 @@ class ViewSection(Part):
     """Whether the output's columns are exactly the tile's azimuths, so that a turned tile rolls the output."""
     size_keys: ClassVar[tuple[str, str]] = ("view height_px", "view width_px")
     """Keys of a recipe that give the output's height and width, for error sentences."""
+    places_points: ClassVar[bool] = False
+    """Whether its transform knows where a point of the ground lies in the output (`place_points`)."""
     title: ClassVar[str]
     """How the transform is called in tables."""
 
@@ -108,10 +111,46 @@ class AggregationSection(Part):
         return self.network(self, channels, size)
 
 
+class CloudEncoderSection(Part):
+    """An encoder of point clouds; a kind adds its fields and `channels`."""
+
+    package = "geoloc.models.clouds"
+
+    if TYPE_CHECKING:
+        kind: str
+        channels: int
+
+        def bytes_per_cloud(self, points: int) -> int:
+            """Bytes of the largest tensor for a cloud of `points` in float32: the bound of its memory."""
+
+    def build(self, inputs: int) -> Any:
+        """The network, a `geoloc.models.clouds.network.CloudNetwork` of points of `inputs` numbers."""
+        return self.network(self, inputs)
+
+
+class FusionSection(Part):
+    """How a tile's picture and its points become one embedding; the defaults are those of a fusion of both."""
+
+    package = "geoloc.models.fusions"
+    sees_picture: ClassVar[bool] = True
+    """Whether the picture counts; else only the points do."""
+    places_points: ClassVar[bool] = False
+    """Whether it must know where a point lies in the picture that the backbone sees."""
+
+    if TYPE_CHECKING:
+        kind: str
+
+    def build(self, sizes: Any) -> Any:
+        """The network, a `geoloc.models.fusions.network.Fusion` for `sizes` (`FusionSizes`)."""
+        return self.network(self, sizes)
+
+
 class HashEncoderSection(Part):
     """A hash encoder that is fitted on embeddings after training; a kind adds its constants."""
 
     package = "geoloc.models.hash_encoders"
+    paired: ClassVar[bool] = False
+    """Whether it learns from photos and their tiles; else from tiles alone."""
 
     if TYPE_CHECKING:
         kind: str
@@ -120,6 +159,8 @@ class HashEncoderSection(Part):
 View = Annotated[SerializeAsAny[ViewSection], chosen(ViewSection, "polar")]
 Backbone = Annotated[SerializeAsAny[BackboneSection], chosen(BackboneSection, "plain_cnn")]
 Aggregation = Annotated[SerializeAsAny[AggregationSection], chosen(AggregationSection)]
+CloudEncoder = Annotated[SerializeAsAny[CloudEncoderSection], chosen(CloudEncoderSection, "dgcnn")]
+FusionOf = Annotated[SerializeAsAny[FusionSection], chosen(FusionSection, "2to3")]
 FittedHash = Annotated[SerializeAsAny[HashEncoderSection], chosen(HashEncoderSection)]
 
 
@@ -140,6 +181,20 @@ class Projection(Section):
     norm: Literal["batch"] | None = Field(
         None, description="batch: a batch norm after the map, as in University-1652's classifier block"
     )
+
+
+class CloudBranch(Section):
+    """Points of the tiles, beside their pictures or instead of them: only the views that show tiles have them."""
+
+    encoder: CloudEncoder = Field(default={"kind": "dgcnn"}, validate_default=True)
+    fusion: FusionOf = Field(default={"kind": "2to3"}, validate_default=True)
+    points: PositiveInt = Field(1024, description="points of a cloud, by farthest-point sampling")
+    semantics: bool = Field(True, description="whether the network sees the classes of points, one-hot")
+
+    @property
+    def inputs(self) -> int:
+        """Numbers of a point that the encoder sees."""
+        return 3 + (len(CLASSES) if self.semantics else 0)
 
 
 class Branches(Section):

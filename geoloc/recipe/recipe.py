@@ -21,7 +21,9 @@ from geoloc.core.errors import ConfigError, GeolocError
 from geoloc.recipe.model import (
     Aggregation,
     Backbone,
+    BackboneSection,
     Branches,
+    CloudBranch,
     HashHead,
     Orientation,
     PixelRange,
@@ -46,18 +48,31 @@ class ModelRecipe(Section):
     elevation_deg: tuple[float, float] = Field(
         (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
     )
-    street: Literal["whole"] | None = Field(
-        None, description="whole: a street photo fills the panorama's picture, whatever its field of view"
+    street: Literal["whole", "lifted"] | None = Field(
+        None,
+        description="whole: a street photo fills the panorama's picture, whatever its field of view; lifted: its "
+        "pixels go where a level panorama shows them, by field of view, pitch and roll",
     )
     pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
     view: View = Field(default={"kind": "polar"}, validate_default=True)
     backbone: Backbone = Field(default={"kind": "plain_cnn"}, validate_default=True)
+    aerial_backbone: Backbone | None = Field(
+        None, description="backbone of aerial views where it is another than that of photos"
+    )
+    cloud: CloudBranch | None = Field(
+        None, description="point clouds of the tiles, and how they are joined to their pictures"
+    )
     orientation: Orientation | None = None
     aggregation: Aggregation = Field(default={"kind": "column_attention"}, validate_default=True)
     projection: Projection | None = None
     branches: Branches | None = None
     shared_weights: bool = Field(True, description="one backbone for all branches")
     hash: HashHead = HashHead()
+
+    @property
+    def backbone_of_tiles(self) -> BackboneSection:
+        """Backbone of the aerial views."""
+        return self.aerial_backbone or self.backbone
 
     @property
     def columns(self) -> int:
@@ -87,7 +102,8 @@ class ModelRecipe(Section):
     @property
     def map_turns_by_rolling(self) -> bool:
         """Whether a picture rolled by whole strides gives a feature map rolled by whole columns, exactly."""
-        return self.backbone.wraps and self.orientation is None
+        wraps = self.backbone.wraps and self.backbone_of_tiles.wraps
+        return wraps and self.orientation is None
 
     @property
     def turns_by_rolling(self) -> bool:
@@ -135,13 +151,39 @@ class ModelRecipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _branches_fit(self) -> ModelRecipe:
+        if self.aerial_backbone is not None:
+            if self.shared_weights or self.orientation is not None:
+                raise ValueError(
+                    "aerial_backbone needs shared_weights: false and no orientation maps: the branches differ"
+                )
+            if self.aerial_backbone.channels != self.backbone.channels:
+                raise ValueError(
+                    f"aerial_backbone gives {self.aerial_backbone.channels} channels, backbone "
+                    f"{self.backbone.channels}; the heads need the same number"
+                )
+        if self.cloud is not None:
+            self._check_cloud(self.cloud)
+        return self
+
+    def _check_cloud(self, cloud: CloudBranch) -> None:
+        if self.orientation is not None:
+            raise ValueError("a model with point clouds has no orientation maps; leave one of them out")
+        if cloud.fusion.places_points and not self.view.places_points:
+            raise ValueError(
+                f"the fusion {cloud.fusion.kind} needs a view that places points, such as none or polar (got "
+                f"{self.view.kind!r})"
+            )
+
     def _check_strides(self) -> None:
-        keys = ("panorama_px height", "panorama_px width", *self.view.size_keys)
-        for key, size in zip(keys, (*self.panorama_px, *self.aerial_px), strict=True):
+        for key, size in zip(("panorama_px height", "panorama_px width"), self.panorama_px, strict=True):
             self.backbone.check_size(key, size)
+        for key, size in zip(self.view.size_keys, self.aerial_px, strict=True):
+            self.backbone_of_tiles.check_size(key, size)
 
     def _check_columns(self) -> None:
-        width, stride = self.aerial_px[1], self.backbone.stride
+        width, stride = self.aerial_px[1], self.backbone_of_tiles.stride
         if self.panorama_px[1] != width:
             raise ValueError(
                 f"panorama_px width is {self.panorama_px[1]} but view width_px is {width}; make them equal"
@@ -167,12 +209,20 @@ class Recipe(Section):
             raise ValueError(
                 f"loss.guidance_weight needs a learned view such as affine or tps (got {self.model.view.kind!r})"
             )
+        if self.training.localisation_rate is not None and not self.model.view.learned:
+            raise ValueError(
+                f"training.localisation_rate needs a learned view such as affine or tps (got {self.model.view.kind!r})"
+            )
         if (self.training.places is None) != (self.loss.places is None):
             raise ValueError(
                 "loss.places and training.places belong together: the losses, and what a batch has of a place"
             )
         if self.loss.places is not None and self.model.orientation is not None:
             raise ValueError("training by places knows no headings, which orientation maps need")
+        if self.model.cloud is not None and (self.loss.aerial_weight > 0 or self.loss.places is not None):
+            raise ValueError(
+                "a model with point clouds has no drone photos: give loss.aerial_weight 0 and no losses of places"
+            )
         if self.loss.heading == "unknown" and self.model.columns == 1:
             raise ValueError("loss.heading unknown needs an aggregation that keeps the azimuth's columns")
         return self
@@ -213,14 +263,15 @@ class Recipe(Section):
 
         Parts that the recipe does not have are left out, so that a new kind of part changes no old recipe.
         """
-        return yaml.safe_dump(self._written(), sort_keys=False, default_flow_style=None)
+        return yaml.safe_dump(self.written(), sort_keys=False, default_flow_style=None)
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the canonical content: equal for recipes that mean the same."""
-        canonical = json.dumps(self._written(), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.written(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def _written(self) -> dict[str, Any]:
+    def written(self) -> dict[str, Any]:
+        """The recipe as nested JSON-able values, without the parts that it does not have."""
         return self.model_dump(mode="json", exclude_none=True)
 
 

@@ -142,7 +142,7 @@ def _noted(
     try:
         for result in results:
             if result["failure"]:
-                _note_failure(_decode_error(result["failure"]), int(result["index"]), failed, round_number)
+                _note_failure(decode_error(result["failure"]), int(result["index"]), failed, round_number)
                 continue
             waiting.append(Receipt.model_validate_json(result["receipt"]))
             yield waiting[-1]
@@ -235,7 +235,7 @@ class _PartTask:
         try:
             receipt = self._make(index, row["unit"])
         except GeolocError as error:
-            return {"index": str(index), "receipt": "", "failure": _encode_error(error)}
+            return {"index": str(index), "receipt": "", "failure": encode_error(error)}
         return {"index": str(index), "receipt": receipt.model_dump_json(), "failure": ""}
 
     def _make(self, index: int, unit: str) -> Receipt:
@@ -282,11 +282,12 @@ def _existing(plan: TablePlan, index: int) -> Receipt:
     return Receipt(part=part, counts=json.loads(metadata.get(_COUNTS_KEY, b"{}")))
 
 
-def _encode_error(error: GeolocError) -> str:
+def encode_error(error: GeolocError) -> str:
+    """An error of a task as text."""
     return json.dumps([type(error).__name__, str(error), getattr(error, "reason", "")])
 
 
-def _decode_error(failure: str) -> GeolocError:
+def decode_error(failure: str) -> GeolocError:
     """The error of a task with its kind, sentence and reason."""
     kind_name, message, reason = json.loads(failure)
     kind: type[GeolocError] = getattr(errors, kind_name, GeolocError)

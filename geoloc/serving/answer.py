@@ -14,6 +14,10 @@ from geoloc.core.errors import GeolocError
 from geoloc.index.format.manifest import Bounds
 from geoloc.index.search.region import Region
 from geoloc.localization.fix import Fix
+from geoloc.localization.query_photos import Compass
+from geoloc.localization.routes.filter import FilterState
+from geoloc.localization.routes.motion import Step
+from geoloc.localization.routes.route_answer import RouteFix
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -56,7 +60,10 @@ class Pin(BaseModel):
 
 @dataclass(frozen=True)
 class PreparedPhoto:
-    """A photo as its model takes it: image uint8[h, w, 3], and what is known and assumed of the photo."""
+    """A photo as its model takes it: image uint8[h, w, 3], and what is known and assumed of the photo.
+
+    heading_deg is None where the heading is unknown or a `compass`'s.
+    """
 
     image: Pixels
     view: str
@@ -64,6 +71,7 @@ class PreparedPhoto:
     fov_deg: float
     assumed: tuple[str, ...]
     featureless: bool
+    compass: Compass | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,29 @@ class Answer:
     """A fix from one snapshot, with what answered and how long it took."""
 
     fix: Fix
+    model_id: str
+    shards_answered: int
+    shards_total: int
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RouteQuery:
+    """The next photos of a route: what is known of the way to each, the area, and the state before; None at first."""
+
+    steps: tuple[Step, ...]
+    region: Region | None
+    places: int | None = None
+    before: FilterState | None = None
+
+
+@dataclass(frozen=True)
+class RouteReply:
+    """The answer to photos of a route, with the state after them on a map of so many places."""
+
+    fix: RouteFix
+    after: FilterState
+    places: int
     model_id: str
     shards_answered: int
     shards_total: int

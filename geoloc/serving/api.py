@@ -10,10 +10,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from geoloc.client.schema import (
     Alive,
     BatchAnswer,
+    BeginRoute,
+    ContinueRoute,
     Health,
     IndexFacts,
     JsonRequest,
@@ -21,6 +24,7 @@ from geoloc.client.schema import (
     LocalizeParameters,
     Problem,
     ReloadRequest,
+    RouteAnswer,
 )
 from geoloc.core.errors import GeolocError
 from geoloc.localization.localizer import answer_for
@@ -33,7 +37,9 @@ from geoloc.serving.errors import Overloaded, install, problem_document, problem
 from geoloc.serving.geojson import GEOJSON, as_geojson
 from geoloc.serving.imagery import TileImagery
 from geoloc.serving.limits import ServingLimits
-from geoloc.serving.upload import prepare_upload, read_request, region_of
+from geoloc.serving.metrics import record_in_flight
+from geoloc.serving.photo_routes import RouteService
+from geoloc.serving.upload import prepare_upload, read_form, read_request, region_of
 from geoloc.serving.web import add_imagery, add_page
 
 
@@ -55,12 +61,13 @@ def create_api(
     )
     install(app, limits)
     app.add_middleware(RequestEnvelope, limits=limits)
-    service = _Service(backend, limits, pool or DecoderPool(limits.decoders))
+    service = _Service(backend, limits, pool or DecoderPool(limits.decoders, limits.decoder))
     door = Doorkeeper(keys, limits)
     _add_probes(app, backend, limits)
     add_page(app)
     add_imagery(app, imagery, door)
     _add_localize(app, service, door)
+    _add_routes(app, service, door)
     _add_indices(app, backend, door)
     return app
 
@@ -99,6 +106,38 @@ def _add_localize(app: FastAPI, service: _Service, door: Doorkeeper) -> None:
             each = (service.answer_or_problem(data, parameters, request) for data in photos)
             answers = BatchAnswer(answers=await asyncio.gather(*each))
         return JSONResponse(answers.model_dump(mode="json"))
+
+
+def _add_routes(app: FastAPI, service: _Service, door: Doorkeeper) -> None:
+    limits = service.limits
+    refused = _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 504)
+    routes = RouteService(service.backend, limits, service.pool)
+
+    @app.post(
+        "/v1/routes",
+        response_model=RouteAnswer,
+        responses=refused,
+        openapi_extra={"requestBody": _form_of(BeginRoute, many=True)},
+        summary="Where was this ordered sequence of photos taken? Each is answered by all of them.",
+    )
+    async def begin_route(request: Request) -> RouteAnswer:
+        door.admit(request, "query")
+        images, fields = await read_form(request, limits, BeginRoute, limits.max_images)
+        async with service.gate.enter(), asyncio.timeout(limits.deadline_s):
+            return await routes.begin(images, fields, request.state.request_id)
+
+    @app.post(
+        "/v1/routes/continue",
+        response_model=RouteAnswer,
+        responses=refused,
+        openapi_extra={"requestBody": _form_of(ContinueRoute, many=True)},
+        summary="The next photos of a route, with the state of the answer before.",
+    )
+    async def continue_route(request: Request) -> RouteAnswer:
+        door.admit(request, "query")
+        images, fields = await read_form(request, limits, ContinueRoute, limits.max_images)
+        async with service.gate.enter(), asyncio.timeout(limits.deadline_s):
+            return await routes.go_on(images, fields, request.state.request_id)
 
 
 def _add_indices(app: FastAPI, backend: Backend, door: Doorkeeper) -> None:
@@ -199,20 +238,24 @@ class _Gate:
             raise Overloaded(
                 f"{self._inside} requests are being answered, the most there may be; try again in a moment."
             )
-        self._inside += 1
+        self._count(1)
         try:
             yield
         finally:
-            self._inside -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._inside += change
+        record_in_flight(self._inside)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "content": {"application/problem+json": {}}} for status in statuses}
 
 
-def _request_body(*, many: bool = False) -> dict[str, Any]:
-    """OpenAPI of the form and of the JSON document; the fields are those of `LocalizeParameters`."""
-    schema = LocalizeParameters.model_json_schema()
+def _form_of(fields: type[BaseModel], *, many: bool = False) -> dict[str, Any]:
+    """OpenAPI of a form with images and the fields of a model."""
+    schema = fields.model_json_schema()
     image: dict[str, Any] = {
         "type": "string",
         "format": "binary",
@@ -220,9 +263,18 @@ def _request_body(*, many: bool = False) -> dict[str, Any]:
     }
     if many:
         image = {"type": "array", "items": image, "minItems": 1}
-    properties = {"image": image, **schema["properties"]}
-    form = {"type": "object", "required": ["image"], "properties": properties, "additionalProperties": False}
-    content = {"multipart/form-data": {"schema": form}}
+    form = {
+        "type": "object",
+        "required": ["image", *schema.get("required", ())],
+        "properties": {"image": image, **schema["properties"]},
+        "additionalProperties": False,
+    }
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+def _request_body(*, many: bool = False) -> dict[str, Any]:
+    """OpenAPI of the form and of the JSON document; the fields are those of `LocalizeParameters`."""
+    body = _form_of(LocalizeParameters, many=many)
     if not many:
-        content["application/json"] = {"schema": JsonRequest.model_json_schema()}
-    return {"required": True, "content": content}
+        body["content"]["application/json"] = {"schema": JsonRequest.model_json_schema()}
+    return body

@@ -84,6 +84,12 @@ class ServeArgs(BaseModel):
         gt=0,
         description="Requests at once that a replica is to have; above, replicas are added.",
     )
+    scale_up_after_s: float = Field(
+        default=30.0, ge=0, description="Seconds that more replicas must be needed before they are started."
+    )
+    scale_down_after_s: float = Field(
+        default=600.0, ge=0, description="Seconds that fewer replicas must do before some are ended."
+    )
     cpus_per_replica: float = Field(
         default=0.25, ge=0, description="CPUs that each replica reserves of the cluster."
     )
@@ -104,7 +110,7 @@ class ServeArgs(BaseModel):
     )
     max_batch: int = Field(default=16, ge=1, description="Photos in an encoding batch at most.")
     batch_wait_s: float = Field(
-        default=0.004, ge=0, description="Seconds that a photo waits for others to share its batch."
+        default=0.0, ge=0, description="Seconds that an idle encoder waits for more photos to share a batch."
     )
     decoders: int = Field(
         default=2, ge=1, description="Processes of an ingress that decode photos, apart from the server."
@@ -134,7 +140,11 @@ class ServeArgs(BaseModel):
         if most is None or most == least:
             return {"num_replicas": least}
         scaling = AutoscalingConfig(
-            min_replicas=least, max_replicas=most, target_ongoing_requests=self.target_ongoing_requests
+            min_replicas=least,
+            max_replicas=most,
+            target_ongoing_requests=self.target_ongoing_requests,
+            upscale_delay_s=self.scale_up_after_s,
+            downscale_delay_s=self.scale_down_after_s,
         )
         return {"autoscaling_config": scaling}
 

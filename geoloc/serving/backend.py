@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -14,7 +15,16 @@ from ray.serve.handle import DeploymentHandle
 
 from geoloc.client.schema import Health, ServedSnapshot
 from geoloc.core.errors import QueryError, ServiceUnavailable
-from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query, Refused, ReplicaState
+from geoloc.serving.answer import (
+    Answer,
+    Pin,
+    PreparedPhoto,
+    Query,
+    Refused,
+    ReplicaState,
+    RouteQuery,
+    RouteReply,
+)
 from geoloc.serving.errors import Overloaded
 
 DEFAULT_INDEX = "default"
@@ -34,6 +44,9 @@ class Backend(Protocol):
 
     async def locate(self, one: PreparedPhoto, pin: Pin, query: Query) -> Answer:
         """Answer one photo from the snapshot of the pin."""
+
+    async def follow(self, photos: Sequence[PreparedPhoto], pin: Pin, query: RouteQuery) -> RouteReply:
+        """Answer the next photos of a route from the snapshot of the pin."""
 
     async def health(self) -> Health:
         """What is being served; raises `ServiceUnavailable` while it is not."""
@@ -85,7 +98,7 @@ class ReplicaBackend:
     async def _refresh_quietly(self) -> None:
         try:
             await self._refresh()
-        except (ServiceUnavailable, RayActorError, RayTaskError):  # the pins that we have hold
+        except ServiceUnavailable:  # the pins that we have hold
             self._asked_s = time.monotonic()
 
     def adopt(self, pin: Pin) -> None:
@@ -102,6 +115,16 @@ class ReplicaBackend:
         encoded = {"encode": 1e3 * (time.perf_counter() - started)}
         answer: Answer = await _result_of(lambda: self._search.locate.remote(queries, pin, query))
         return replace(answer, timings_ms=encoded | answer.timings_ms)
+
+    async def follow(self, photos: Sequence[PreparedPhoto], pin: Pin, query: RouteQuery) -> RouteReply:
+        """Encode the photos together, and search and follow them in one replica."""
+        started = time.perf_counter()
+        queries = await asyncio.gather(
+            *(_result_of(partial(self._encoder.encode.remote, one, pin)) for one in photos)
+        )
+        encoded = {"encode": 1e3 * (time.perf_counter() - started)}
+        reply: RouteReply = await _result_of(lambda: self._search.follow.remote(queries, pin, query))
+        return replace(reply, timings_ms=encoded | reply.timings_ms)
 
     async def reload(self, name: str, snapshot_id: str | None) -> Pin:
         """Have the catalog roll over to another snapshot."""

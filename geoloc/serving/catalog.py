@@ -17,15 +17,16 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.experimental import internal_kv
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from geoloc.client.client import OPEN_TIMEOUT_S
 from geoloc.core import storage
-from geoloc.core.errors import GeolocError, QueryError, ServiceUnavailable
+from geoloc.core.errors import GeolocError, QueryError, ServiceUnavailable, StoreUnavailable
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.manifest import read_manifest
 from geoloc.models.store import read_recipe
 from geoloc.serving.answer import Pin, Refused, ServedIndex, refusals_as_values
+from geoloc.serving.metrics import record_served
 
 INGRESS, ENCODER, SEARCH, CATALOG = "Ingress", "Encoder", "Search", "Catalog"
-OPEN_TIMEOUT_S = 600.0  # a large snapshot is copied to the machine and its checksums are verified
 _STORE = b"geoloc"
 _PINS = TypeAdapter(dict[str, Pin])
 
@@ -35,14 +36,15 @@ logger = logging.getLogger("geoloc.serving")
 def resolve_pin(name: str, index: ServedIndex) -> Pin:
     """The pin of an index, its snapshot resolved now; raises as `read_manifest` does."""
     uri = storage.absolute(index.uri)
-    snapshot_id = index.snapshot_id or current_snapshot(uri)
+    current = current_snapshot(uri)  # read once: a commit meanwhile is then noticed later
+    snapshot_id = index.snapshot_id or current
     manifest = read_manifest(uri, snapshot_id)
     recipe = read_recipe(storage.join(uri, manifest.model.directory))
     return Pin(
         name=name,
         uri=uri,
         snapshot_id=snapshot_id,
-        current_id=current_snapshot(uri),
+        current_id=current,
         model_id=manifest.model.model_id,
         tiles=manifest.count,
         bits=manifest.bits,
@@ -65,6 +67,8 @@ class CatalogReplica:
         stored = internal_kv._internal_kv_get(self._key, namespace=_STORE)
         self._pins = _PINS.validate_json(stored) if stored else self._resolved()
         self._store()
+        for pin in self._pins.values():
+            record_served(pin.name, pin.snapshot_id, pin.model_id, serving=True)
 
     def _resolved(self) -> dict[str, Pin]:
         return {name: resolve_pin(name, index) for name, index in self._indices.items()}
@@ -100,30 +104,47 @@ class CatalogReplica:
                 reason="unknown_index",
             )
         async with self._turn:
-            chosen = ServedIndex(uri=self._indices[name].uri, snapshot_id=snapshot_id)
-            pin = await asyncio.to_thread(resolve_pin, name, chosen)
-            pin = pin.model_copy(update={"generation": self._pins[name].generation + 1})
-            for deployment in (SEARCH, ENCODER):
-                await _on_all(deployment, "open", pin)
-            self._pins[name] = pin.model_copy(update={"proven": True})
-            self._store()
-            await _on_all(INGRESS, "adopt", self._pins[name])
-            return self._pins[name]
+            return await self._roll_over(name, snapshot_id)
+
+    async def _roll_over(self, name: str, snapshot_id: str | None) -> Pin:
+        """Open a snapshot everywhere, then have requests carry it; the caller has the turn."""
+        chosen = ServedIndex(uri=self._indices[name].uri, snapshot_id=snapshot_id)
+        pin = await asyncio.to_thread(resolve_pin, name, chosen)
+        pin = pin.model_copy(update={"generation": self._pins[name].generation + 1})
+        opened = await _on_all(SEARCH, "open", pin)
+        await _on_all(ENCODER, "open", pin)
+        # Where every search replica had just ended, the first one that starts proves the snapshot.
+        before, self._pins[name] = self._pins[name], pin.model_copy(update={"proven": opened > 0})
+        self._store()
+        record_served(name, before.snapshot_id, before.model_id, serving=False)
+        record_served(name, pin.snapshot_id, pin.model_id, serving=True)
+        await _on_all(INGRESS, "adopt", self._pins[name])
+        return self._pins[name]
 
     async def _watch(self) -> None:
         """Take up what becomes current in indices whose snapshot nobody chose."""
-        failed: set[str] = set()  # tried once each: what is broken stays so until something else is current
+        failed: dict[str, str] = {}  # by index; tried once: it stays broken until something else is current
         while True:
             await asyncio.sleep(self._watch_s)
             for name, index in self._indices.items():
-                current = "" if index.snapshot_id is not None else await _current(name, index)
-                if current in ("", self._pins[name].current_id) or current in failed:
-                    continue
-                answer = await self.reload(name, current)
-                if isinstance(answer, Refused):
-                    failed.add(current)
-                    served = self._pins[name].snapshot_id
-                    logger.error("Index %s stays at snapshot %s: %s", name, served, answer.error)
+                if index.snapshot_id is None:
+                    async with self._turn:  # whoever reloads meanwhile has the last word
+                        await self._follow(name, index, failed)
+
+    async def _follow(self, name: str, index: ServedIndex, failed: dict[str, str]) -> None:
+        """Serve the current snapshot of an index if it is a new one; what failed for good is noted."""
+        current = await _current(name, index)
+        served = self._pins[name]
+        if current in ("", served.current_id, failed.get(name)):
+            return
+        try:
+            await self._roll_over(name, None)
+        except (ServiceUnavailable, StoreUnavailable) as error:  # it passes: the next look tries again
+            logger.warning("Index %s stays at snapshot %s for now: %s", name, served.snapshot_id, error)
+        except Exception as error:  # the watch goes on, whatever a replica or a file did
+            failed[name] = current
+            trace = None if isinstance(error, GeolocError) else error
+            logger.error("Index %s stays at snapshot %s: %s", name, served.snapshot_id, error, exc_info=trace)
 
 
 async def _current(name: str, index: ServedIndex) -> str:
@@ -135,14 +156,17 @@ async def _current(name: str, index: ServedIndex) -> str:
         return ""
 
 
-async def _on_all(deployment: str, method: str, pin: Pin) -> None:
-    """Call a method of every replica; one that died meanwhile is replaced by one that asks for the pins itself."""
+async def _on_all(deployment: str, method: str, pin: Pin) -> int:
+    """Call a method of every replica; returns how many answered.
+
+    One that died meanwhile is replaced by one that asks for the pins itself.
+    """
     handle = serve.get_deployment_handle(deployment, serve.get_replica_context().app_name)
     try:
         response = handle.broadcast(method, pin)
         results = await response.results_async(timeout_s=OPEN_TIMEOUT_S, return_exceptions=True)
     except DeploymentUnavailableError:
-        return
+        return 0
     except TimeoutError as error:
         raise ServiceUnavailable(
             f"Not every replica of {deployment} opened snapshot {pin.snapshot_id} within {OPEN_TIMEOUT_S:g} s; the old "
@@ -155,3 +179,4 @@ async def _on_all(deployment: str, method: str, pin: Pin) -> None:
             raise result.cause
         if isinstance(result, Exception) and not isinstance(result, RayActorError):
             raise result
+    return sum(not isinstance(result, Exception) for result in results)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,9 +29,11 @@ import geoloc
 from geoloc.core.errors import InputError, ServiceUnavailable
 from geoloc.core.images import ImageLimits, Picture
 from geoloc.core.photo_facts import PhotoFacts
+from geoloc.serving.metrics import DECODE, record_step
 
 Result = TypeVar("Result")
 _START_LIMIT_S = 60.0
+_MOST_LINE_BYTES = 65_536  # an answer without its pixels
 _FACTS = TypeAdapter(PhotoFacts)
 
 
@@ -59,9 +62,13 @@ class DecoderPool:
         the process more time than it gets, or ended it.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode, data, limits, then)
+        came_s = time.perf_counter()
+        return await loop.run_in_executor(self._threads, self._decode, data, limits, then, came_s)
 
-    def _decode(self, data: bytes, limits: ImageLimits, then: Callable[[Picture], Result]) -> Result:
+    def _decode(
+        self, data: bytes, limits: ImageLimits, then: Callable[[Picture], Result], came_s: float
+    ) -> Result:
+        began_s = time.perf_counter()
         process = self._idle.get()
         try:
             if process is not None and not process.alive:
@@ -71,7 +78,9 @@ class DecoderPool:
             picture = process.decode(data, limits, self._limits)
         finally:
             self._idle.put(process)
-        return then(picture)
+        result = then(picture)
+        record_step(DECODE, time.perf_counter() - began_s, began_s - came_s)
+        return result
 
     def close(self) -> None:
         """End the processes."""
@@ -121,11 +130,13 @@ class _Process:
         timer = _Timer(bounds.wall_s, self._child)
         try:
             with timer:
-                answer, pixels = self._answer(json.dumps(question).encode() + b"\n", data)
+                answer, pixels = self._answer(json.dumps(question).encode() + b"\n", data, limits)
         except (OSError, EOFError, ValueError) as error:
             self.end()
             slow = timer.expired or self._child.returncode == -signal.SIGXCPU
             raise _failure(slow, bounds) from error
+        if timer.expired:  # just after the answer: the process is being killed, the next image gets another
+            self.end()
         if "reason" in answer:
             raise InputError(answer["detail"], reason=answer["reason"])
         shape = (answer["height"], answer["width"], 3)
@@ -133,7 +144,7 @@ class _Process:
             np.frombuffer(pixels, np.uint8).reshape(shape), _FACTS.validate_python(answer["facts"])
         )
 
-    def _answer(self, question: bytes, data: bytes) -> tuple[dict[str, Any], bytes]:
+    def _answer(self, question: bytes, data: bytes, limits: ImageLimits) -> tuple[dict[str, Any], bytes]:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(question)
@@ -141,6 +152,8 @@ class _Process:
         self._child.stdin.flush()
         answer = self._line()
         size = 3 * answer.get("height", 0) * answer.get("width", 0)
+        if not 0 <= size <= 3 * limits.kept_pixels:  # a process that an image took over is not believed
+            raise ValueError(f"{size} bytes of pixels")
         pixels = self._child.stdout.read(size)
         if len(pixels) < size:
             raise EOFError
@@ -148,8 +161,8 @@ class _Process:
 
     def _line(self) -> dict[str, Any]:
         assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        if not line:
+        line = self._child.stdout.readline(_MOST_LINE_BYTES)
+        if not line.endswith(b"\n"):
             raise EOFError
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -180,6 +193,7 @@ class _Timer:
 
     def __exit__(self, *unused: object) -> None:
         self._timer.cancel()
+        self._timer.join()  # `expired` holds from here on
 
 
 def _failure(slow: bool, bounds: DecoderLimits) -> InputError:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from geoloc.serving.errors import Overloaded, Rejected
 from geoloc.serving.limits import ServingLimits
+from geoloc.serving.metrics import record_request
 
 REQUEST_ID_HEADER = "x-request-id"
+_CLIENT_WENT = 499  # what the metrics say of a client that went before its answer
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -79,12 +83,10 @@ class _Body:
         self._limits = limits
         self._client = str((scope.get("client") or ("",))[0])
         declared = Headers(scope=scope).get("content-length", "")
-        self._declared = int(declared) if declared.isdigit() else 0
+        self._declared = int(declared) if declared.isdecimal() else 0
         self._received = 0
         self._held = 0
-        self._end_s: float | None = (
-            None  # on the loop's clock; None before the body begins and after it has arrived
-        )
+        self._end_s: float | None = None  # on the loop's clock; None before the body begins
         self._done = False
 
     async def receive(self) -> Message:
@@ -154,9 +156,12 @@ class RequestEnvelope:
         request_id = given if numbered else self._new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         body = _Body(receive, self._intake, self._limits, scope)
+        began_s, status = time.perf_counter(), 0
 
         async def send_labelled(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 if not numbered:
                     headers[REQUEST_ID_HEADER] = request_id
@@ -166,5 +171,15 @@ class RequestEnvelope:
 
         try:
             await self._app(scope, body.receive, send_labelled)
+        except (ClientDisconnect, asyncio.CancelledError):
+            status = status or _CLIENT_WENT
+            raise
         finally:
             body.close()
+            reason = scope["state"].get("reason", "" if status else "internal")
+            record_request(_route(scope), status or 500, reason, time.perf_counter() - began_s)
+
+
+def _route(scope: Scope) -> str:
+    """The pattern of the route that took a request, as `/v1/tiles/{tile_id}/image`; `other` where none did."""
+    return str(getattr(scope.get("route"), "path_format", "other"))

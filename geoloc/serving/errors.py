@@ -18,7 +18,13 @@ from geoloc.serving.limits import ServingLimits
 logger = logging.getLogger("geoloc.serving")
 
 UNSUPPORTED = "unsupported_media_type"
-_STATUS = {UNSUPPORTED: 415, "unknown_index": 404, "unknown_tile": 404, "no_imagery": 404}
+_STATUS = {
+    UNSUPPORTED: 415,
+    "unknown_index": 404,
+    "unknown_tile": 404,
+    "no_imagery": 404,
+    "snapshot_changed": 409,
+}
 
 
 class Overloaded(ServiceUnavailable):
@@ -54,6 +60,7 @@ def problem(
     request: Request, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error answer."""
+    request.state.reason = reason  # for the metrics
     body = problem_document(request, status, reason, detail)
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 

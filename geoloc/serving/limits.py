@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from geoloc.client.schema import MAX_ROUTE_STATE
 from geoloc.core.images import DEFAULT_LIMITS, ImageLimits
 from geoloc.serving.decoder import DecoderLimits
 
@@ -19,11 +20,12 @@ class ServingLimits:
     A request first sends its body, within `body_s` seconds: `max_bodies` may do so at once, `max_bodies_per_client` of
     one client, and all bodies held together have `max_held_bytes` at most. Then it is one of `max_in_flight`, for
     `deadline_s` seconds. `decoders` processes decode images. `requests_per_s` and `burst` are a client's, 0 for no
-    limit; a key may have others.
+    limit; a key may have others. A field has `max_field_bytes`; a form that continues a route has `max_state_bytes`.
     """
 
     max_fields: int = 24
     max_field_bytes: int = 16_384
+    max_state_bytes: int = MAX_ROUTE_STATE
     max_images: int = 32
     max_bodies: int = 256
     max_bodies_per_client: int = 64

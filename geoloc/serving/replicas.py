@@ -13,18 +13,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from geoloc.core import storage
 from geoloc.core.errors import ServiceUnavailable
 from geoloc.index.format.manifest import read_manifest
+from geoloc.localization.fix import Fix
 from geoloc.localization.locator import EncodedQueries, Locator
-from geoloc.localization.query_photos import encode_prepared
-from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query, ReplicaState, refusals_as_values
+from geoloc.localization.query_photos import Compass, encode_prepared
+from geoloc.serving.answer import (
+    Answer,
+    Pin,
+    PreparedPhoto,
+    Query,
+    ReplicaState,
+    RouteQuery,
+    RouteReply,
+    refusals_as_values,
+)
+from geoloc.serving.batching import Batcher
+from geoloc.serving.metrics import ENCODE, LOCATE, SEARCH, record_broken_shards, record_photo, record_step
+from geoloc.serving.route_follower import RouteFollower
 
-# Picture, view, heading, field of view, encoder.
-Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float, Any]
+# Picture, view, heading, field of view, encoder, compass, and when it came (of `time.perf_counter`).
+Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float, Any, Compass | None, float]
 _KEPT = 2  # snapshots or models of an index: the one that is served, and the one before it
 
 
@@ -47,9 +59,9 @@ class EncoderReplica:
         self._encoders: dict[str, Any] = {}
         self._models: dict[str, OrderedDict[str, None]] = {}  # of each index, the latest last
         self._opening = asyncio.Lock()
-        batching: Any = self.encode_batch  # Serve adds the setters, its annotations leave them out
-        batching.set_max_batch_size(max_batch)
-        batching.set_batch_wait_timeout_s(wait_s)
+        self._batcher: Batcher[Prepared, EncodedQueries] = Batcher(
+            self._encode, most=max_batch, wait_s=wait_s
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Open the models of what is served; Serve calls it before the replica gets requests."""
@@ -88,20 +100,17 @@ class EncoderReplica:
 
     @refusals_as_values
     async def encode(self, one: PreparedPhoto, pin: Pin) -> EncodedQueries:
-        """Encode one photo, together with whatever else arrives within a few milliseconds."""
+        """Encode one photo, together with what came while others were encoded."""
         encoder = self._encoders.get(pin.model_id) or await self._open(pin)
-        row: Prepared = (one.image, one.view, one.heading_deg, one.fov_deg, encoder)
-        encoded: EncodedQueries = await self.encode_batch(row)
-        return encoded
-
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
-    async def encode_batch(self, batch: list[Prepared]) -> list[EncodedQueries]:
-        """Encode prepared pictures; those of one model, view and kind of heading share a pass."""
-        return await asyncio.to_thread(self._encode, batch)
+        came_s = time.perf_counter()
+        row: Prepared = (one.image, one.view, one.heading_deg, one.fov_deg, encoder, one.compass, came_s)
+        return await self._batcher.result_of(row)
 
     def _encode(self, batch: list[Prepared]) -> list[EncodedQueries]:
+        """Encode prepared pictures; those of one model, view and kind of heading share a pass."""
+        began_s = time.perf_counter()
         groups: dict[tuple[int, str, bool], list[int]] = {}
-        for position, (_, view, heading, _, encoder) in enumerate(batch):
+        for position, (_, view, heading, _, encoder, *_) in enumerate(batch):
             groups.setdefault((id(encoder), view, heading is not None), []).append(position)
         answers: dict[int, EncodedQueries] = {}
         for (_, view, known), positions in groups.items():
@@ -109,9 +118,20 @@ class EncoderReplica:
             pictures = np.stack([row[0] for row in rows])
             headings = [row[2] for row in rows] if known else None
             fovs = [row[3] for row in rows]
-            encoded = encode_prepared(rows[0][4], pictures, view, headings, self._headings, fov_deg=fovs)
+            encoded = encode_prepared(
+                rows[0][4],
+                pictures,
+                view,
+                headings,
+                self._headings,
+                fov_deg=fovs,
+                compass=[row[5] for row in rows],
+            )
             for row, position in enumerate(positions):
                 answers[position] = encoded.rows(slice(row, row + 1))
+        worked_s = time.perf_counter() - began_s
+        for *_, came_s in batch:
+            record_step(ENCODE, worked_s, began_s - came_s)
         return [answers[position] for position in range(len(batch))]
 
 
@@ -134,6 +154,7 @@ class SearchReplica:
         self._asymmetric = asymmetric
         self._locators: dict[str, OrderedDict[str, Locator]] = {}  # of each index, the latest last
         self._opening = asyncio.Lock()
+        self._routes = RouteFollower()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Open what is served; Serve calls it before the replica gets requests."""
@@ -171,27 +192,52 @@ class SearchReplica:
         """Search, cluster and calibrate on the snapshot that the request carries."""
         kept = self._locators.get(pin.name)
         locator = (kept.get(pin.snapshot_id) if kept else None) or await self._open(pin)
-        started = time.perf_counter()
+        came_s = time.perf_counter()
         total = len(locator.snapshot.manifest.shards)
-        fixes, broken = await asyncio.to_thread(self._located, locator, queries, query)
+        fix, broken, spent = await asyncio.to_thread(self._located, locator, queries, query, came_s)
+        record_broken_shards(pin.name, broken)
         if broken and query.complete:
             raise ServiceUnavailable(
                 f"{broken} of {total} shards cannot be searched and require_complete was set; leave it out for an "
                 "answer from the others."
             )
-        spent = {"search": 1e3 * (time.perf_counter() - started)}
-        return Answer(fixes[0], queries.model_id, total - broken, total, spent)
+        record_photo(pin.name, "located" if fix.located else fix.reason or "not_located")
+        return Answer(fix, queries.model_id, total - broken, total, spent)
 
-    def _located(self, locator: Locator, queries: EncodedQueries, query: Query) -> tuple[Any, int]:
-        fixes = locator.locate(
+    @refusals_as_values
+    async def follow(self, queries: list[EncodedQueries], pin: Pin, query: RouteQuery) -> RouteReply:
+        """Search the next photos of a route, and filter them on the snapshot that the request carries."""
+        kept = self._locators.get(pin.name)
+        locator = (kept.get(pin.snapshot_id) if kept else None) or await self._open(pin)
+        reply = await asyncio.to_thread(self._routes.follow, locator, queries, query)
+        record_broken_shards(pin.name, reply.shards_total - reply.shards_answered)
+        for position in reply.fix.positions:
+            record_photo(pin.name, "wide_posterior" if position.radius_m is None else "located")
+        return reply
+
+    def _located(
+        self, locator: Locator, queries: EncodedQueries, query: Query, came_s: float
+    ) -> tuple[Fix, int, dict[str, float]]:
+        """(the fix, how many shards were left out, milliseconds by step) of one photo, in a thread."""
+        began_s = time.perf_counter()
+        rerank = self._rerank if query.rerank is None else query.rerank
+        compared = locator.compared(queries, query.k, rerank)
+        found = locator.search(queries, k=compared, region=query.region, rerank=rerank)
+        searched_s = time.perf_counter()
+        (fix,) = locator.fixes(
+            found,
             queries,
             k=query.k,
             region=query.region,
-            rerank=self._rerank if query.rerank is None else query.rerank,
+            rerank=rerank,
             min_confidence=self._min_confidence,
             uncalibrated=self._uncalibrated,
         )
-        return fixes, len(locator.snapshot.broken_shards())
+        ended_s = time.perf_counter()
+        record_step(SEARCH, searched_s - began_s, began_s - came_s)
+        record_step(LOCATE, ended_s - searched_s)
+        spent = {"search": 1e3 * (searched_s - came_s), "locate": 1e3 * (ended_s - searched_s)}
+        return fix, len(locator.snapshot.broken_shards()), spent
 
     async def state(self) -> ReplicaState:
         """What this replica holds."""

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import LoggingConfig
 
+from geoloc.client.client import OPEN_TIMEOUT_S, Client
 from geoloc.core import storage
 from geoloc.core.errors import ConfigError, ServiceUnavailable
 from geoloc.core.progress import say
@@ -30,7 +31,8 @@ from geoloc.serving.access import read_keys
 from geoloc.serving.answer import Pin, Refused
 from geoloc.serving.app import ServeArgs, build_app
 from geoloc.serving.backend import DEFAULT_INDEX
-from geoloc.serving.catalog import CATALOG, OPEN_TIMEOUT_S
+from geoloc.serving.catalog import CATALOG
+from geoloc.serving.desktop import open_page
 
 APPLICATION = "geoloc"
 _HEALTH_TIMEOUT_S = 30.0
@@ -48,9 +50,14 @@ class ServeConfig(ServeArgs):
         default=False, description="Listen on a public address although nobody needs a key."
     )
 
+    browser: bool = Field(
+        default=True,
+        description="Open the page in the desktop's browser, where there is a display and a terminal.",
+    )
+
     def args(self) -> ServeArgs:
         """The part that the application is built from."""
-        return ServeArgs(**self.model_dump(exclude={"host", "port", "insecure"}))
+        return ServeArgs(**self.model_dump(exclude={"host", "port", "insecure", "browser"}))
 
     def check_host(self) -> None:
         """`ConfigError` for an address that others reach, unless there are keys or it is wanted so."""
@@ -90,7 +97,7 @@ def start(config: ServeConfig) -> ServeHandle:
     """Serve an index and return once it answers.
 
     Raises `ArtifactError` when there is no such index or snapshot, `ConfigError` for a port that is taken and
-    `ServiceUnavailable` when the replicas do not come up.
+    `ServiceUnavailable` when the replicas do not come up, or the Ray cluster serves already.
     """
     config.check_host()
     for served in config.served().values():
@@ -99,6 +106,10 @@ def start(config: ServeConfig) -> ServeHandle:
         read_keys(config.keys)
     port = _port(config.host, config.port)
     ensure_ray()
+    if _controller() is not None:  # Serve has one port and one application of this name in a cluster
+        raise ServiceUnavailable(
+            "This Ray cluster serves already; stop that service first (serve shutdown), or use another cluster."
+        )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(
         proxy_location="HeadOnly",
@@ -109,10 +120,10 @@ def start(config: ServeConfig) -> ServeHandle:
     handle = ServeHandle(f"http://{_url_host(config.host)}:{port}", config)
     try:
         _deploy(config.args())
-    except (ServiceUnavailable, KeyboardInterrupt):
+        _check_answers(handle.url)
+    except BaseException:  # also Ctrl-C: what was started here must not be left behind
         handle.stop()
         raise
-    _check_answers(handle.url)
     return handle
 
 
@@ -125,7 +136,11 @@ def serve_blocking(config: ServeConfig) -> None:
         )  # after Ray, which answers SIGTERM with a stack trace
     handle = start(config)
     try:
-        say(f"Serving {config.index} at {handle.url} (POST /v1/localize, GET /healthz); Ctrl-C ends it.")
+        say(
+            f"Serving {config.index} at {handle.url} (POST /v1/localize, a page for people at /); Ctrl-C ends it."
+        )
+        if config.browser:
+            open_page(handle.url)
         threading.Event().wait()
     except KeyboardInterrupt:
         say("Stopping the service.")
@@ -135,6 +150,14 @@ def serve_blocking(config: ServeConfig) -> None:
         handle.stop()
 
 
+def _controller() -> Any:
+    """The actor that runs Serve in this cluster; None where nothing is served."""
+    try:
+        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
+
+
 def _end_controller() -> None:
     """End Serve's controller and wait until it is gone.
 
@@ -142,13 +165,13 @@ def _end_controller() -> None:
     for ever, so Ray then prints that the call failed although nothing went wrong.
     """
     try:
-        controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        if (controller := _controller()) is None:
+            return
         ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_STOP_TIMEOUT_S)
         deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        while _controller() is not None and time.monotonic() < deadline:
             time.sleep(0.1)
-    except (RayError, ValueError):  # ValueError: there is no controller any more
+    except RayError:  # it ended while it was asked
         return
 
 
@@ -161,20 +184,20 @@ def _deploy(args: ServeArgs) -> None:
 
 
 def _check_answers(url: str) -> None:
-    """Serve listens on one port for a whole cluster and silently keeps its first one."""
+    """`ServiceUnavailable` unless the service answers where it is to listen."""
     try:
         httpx.get(f"{url}/healthz", timeout=_HEALTH_TIMEOUT_S).raise_for_status()
     except httpx.HTTPError as error:
         raise ServiceUnavailable(
-            f"The service does not answer at {url} ({error}); if this Ray cluster serves on another port already, use "
-            "that port or stop it."
+            f"The service does not answer at {url} ({error}); choose another port, or run geoloc serve on the head of "
+            "the cluster, where Serve listens."
         ) from error
 
 
 def _reason() -> str | None:
     """Why a replica failed to start: the sentence of our own error in Serve's report."""
-    deployments = serve.status().applications[APPLICATION].deployments.values()
-    for deployment in deployments:
+    application = serve.status().applications.get(APPLICATION)
+    for deployment in application.deployments.values() if application else ():
         if sentences := re.findall(r"geoloc\.core\.errors\.\w+: (.+)", deployment.message):
             return str(sentences[-1]).strip()
     return None
@@ -222,22 +245,9 @@ def reload(
 ) -> Reloaded:
     """Have a running service serve another snapshot of an index (None: its current one).
 
-    `key_file` holds an API key of the scope admin. Raises `ServiceUnavailable` when the service cannot be reached
-    or refuses, with its sentence; the old snapshot is then served on.
+    `key_file` holds an API key of the scope admin. Raises `ServiceUnavailable` when the service cannot be reached,
+    and `QueryError` with its sentence when it refuses; the old snapshot is then served on.
     """
-    headers = {"authorization": f"Bearer {storage.read_bytes(key_file).decode().strip()}"} if key_file else {}
-    try:
-        answer = httpx.post(
-            f"{url.rstrip('/')}/v1/indices/{index_name}/reload",
-            json={"snapshot_id": snapshot},
-            headers=headers,
-            timeout=OPEN_TIMEOUT_S,
-        )
-        document = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise ServiceUnavailable(f"The service at {url} does not answer: {error}.") from error
-    if answer.status_code != 200:
-        raise ServiceUnavailable(
-            f"The service at {url} refused: {document.get('detail', answer.status_code)}"
-        )
-    return Reloaded(index=index_name, snapshot_id=document["snapshot_id"])
+    key = storage.read_bytes(key_file).decode().strip() if key_file else None
+    with Client(url, key=key) as service:
+        return Reloaded(index=index_name, snapshot_id=service.reload(index_name, snapshot).snapshot_id)

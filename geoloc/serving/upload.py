@@ -6,13 +6,13 @@ import base64
 import binascii
 import functools
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from geoloc.client.schema import JsonRequest, LocalizeParameters
+from geoloc.client.schema import ContinueRoute, JsonRequest, LocalizeParameters, PhotoAndArea, PhotoFields
 from geoloc.core.errors import InputError, QueryError
 from geoloc.core.images import ImageLimits, Picture, image_format
 from geoloc.index.search.region import Region, box, circle, polygon
@@ -23,6 +23,8 @@ from geoloc.serving.answer import Pin, PreparedPhoto
 from geoloc.serving.decoder import DecoderPool
 from geoloc.serving.errors import UNSUPPORTED
 from geoloc.serving.limits import ServingLimits
+
+Fields = TypeVar("Fields", bound=PhotoFields)
 
 
 async def read_request(
@@ -35,31 +37,31 @@ async def read_request(
     """
     kind = request.headers.get("content-type", "").lower().partition(";")[0].strip()
     if kind == "multipart/form-data":
-        return await _read_form(request, limits, most)
+        return await read_form(request, limits, LocalizeParameters, most)
     if kind == "application/json" and most == 1:
         return _read_json(await request.body())
     allowed = "multipart/form-data with a file field `image`" + ("" if most > 1 else ", or application/json")
     raise QueryError(f"The request is of another type; send {allowed}.", reason=UNSUPPORTED)
 
 
-async def _read_form(
-    request: Request, limits: ServingLimits, most: int
-) -> tuple[list[bytes], LocalizeParameters]:
-    form = await request.form(
-        max_files=most, max_fields=limits.max_fields, max_part_size=limits.max_field_bytes
-    )
+async def read_form(
+    request: Request, limits: ServingLimits, model: type[Fields], most: int
+) -> tuple[list[bytes], Fields]:
+    """(bytes of up to `most` images, the other fields as `model`) of a form; see `read_request`."""
+    longest = limits.max_state_bytes if model is ContinueRoute else limits.max_field_bytes
+    form = await request.form(max_files=most, max_fields=limits.max_fields, max_part_size=longest)
     try:
         uploads = [upload for upload in form.getlist("image") if isinstance(upload, UploadFile)]
         if not uploads:
             raise QueryError(
                 "The form has no file field `image`; send the photo there.", reason="missing_image"
             )
-        return [await upload.read() for upload in uploads], _parameters(form)
+        return [await upload.read() for upload in uploads], _parameters(form, model)
     finally:
         await form.close()
 
 
-def _parameters(form: FormData) -> LocalizeParameters:
+def _parameters(form: FormData, model: type[Fields]) -> Fields:
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if name == "image":
@@ -69,7 +71,7 @@ def _parameters(form: FormData) -> LocalizeParameters:
         if value != "":  # what a browser sends for a field left empty
             fields[name] = value
     try:
-        return LocalizeParameters.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise QueryError(_sentence(error), reason="bad_field") from error
 
@@ -98,7 +100,7 @@ def _sentence(error: ValidationError) -> str:
     return f"Field {name}: {first['msg']}{value}."
 
 
-def region_of(parameters: LocalizeParameters) -> Region | None:
+def region_of(parameters: PhotoAndArea) -> Region | None:
     """The area to search; `QueryError` (`bad_region`) where it is none."""
     if parameters.lat is not None and parameters.lon is not None and parameters.radius_m is not None:
         return circle(parameters.lat, parameters.lon, parameters.radius_m)
@@ -134,7 +136,7 @@ def _recipe(model_id: str, model: str) -> ModelRecipe:
 
 
 async def prepare_upload(
-    data: bytes, parameters: LocalizeParameters, pin: Pin, pool: DecoderPool, limits: ImageLimits
+    data: bytes, parameters: PhotoFields, pin: Pin, pool: DecoderPool, limits: ImageLimits
 ) -> PreparedPhoto:
     """An uploaded image as the model of the pin takes it. Its first bytes say which format it is.
 
@@ -160,13 +162,17 @@ async def prepare_upload(
         raise InputError(str(error), reason=UNSUPPORTED) from error
 
 
-def _prepared(picture: Picture, parameters: LocalizeParameters, recipe: ModelRecipe) -> PreparedPhoto:
+def _prepared(picture: Picture, parameters: PhotoFields, recipe: ModelRecipe) -> PreparedPhoto:
     one = photo(
         picture.pixels,
         view=parameters.view,
         heading_deg=parameters.heading_deg,
+        heading_error_deg=parameters.heading_error_deg,
         fov_deg=parameters.fov_deg,
         extent_m=parameters.extent_m,
+        pitch_deg=parameters.pitch_deg,
+        roll_deg=parameters.roll_deg,
+        file_fov=parameters.file_fov,
         facts=picture.facts,
     )
     image = prepare_picture(
@@ -175,6 +181,9 @@ def _prepared(picture: Picture, parameters: LocalizeParameters, recipe: ModelRec
         one.view,
         extent_m=one.extent_m,
         fov_deg=one.fov_deg,
-        heading_deg=one.heading_deg,
+        heading_deg=one.exact_heading_deg,
+        pitch_deg=one.pitch_deg,
+        roll_deg=one.roll_deg,
     )
-    return PreparedPhoto(image, one.view, one.heading_deg, one.fov_deg, one.assumed, one.featureless)
+    heading_deg = one.exact_heading_deg
+    return PreparedPhoto(image, one.view, heading_deg, one.fov_deg, one.assumed, one.featureless, one.compass)

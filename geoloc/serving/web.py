@@ -11,11 +11,11 @@ from fastapi.responses import Response
 
 from geoloc.client.schema import Problem
 from geoloc.core.errors import QueryError
+from geoloc.core.leaflet import leaflet_file
 from geoloc.serving.access import Doorkeeper
 from geoloc.serving.imagery import MAX_ZOOM, TileImagery
 
 _PAGE = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
-# Leaflet's built files, from the package that requirements.lock pins: nothing of it lies in this repository.
 _LEAFLET = {"leaflet.js": "text/javascript", "leaflet.css": "text/css"}
 _KEPT = {"cache-control": "private, max-age=3600"}
 _MOST_AT_ONCE = 4
@@ -24,13 +24,11 @@ _MOST_AT_ONCE = 4
 def add_page(app: FastAPI) -> None:
     """GET / and the files that it loads."""
     own = resources.files("geoloc.serving") / "page"
-    leaflet = resources.files("js_lib_leaflet") / "static" / "js_lib_leaflet"
-    files = {name: (own / name, kind) for name, kind in _PAGE.items()}
-    files |= {name: (leaflet / name, kind) for name, kind in _LEAFLET.items()}
+    files = {name: ((own / name).read_bytes(), kind) for name, kind in _PAGE.items()}
+    files |= {name: (leaflet_file(name), kind) for name, kind in _LEAFLET.items()}
 
     def serve(path: str, name: str, headers: dict[str, str]) -> None:
-        place, kind = files[name]
-        content = place.read_bytes()
+        content, kind = files[name]
 
         async def answer() -> Response:
             return Response(content, media_type=f"{kind}; charset=utf-8", headers=headers)

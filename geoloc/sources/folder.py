@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from unicodedata import normalize
 from urllib.parse import urlparse
 
 import pyarrow as pa
@@ -99,6 +100,27 @@ def photo_uri(name: str, folder: str, *, anywhere: bool) -> str:
     return name if elsewhere else storage.join(folder, plain.removeprefix("./"))
 
 
+class Listing:
+    """The files among which the photos of a table are looked for: those of its `folder` and of `photos/` in it.
+
+    A Mac writes an accent as a character of its own (Unicode's NFD), other systems in one with its letter (NFC). A name
+    of the table also finds the file whose name is written the other way.
+    """
+
+    def __init__(self, folder: str, uris: Iterable[str]) -> None:
+        self.folder = folder
+        self._uris = set(uris)
+        self._composed = {normalize("NFC", uri): uri for uri in self._uris if not uri.isascii()}
+
+    def find(self, uri: str) -> str:
+        """The URI of the file that the table names as `uri`; `uri` itself where there is none."""
+        below = storage.join(self.folder, PHOTO_FOLDER, uri.removeprefix(storage.join(self.folder, "")))
+        if found := next((each for each in (uri, below) if each in self._uris), None):
+            return found
+        names = (normalize("NFC", each) for each in (uri, below))
+        return next((self._composed[name] for name in names if name in self._composed), uri)
+
+
 def read_photos(
     uri: str, defaults: ViewDefaults, *, anywhere: bool = False
 ) -> tuple[list[Photo], list[RefusedRow]]:
@@ -145,13 +167,13 @@ def _found(photos: Sequence[Photo], folder: str) -> tuple[list[Photo], list[Refu
             raise
         except GeolocError as error:
             closed[one] = str(error)
+    listing = Listing(folder, sizes)
     found, refused = [], []
     for photo in photos:
         if problem := closed.get(photo.uri.rsplit("/", 1)[0]):
             refused.append(RefusedRow(photo.query_id, "unreachable", problem, photo.uri))
             continue
-        inner = storage.join(folder, PHOTO_FOLDER, photo.uri.removeprefix(storage.join(folder, "")))
-        uri = inner if photo.uri not in sizes and inner in sizes else photo.uri
+        uri = listing.find(photo.uri)
         found.append(replace(photo, uri=uri, size_bytes=sizes.get(uri)))
     return found, refused
 

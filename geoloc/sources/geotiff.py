@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from geoloc.core import geodesy, schemas
 from geoloc.core.arrays import BoolArray, FloatArray, Int32Array, IntArray
@@ -39,6 +40,33 @@ class CutTiles:
     rows: pa.Table
     refused: list[RefusedRow]
     mostly_nodata: int
+
+
+@dataclass(frozen=True)
+class CutTile:
+    """A tile as it was cut: its middle in WGS84 degrees, its RGB picture (north up), the sheets it shows."""
+
+    tile_id: str
+    lat: float
+    lon: float
+    image: Image.Image
+    source: str
+
+
+@dataclass
+class LeftOut:
+    """What cutting left out: refused tiles, and how many were left out as empty."""
+
+    refused: list[RefusedRow] = field(default_factory=list)
+    mostly_nodata: int = 0
+
+    def add(self, tile_id: str, holes: float, limit: float, *, named: bool) -> None:
+        """Note a tile with a share `holes` of hole; a tile of the grid without any ground is not counted."""
+        if named:
+            detail = f"{holes:.0%} of the tile is not covered by imagery (limit {limit:.0%})"
+            self.refused.append(RefusedRow(tile_id, "outside_imagery", detail, "imagery"))
+        elif holes < 1.0:
+            self.mostly_nodata += 1
 
 
 @dataclass(frozen=True)
@@ -246,33 +274,41 @@ def cut_blocks(
     jpeg_quality: int,
     named: bool,
 ) -> CutTiles:
-    """Cut all tiles of some blocks; `sheets` are numbered as the blocks number them.
+    """Cut all tiles of some blocks into rows of the tiles table; settings as for `cut_tiles`."""
+    left_out = LeftOut()
+    tiles = cut_tiles(blocks, sheets, spec, left_out, max_nodata_share=max_nodata_share, named=named)
+    rows = [_row(tile, spec, jpeg_quality) for tile in tiles]
+    return CutTiles(_tiles_table(rows), left_out.refused, left_out.mostly_nodata)
 
-    A tile of which more than `max_nodata_share` is hole is left out and counted; where tiles were asked for by
-    name (`named`), it is refused as `outside_imagery`. Tiles on a sheet that cannot be read are refused as
+
+def cut_tiles(
+    blocks: Iterable[Block],
+    sheets: Numbered,
+    spec: TileSpec,
+    left_out: LeftOut,
+    *,
+    max_nodata_share: float,
+    named: bool,
+) -> Iterator[CutTile]:
+    """The tiles of some blocks, one after the other; `sheets` are numbered as the blocks number them.
+
+    The imagery below a block is read and warped once, whatever the number of its tiles. What is not cut is added to
+    `left_out`: a tile of which more than `max_nodata_share` is hole is counted; where tiles were asked for by name
+    (`named`), it is refused as `outside_imagery`. Tiles on a sheet that cannot be read are refused as
     `unreadable_imagery`.
     """
-    rows: list[dict[str, object]] = []
-    refused: list[RefusedRow] = []
-    empty = 0
     for block in blocks:
-        for piece, canvas in _pictures(block, sheets, spec, refused):
+        for piece, canvas in _pictures(block, sheets, spec, left_out.refused):
             origin = piece.window(spec.tile_px)[:2]
             names = [sheets[number].name for number in piece.sheets]
             for tile, lat, lon in zip(piece.tiles, *piece.centres(spec), strict=True):
                 square = (tile.left_px - origin[0], tile.top_px - origin[1], spec.tile_px)
                 holes = 1.0 if canvas is None else canvas.holes(*square)
                 if canvas is not None and holes <= max_nodata_share and holes < 1.0:
-                    place = {"lat": float(lat), "lon": float(lon), "metres_per_pixel": spec.metres_per_pixel}
-                    rows.append(_row(tile, canvas, square, names, jpeg_quality) | place)
-                elif named:
-                    detail = (
-                        f"{holes:.0%} of the tile is not covered by imagery (limit {max_nodata_share:.0%})"
-                    )
-                    refused.append(RefusedRow(tile.tile_id, "outside_imagery", detail, "imagery"))
-                elif holes < 1.0:
-                    empty += 1
-    return CutTiles(_tiles_table(rows), refused, empty)
+                    source = ";".join(names[number] for number in canvas.sources(*square))
+                    yield CutTile(tile.tile_id, float(lat), float(lon), canvas.square(*square), source)
+                else:
+                    left_out.add(tile.tile_id, holes, max_nodata_share, named=named)
 
 
 def _pictures(
@@ -292,13 +328,14 @@ def _pictures(
             yield from _pictures(replace(block, tiles=(tile,)), sheets, spec, refused)
 
 
-def _row(
-    tile: TilePlace, canvas: Canvas, square: tuple[int, int, int], names: Sequence[str], quality: int
-) -> dict[str, object]:
+def _row(tile: CutTile, spec: TileSpec, jpeg_quality: int) -> dict[str, object]:
     return {
         "tile_id": tile.tile_id,
-        "image": encode_jpeg(canvas.square(*square), quality),
-        "source": ";".join(names[number] for number in canvas.sources(*square)),
+        "lat": tile.lat,
+        "lon": tile.lon,
+        "metres_per_pixel": spec.metres_per_pixel,
+        "image": encode_jpeg(tile.image, jpeg_quality),
+        "source": tile.source,
     }
 
 

@@ -8,12 +8,12 @@ file.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from geoloc.core.schemas import coordinate_problem
 from geoloc.sources.quarantine import RefusedRow
 
 _DELIMITERS = (",", ";", "\t")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _WGS84_NAMES = ("CRS84", "4326")
 _MEANT = {
@@ -50,13 +51,25 @@ PHOTO_NAMES = ("photo", "file", "path", "filename", "image")
 Row = Mapping[str, str]
 
 
+class Rows(Protocol):
+    """The rows of a table of text, in order."""
+
+    def __len__(self) -> int:
+        """Their number."""
+        ...
+
+    def __iter__(self) -> Iterator[Row]:
+        """Each row, made when it is reached."""
+        ...
+
+
 @dataclass(frozen=True)
 class Columns:
     """A table of text: its header, its rows, and what is wrong with single rows (by number, the first is 1)."""
 
     uri: str
     names: tuple[str, ...]
-    rows: list[Row]
+    rows: Rows
     problems: Mapping[int, str] = field(default_factory=dict)
 
     def check(self, number: int) -> None:
@@ -96,7 +109,7 @@ def read_columns(uri: str) -> Columns:
     text = _text_of(uri)
     read = _from_geojson if uri.lower().endswith((".geojson", ".json")) else _from_csv
     columns = read(uri, text)
-    if not columns.rows:
+    if not len(columns.rows):
         raise InputError(f"{uri!r} holds no rows below its header; add some.", reason="no_rows")
     return columns
 
@@ -111,30 +124,56 @@ def _text_of(uri: str) -> str:
         raise InputError(f"{uri!r} is broken UTF-16 text; save it as UTF-8.") from error
 
 
+@dataclass(frozen=True)
+class _CsvRows:
+    """Rows of a CSV whose text is held as it is: each row is parsed again when it is reached."""
+
+    uri: str
+    text: str
+    delimiter: str
+    names: tuple[str, ...]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Row]:
+        lines = _filled_lines(self.uri, self.text, self.delimiter)
+        next(lines, None)
+        return (_csv_row(self.names, cells) for cells in lines)
+
+
 def _from_csv(uri: str, text: str) -> Columns:
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    header = next((line for match in _LINE.finditer(text) if (line := match.group()).strip()), "")
     delimiter = max(_DELIMITERS, key=header.count)
     if header.strip().lower() in [f"sep={mark}" for mark in _DELIMITERS]:  # Excel's own way to name it
         delimiter = header.strip()[-1] if header.strip()[-1] != "=" else "\t"
         text = text[text.index(header) + len(header) :]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    try:
-        lines = [cells for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise InputError(f"{uri!r} is not a CSV file: line {reader.line_num}: {error}.") from error
-    if not lines:
+    lines = _filled_lines(uri, text, delimiter)
+    if (first := next(lines, None)) is None:
         raise InputError(f"{uri!r} is empty; the first line names the columns.", reason="no_rows")
-    names = tuple(name.strip().lower() for name in _without_empty_end(lines[0]))
+    names = tuple(name.strip().lower() for name in _without_empty_end(first))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{uri!r} has the column {twice!r} twice; rename one.", reason="missing_column")
-    problems = {
-        number: f"row {number} has {len(_without_empty_end(cells))} cells, but the header {len(names)} columns; "
-        "decimals take a point, and text with the separator in it takes quotes"
-        for number, cells in enumerate(lines[1:], start=1)
-        if len(_without_empty_end(cells)) > len(names)
-    }
-    return Columns(uri, names, [_csv_row(names, cells) for cells in lines[1:]], problems)
+    problems, count = {}, 0
+    for count, cells in enumerate(lines, start=1):
+        if len(cells) > len(names) and (filled := len(_without_empty_end(cells))) > len(names):
+            problems[count] = (
+                f"row {count} has {filled} cells, but the header {len(names)} columns; decimals take a point, and "
+                "text with the separator in it takes quotes"
+            )
+    return Columns(uri, names, _CsvRows(uri, text, delimiter, names, count), problems)
+
+
+def _filled_lines(uri: str, text: str, delimiter: str) -> Iterator[list[str]]:
+    """The cells of each line of a CSV that has any text."""
+    lines = (match.group() for match in _LINE.finditer(text))
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    try:
+        yield from (cells for cells in reader if any(cell.strip() for cell in cells))
+    except csv.Error as error:
+        raise InputError(f"{uri!r} is not a CSV file: line {reader.line_num}: {error}.") from error
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:
@@ -154,7 +193,7 @@ def _from_geojson(uri: str, text: str) -> Columns:
         _check_crs(uri, document)
         features = document["features"]
         rows = [_geojson_row(feature) for feature in features]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{uri!r} is not a GeoJSON FeatureCollection of points ({type(error).__name__}: {error}); export it as one."
         ) from error
@@ -176,13 +215,20 @@ def _geojson_row(feature: Mapping[str, Any]) -> Row:
     row = {str(name).strip().lower(): _text(value) for name, value in (feature["properties"] or {}).items()}
     if "id" in feature and "id" not in row:
         row["id"] = _text(feature["id"])
-    geometry = feature["geometry"]
-    row["lat"] = row["lon"] = ""
-    if geometry is not None:
-        if geometry["type"] != "Point":
-            raise TypeError(f"a {geometry['type']} where a Point is wanted")
-        row["lon"], row["lat"] = (_text(value) for value in geometry["coordinates"][:2])
+    row["lon"], row["lat"] = _point(feature["geometry"])
     return row
+
+
+def _point(geometry: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Cells of longitude and latitude; those of a geometry that is no point hold its type, which is no number."""
+    if geometry is None:
+        return "", ""
+    kind, coordinates = str(geometry["type"]), geometry["coordinates"]
+    if kind == "MultiPoint" and len(coordinates) == 1:
+        kind, coordinates = "Point", coordinates[0]
+    if kind != "Point":
+        return kind, kind
+    return _text(coordinates[0]), _text(coordinates[1])
 
 
 def _text(value: object) -> str:

@@ -51,14 +51,18 @@ Order = Literal["name", "time"]
 class Sheet:
     """What reading needs to know of a sheet; made by `find_sheets`, which refuses what cannot be used.
 
-    `bands` are the numbers of red, green and blue (three times the same for grey). A pixel is a hole where the
-    band `alpha` is 0, where the file's own mask says so (`masked`), where all bands have the value `nodata`, or
-    where a band is no finite number or the most negative float32; everything else is ground with the colours that
-    the file has.
-    `scale` are the values that become 0 and 255 (the first is larger in a negative); None: they are 0 and 255.
+    `bands` are the numbers of red, green and blue (three times the same for grey). `scale` are the values that become
+    0 and 255 (the first is larger in a negative); None: they are 0 and 255. A pixel is a hole in four cases:
 
-    Convention: `to_world` (a, b, c, d, e, f) takes a pixel position (column, row from the upper left corner)
-    to a * column + b * row + c, d * column + e * row + f in the sheet's CRS, in its x, y order.
+    * its band `alpha` is 0;
+    * the file's own mask says so (`masked`);
+    * all its bands have the value `nodata`;
+    * one of its bands is no finite number, or the most negative float32.
+
+    Everything else is ground with the colours that the file has.
+
+    Convention: `to_world` is (a, b, c, d, e, f). A pixel position is (column, row) from the upper left corner. It lies
+    at x = a * column + b * row + c and y = d * column + e * row + f in the sheet's CRS.
     """
 
     uri: str

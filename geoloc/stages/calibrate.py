@@ -1,8 +1,8 @@
 """Stage `calibrate`: photos of known position teach an index which photos to locate, with what radius and confidence.
 
 <output>/photos, <output>/strangers   the photos as tables
-<output>/tables/<set>/queries         the same for every kind of query, and pictures of no place
-<output>/encoded/<set>                what the model makes of them
+<output>/queries                      all of them in one table, with pictures of no place; see `_all_queries`
+<output>/encoded                      what the model makes of them
 <output>/calibration.json             the fit, which lies with the index too; written last
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from geoloc.core.errors import InputError
 from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.evaluation.ranking.encoded_queries import EncodedTable
+from geoloc.index.search.snapshot import Snapshot
 from geoloc.localization.calibration import Calibration, query_kind, save_calibration, ship_calibration
 from geoloc.localization.calibration_fit import FALSE_ACCEPTS, NotEnoughQueries
 from geoloc.localization.calibration_photos import KnownPhotos, Strangers, calibrate_kind
@@ -35,9 +36,9 @@ from geoloc.stages import ingest
 from geoloc.stages.encode_queries import encode_queries
 from geoloc.stages.ingest import IngestConfig, IngestInputs
 
-_VERSION = 1
+_VERSION = 2
 RECORD_NAME = "calibration.json"
-NO_PLACE, OTHER_PLACE = "no_place", "other_place"
+PHOTOS, OTHER_PLACE, NO_PLACE = "photos", "other_place", "no_place"
 _FEWEST_STRANGERS = 20
 
 
@@ -144,10 +145,10 @@ def run(
     when the output holds other work, and the errors of opening the index and reading photos.
     """
     start, output, index = time.monotonic(), storage.absolute(output), storage.absolute(inputs.index)
-    locator = Locator(Locator.open(index, inputs.snapshot_id).snapshot)
-    photos = _queries(inputs.photos, storage.join(output, "photos"), config)
-    strangers = _queries(inputs.strangers, storage.join(output, "strangers"), config)
-    if photos is None:
+    locator = Locator(Snapshot.open(index, inputs.snapshot_id))
+    photos = _tables(inputs.photos, storage.join(output, "photos"), config, overwrite=overwrite)
+    strangers = _tables(inputs.strangers, storage.join(output, "strangers"), config, overwrite=overwrite)
+    if not photos:
         raise InputError("There are no photos to calibrate with; give --photos.", reason="no_queries")
     fingerprint = _fingerprint(config, photos, strangers, locator.snapshot.snapshot_id)
     with begin_output(
@@ -178,8 +179,8 @@ def run(
     )
 
 
-def _queries(uris: Sequence[str], output: str, config: CalibrateConfig) -> str | None:
-    """URI of a queries table of all photos, None without photos; they are ingested first where they are no tables."""
+def _tables(uris: Sequence[str], output: str, config: CalibrateConfig, *, overwrite: bool) -> list[str]:
+    """URIs of queries tables of the photos, which are ingested first where they are no tables."""
     tables = []
     for number, uri in enumerate(uris):
         place = storage.absolute(uri)
@@ -189,42 +190,37 @@ def _queries(uris: Sequence[str], output: str, config: CalibrateConfig) -> str |
                 IngestConfig(photos_anywhere=config.photos_anywhere),
                 IngestInputs(photos=uri),
                 place,
-                overwrite=True,
+                overwrite=overwrite,
             )
         tables.append(storage.join(place, "queries"))
-    if len(tables) < 2:
-        return tables[0] if tables else None
-    joined = storage.join(output, "joined", "queries")
-    checksums = [part_table.read_manifest(table, kind="queries").checksums for table in tables]
-    parts = [part for table in tables for part in part_table.iterate(table, kind="queries")]
-    part_table.write_table(
-        joined, parts, kind="queries", fingerprint=fingerprint_of(["joined", checksums]), overwrite=True
-    )
-    return joined
+    return tables
 
 
-def _fingerprint(config: CalibrateConfig, photos: str, strangers: str | None, snapshot_id: str) -> str:
-    tables = [
-        None if uri is None else part_table.read_manifest(uri, kind="queries").checksums
-        for uri in (photos, strangers)
-    ]
+def _fingerprint(config: CalibrateConfig, photos: list[str], strangers: list[str], snapshot_id: str) -> str:
+    tables = [_checksums(photos), _checksums(strangers)]
     return fingerprint_of(["calibration", _VERSION, config.model_dump(mode="json"), tables, snapshot_id])
+
+
+def _checksums(tables: list[str]) -> list[list[str]]:
+    return [part_table.read_manifest(uri, kind="queries").checksums for uri in tables]
 
 
 def _calibrated(
     config: CalibrateConfig,
     locator: Locator,
-    photos: str,
-    strangers: str | None,
+    photos: list[str],
+    strangers: list[str],
     output: str,
     fingerprint: str,
 ) -> _Record:
     snapshot = locator.snapshot
     recipe = Recipe.load(storage.join(snapshot.model_uri, RECIPE_NAME)).model
-    known = _by_kind(config, locator, photos, output, "photos")
+    queries = _all_queries(config, photos, strangers, output, recipe.panorama_px)
+    encoded = storage.join(output, "encoded")
+    encode_queries(queries, snapshot.shared_model_uri, encoded, headings=config.headings, overwrite=True)
+    known, others = _by_kind(EncodedTable(encoded))
     if not known:
         raise InputError("No photo has a known position; give photos with lat and lon.", reason="no_queries")
-    others = _strangers(config, locator, photos, strangers, output, recipe.panorama_px)
     fits, sentences = {}, []
     for name, group in known.items():
         try:
@@ -241,7 +237,7 @@ def _calibrated(
     calibration = Calibration(
         snapshot_id=snapshot.snapshot_id,
         model_id=snapshot.manifest.model.model_id,
-        rerank=config.rerank,
+        rerank=locator.reranked(config.rerank),
         asymmetric=locator.asymmetric,
         bits=snapshot.bits,
         tiles=snapshot.count,
@@ -253,67 +249,74 @@ def _calibrated(
     return _Record(fingerprint=fingerprint, calibration=calibration, not_calibrated=sentences)
 
 
-def _strangers(
+def _by_kind(table: EncodedTable) -> tuple[dict[str, KnownPhotos], dict[str, list[Strangers]]]:
+    """Photos of known position and strangers, by kind of query."""
+    lat, lon = table.degrees("lat"), table.degrees("lon")
+    source = np.array([name.split("/", 1)[0] for name in table.query_ids.to_pylist()])
+    usable = ~table.featureless & (np.isfinite(lat) & np.isfinite(lon) | (source != PHOTOS))
+    known: dict[str, KnownPhotos] = {}
+    others: dict[str, list[Strangers]] = {}
+    for rows, group in table.groups():
+        kind = query_kind(group.view, group.heading_known)
+        for label in (PHOTOS, OTHER_PLACE, NO_PLACE):
+            chosen = np.flatnonzero(usable[rows] & (source[rows] == label))
+            if label == PHOTOS and len(chosen):
+                known[kind] = KnownPhotos(group.rows(chosen), lat[rows[chosen]], lon[rows[chosen]])
+            elif label != PHOTOS and len(chosen) >= _FEWEST_STRANGERS:
+                others.setdefault(kind, []).append(Strangers(label, group.rows(chosen)))
+            elif label == OTHER_PLACE and len(chosen):
+                say(
+                    f"calibrate: {len(chosen)} photos of other places of the kind {kind} are not used; "
+                    f"give {_FEWEST_STRANGERS} or more."
+                )
+    return known, others
+
+
+def _all_queries(
     config: CalibrateConfig,
-    locator: Locator,
-    photos: str,
-    strangers: str | None,
+    photos: list[str],
+    strangers: list[str],
     output: str,
     panorama_px: tuple[int, int],
-) -> dict[str, list[Strangers]]:
-    """Photos of other places and pictures of no place, by kind of query."""
-    tables = [] if strangers is None else [(OTHER_PLACE, strangers)]
-    if config.no_place:
-        uri = storage.join(output, "tables", NO_PLACE)
-        tables.append((NO_PLACE, _no_place_table(config, photos, panorama_px, uri)))
-    found: dict[str, list[Strangers]] = {}
-    for label, table in tables:
-        for name, group in _by_kind(config, locator, table, output, label, placed=False).items():
-            if len(group.queries) >= _FEWEST_STRANGERS:
-                found.setdefault(name, []).append(Strangers(label, group.queries))
-    return found
+) -> str:
+    """URI of one table of all photos; their ids begin with their source: `photos/`, `other_place/`, `no_place/`.
+
+    Those of known heading come a second time without it. One table is encoded by one pool of workers.
+    """
+    # Of one heading candidate there is no other kind of query.
+    twice = config.headings > 1 and not config.known_heading_only
+    content = [_VERSION, _checksums(photos), _checksums(strangers), config.no_place, twice, panorama_px]
+
+    def labelled() -> Iterator[pa.Table]:
+        for label, tables in ((PHOTOS, photos), (OTHER_PLACE, strangers)):
+            for uri in tables:
+                for part in part_table.iterate(uri, kind="queries"):
+                    yield _from(label, part)
+        if config.no_place:
+            yield _from(NO_PLACE, _no_place_pictures(config, photos, panorama_px))
+
+    def parts() -> Iterator[pa.Table]:
+        for part in labelled():
+            yield part
+            known = _without_heading(part)
+            if twice and known.num_rows:
+                yield known
+
+    return _write(storage.join(output, "queries"), parts(), fingerprint_of(["calibration queries", *content]))
 
 
-def _by_kind(
-    config: CalibrateConfig, locator: Locator, queries: str, output: str, name: str, *, placed: bool = True
-) -> dict[str, KnownPhotos]:
-    """The encoded photos of a table by kind of query; those of known heading also as of unknown heading."""
-    found: dict[str, KnownPhotos] = {}
-    for source, label in _versions(config, queries, output, name):
-        encoded = storage.join(output, "encoded", label)
-        encode_queries(
-            source, locator.snapshot.shared_model_uri, encoded, headings=config.headings, overwrite=True
-        )
-        table = EncodedTable(encoded)
-        lat, lon = table.degrees("lat"), table.degrees("lon")
-        plain = table.featureless
-        for rows, group in table.groups():
-            kept = ~plain[rows] & (np.isfinite(lat[rows]) & np.isfinite(lon[rows]) | (not placed))
-            chosen, kind = np.flatnonzero(kept), query_kind(group.view, group.heading_known)
-            if len(chosen) and kind not in found:
-                own = rows[chosen]
-                found[kind] = KnownPhotos(group.rows(chosen), lat[own], lon[own], own)
-    return found
+def _write(uri: str, parts: Iterable[pa.Table], fingerprint: str) -> str:
+    """A queries table written part by part, so that one part is held at a time."""
+    with part_table.begin(uri, fingerprint, overwrite=True) as draft:
+        if draft.finished is None:
+            written = [draft.write_part(number, part) for number, part in enumerate(parts)]
+            draft.publish(kind="queries", parts=written)
+    return uri
 
 
-def _versions(config: CalibrateConfig, queries: str, output: str, name: str) -> Iterator[tuple[str, str]]:
-    """(URI of a queries table, label): the photos as they are, then those of known heading without it."""
-    yield queries, name
-    if config.known_heading_only:
-        return
-    manifest = part_table.read_manifest(queries, kind="queries")
-    heading = part_table.read(queries, kind="queries", columns=["heading_deg"])["heading_deg"]
-    if heading.null_count == len(heading):
-        return
-    table = storage.join(output, "tables", f"{name}-heading-unknown", "queries")
-    part_table.write_table(
-        table,
-        [_without_heading(part) for part in part_table.iterate(queries, kind="queries")],
-        kind="queries",
-        fingerprint=fingerprint_of(["heading unknown", manifest.checksums]),
-        overwrite=True,
-    )
-    yield table, f"{name}-heading-unknown"
+def _from(label: str, part: pa.Table) -> pa.Table:
+    names = pa.compute.binary_join_element_wise(f"{label}/", part["query_id"], "")
+    return part.set_column(part.schema.get_field_index("query_id"), part.schema.field("query_id"), names)
 
 
 def _without_heading(part: pa.Table) -> pa.Table:
@@ -322,10 +325,12 @@ def _without_heading(part: pa.Table) -> pa.Table:
     return known.set_column(known.schema.get_field_index("heading_deg"), "heading_deg", nothing)
 
 
-def _no_place_table(config: CalibrateConfig, photos: str, panorama_px: tuple[int, int], output: str) -> str:
-    """A queries table with pictures of no place, of the views, fields of view and shapes that the photos have."""
+def _no_place_pictures(config: CalibrateConfig, photos: list[str], panorama_px: tuple[int, int]) -> pa.Table:
+    """Queries with pictures of no place, of the views, fields of view and shapes that the photos have."""
     columns = ["view", "heading_deg", "fov_deg"]
-    given = part_table.read(photos, kind="queries", columns=columns).to_pylist()
+    given = [
+        row for uri in photos for row in part_table.read(uri, kind="queries", columns=columns).to_pylist()
+    ]
     rows = []
     for view in sorted({row["view"] for row in given}):
         own = [row for row in given if row["view"] == view]
@@ -343,10 +348,4 @@ def _no_place_table(config: CalibrateConfig, photos: str, panorama_px: tuple[int
                     "lon": None,
                 }
             )
-    table = pa.Table.from_pylist(rows, schema=schemas.QUERIES)
-    uri = storage.join(output, "queries")
-    content = fingerprint_of(
-        ["no place", _VERSION, config.no_place, panorama_px, [list(row.values()) for row in given]]
-    )
-    part_table.write_table(uri, [table], kind="queries", fingerprint=content, overwrite=True)
-    return uri
+    return pa.Table.from_pylist(rows, schema=schemas.QUERIES)

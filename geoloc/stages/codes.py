@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, storage
-from geoloc.core.arrays import Float32Array
+from geoloc.core.arrays import Codes, Float32Array
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.progress import say
@@ -22,11 +22,15 @@ from geoloc.evaluation.ranking.ranks import TruthTable
 from geoloc.index.build.shard_plan import tile_bytes
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.models.encoder import Encoder
+from geoloc.models.hash_encoders.encoder import EncoderCard, FitSample, HashEncoder
+from geoloc.recipe.model import HashEncoderSection
+from geoloc.recipe.registry import registered
 from geoloc.stages.encode_queries import encode_queries
 
 RECORD_NAME = "codes.json"
-_VERSION = 1
+_VERSION = 2
 _BLOCK = 8192
+_SAMPLE = 10_000  # tiles that encoders are fitted on, as many as `fit-codes` takes
 _GIB = 2**30
 # What an index can be built for; the other trials are there to compare with.
 _BUILDABLE = ("codes", "asymmetric", "asymmetric + float16")
@@ -86,6 +90,9 @@ class CodesResult(BaseModel):
     planned_tiles: int
     memory_gib: float
     trials: list[CodeTrial]
+    model_encoder: EncoderCard = Field(
+        description="The hash encoder of the index's model; others are fitted."
+    )
     advice: Advice | None
 
     def text(self) -> str:
@@ -114,14 +121,25 @@ class CodesResult(BaseModel):
             f"For {where}: encoder {trial.encoder}, {trial.bits} bits, {trial.method} "
             f"({self.advice.bytes_per_tile:.0f} bytes a tile with its id and place, "
             f"{self.advice.total_bytes / _GIB:.2f} GiB in all; R@1 {trial.recall['R@1']:.1f} %)."
+            + self._how_to_fit(trial)
+        )
+
+    def _how_to_fit(self, trial: CodeTrial) -> str:
+        if trial.encoder == self.model_encoder.name and _has_length(self.model_encoder, trial.bits):
+            return ""
+        fit = f"geoloc fit-codes --kind {trial.encoder} --bits {trial.bits}"
+        return (
+            f"\nThe model lacks this encoder: run `{fit}`, then encode and index the tiles with its output."
         )
 
 
 def run(config: CodesConfig, inputs: CodesInputs, output: str, *, overwrite: bool = False) -> CodesResult:
     """Try encoders, code lengths and comparisons on photos and tiles of known place, and write `codes.json`.
 
-    Photos of unknown heading are left out. The driver holds the tiles' embeddings. Raises `ConfigError` for lengths
-    that no encoder has, `InputError` without photos of known heading and place, or without embeddings.
+    Encoders are that of the model, at lengths that it has, and every kind that is fitted on tiles alone, fitted on a
+    sample of these. Photos of unknown heading are left out. The driver holds the tiles' embeddings.
+    Raises `ConfigError` for lengths beyond the model's, `InputError` without photos of known heading and place, or
+    without embeddings.
     """
     output, index, queries = (storage.absolute(uri) for uri in (output, inputs.index, inputs.queries))
     snapshot = Snapshot.open(index, inputs.snapshot_id)
@@ -134,10 +152,12 @@ def run(config: CodesConfig, inputs: CodesInputs, output: str, *, overwrite: boo
         if record:
             return CodesResult.model_validate_json(record).model_copy(update={"reused": True})
         encoded = storage.absolute(inputs.encoded) if inputs.encoded else storage.join(output, "encoded")
+        encoder = Encoder.open(snapshot.model_uri)
+        _check_lengths(config, encoder.bits)
         encode_queries(storage.join(queries, "queries"), snapshot.shared_model_uri, encoded, headings=32)
         data = _data(config, snapshot, EncodedTable(encoded), _pairs(queries))
         say(f"codes: {len(data.photos):,} photos, {len(data.tiles):,} tiles")
-        trials = [floats(data), *_trials(config, snapshot, data)]
+        trials = [floats(data), *_trials(config, encoder, data)]
         result = CodesResult(
             output=output,
             fingerprint=fingerprint,
@@ -147,6 +167,7 @@ def run(config: CodesConfig, inputs: CodesInputs, output: str, *, overwrite: boo
             planned_tiles=config.tiles,
             memory_gib=config.memory_gib,
             trials=trials,
+            model_encoder=encoder.hash_encoder.card,
             advice=advise(trials, config.tiles, config.memory_gib * _GIB, data.photos.shape[1]),
         )
         storage.write_bytes(storage.join(output, RECORD_NAME), result.model_dump_json(indent=1).encode())
@@ -217,24 +238,56 @@ def _data(
     return TrialData.of(vectors[chosen], snapshot.embeddings_of(order), truth)
 
 
-def _trials(config: CodesConfig, snapshot: Snapshot, data: TrialData) -> Iterator[CodeTrial]:
-    encoder = Encoder.open(snapshot.model_uri)
-    wrong = [bits for bits in config.bits if bits % 8 or not 8 <= bits <= encoder.bits]
+def _check_lengths(config: CodesConfig, longest: int) -> None:
+    """`ConfigError` for lengths beyond those of the model, before anything is encoded."""
+    wrong = [bits for bits in config.bits if bits % 8 or not 8 <= bits <= longest]
     if wrong or not config.bits:
         raise ConfigError(
-            f"bits has {list(wrong)}; give multiples of 8 up to {encoder.bits}, the longest code of the model."
+            f"bits has {list(wrong)}; give multiples of 8 up to {longest}, the longest code of the model."
         )
-    photos = encoder.hash_encoder.logits(data.photos, "ground")
-    tiles = np.concatenate(
-        [
-            encoder.hash_encoder.codes(np.asarray(data.tiles[first : first + _BLOCK], np.float32), "aerial")
-            for first in range(0, len(data.tiles), _BLOCK)
-        ]
-    )
+
+
+def _trials(config: CodesConfig, encoder: Encoder, data: TrialData) -> Iterator[CodeTrial]:
+    """Trials of every encoder at every length: that of the model, and those that can be fitted on the tiles."""
+    own = encoder.hash_encoder
+    photos, tiles = _encoded(own, data)
+    sample = _sample(data)
     for bits in sorted(config.bits):
         say(f"codes: {bits} bits")
-        own = np.ascontiguousarray(tiles[:, : bits // 8])
-        logits: Float32Array = photos[:, :bits]
-        yield from try_codes(data, encoder.hash_encoder.name, logits, own)
+        known = _has_length(own.card, bits)
+        if known:
+            yield from try_codes(
+                data, own.name, photos[:, :bits], np.ascontiguousarray(tiles[:, : bits // 8])
+            )
+        for kind, part in sorted(registered(HashEncoderSection).items()):
+            if part.paired or (known and kind == own.name):
+                continue
+            try:
+                fitted: HashEncoder = part.network.fit(part.model_validate({}), bits, sample)
+            except (ConfigError, InputError) as error:
+                say(f"codes: {kind} of {bits} bits is left out: {error}")
+                continue
+            yield from try_codes(data, kind, *_encoded(fitted, data))
         if config.faiss:
             yield from try_faiss(data, bits)
+
+
+def _has_length(encoder: EncoderCard, bits: int) -> bool:
+    """Whether an encoder's first bits are a code of this length."""
+    return bits == encoder.bits or (encoder.nested and bits < encoder.bits)
+
+
+def _sample(data: TrialData) -> FitSample:
+    """Tiles to fit encoders on, spread evenly over the table, scaled to length 1 again after their rounding."""
+    rows = np.linspace(0, len(data.tiles) - 1, min(_SAMPLE, len(data.tiles))).astype(np.int64)
+    tiles = np.asarray(data.tiles[rows], np.float32)
+    return FitSample(tiles / np.linalg.norm(tiles, axis=1, keepdims=True))
+
+
+def _encoded(encoder: HashEncoder, data: TrialData) -> tuple[Float32Array, Codes]:
+    """Logits float32[Q, bits] of the photos and codes uint8[N, bits / 8] of the tiles."""
+    blocks = [
+        encoder.codes(np.asarray(data.tiles[first : first + _BLOCK], np.float32), "aerial")
+        for first in range(0, len(data.tiles), _BLOCK)
+    ]
+    return encoder.logits(data.photos, "ground"), np.concatenate(blocks)

@@ -18,6 +18,7 @@ from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.evaluation.ranking.metrics import TopPercent
 from geoloc.evaluation.ranking.photos_and_tiles import PhotoSet, TileSet, photo_set, tile_set
 from geoloc.evaluation.ranking.reranking import Reranking
+from geoloc.evaluation.ranking.route_accuracy import route_accuracy
 from geoloc.evaluation.report import provenance, report
 from geoloc.evaluation.report.answer_tables import write_answers
 from geoloc.evaluation.report.build_result import FigureSettings, build_result, findings
@@ -25,8 +26,10 @@ from geoloc.evaluation.report.located_errors import LocatedPhotos, coverage, loc
 from geoloc.evaluation.report.recall_table import DirectionTables, direction_tables
 from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
+from geoloc.evaluation.report.route_photos import route_photos
 from geoloc.localization.locator import ASYMMETRIC_HELP, Locator
 from geoloc.localization.query_photos import HEADINGS
+from geoloc.models.store import read_log
 from geoloc.runtime.task_stream import shuffle_tasks
 from geoloc.stages.encode_queries import encode_queries
 from geoloc.stages.evaluate_shards import searcher, shard_scanners
@@ -148,6 +151,9 @@ def _evaluate(
         located = locate_photos(locator, encoded, rerank=config.rerank, search=searcher(locator))
     directions = [_rank(each, settings, located, config.rerankings) for each in questions]
     covered = coverage(locator, located, rerank=config.rerank) if located is not None else []
+    routes = None
+    if protocol.routes is not None:
+        routes = route_accuracy(route_photos(questions[0], encoded.degrees("heading_deg")), protocol.routes)
     quarantined = sum(part_table.read_manifest(encoded_uri).quarantined.values())
     warnings += [*findings(directions, settings), *locator.notes]
     warnings += [f"{quarantined} photos could not be read and are not counted."] if quarantined else []
@@ -161,6 +167,7 @@ def _evaluate(
         output=output,
         quarantined=quarantined,
         findings=warnings,
+        routes=routes,
         data=_data(inputs, locator),
         files=(METRICS_NAME, REPORT_NAME) if config.report else (METRICS_NAME,),
     )
@@ -170,7 +177,8 @@ def _evaluate(
         storage.join(output, RESULTS), locator, located, directions, fingerprint, rerank=config.rerank
     )
     if config.report:
-        html = report.render(result, directions, located, _pictures(inputs), config.report_queries)
+        log = read_log(locator.snapshot.model_uri)
+        html = report.render(result, directions, located, _pictures(inputs), config.report_queries, log)
         storage.write_bytes(storage.join(output, REPORT_NAME), html.encode())
     storage.write_bytes(storage.join(output, METRICS_NAME), result.model_dump_json(indent=1).encode())
     return result
@@ -216,7 +224,7 @@ def _fingerprint(config: EvaluateConfig, inputs: EvaluateInputs, locator: Locato
     content = {
         "version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
-        "protocol": protocol.model_dump(mode="json"),
+        "protocol": protocol.model_dump(mode="json", exclude={"routes"} if protocol.routes is None else None),
         "data": _data(inputs, locator),
         "trained_on": trained_on and provenance.data_fingerprints(trained_on, trained_on, snapshot_id),
         "calibration": fit,

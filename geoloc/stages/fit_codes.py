@@ -6,7 +6,7 @@ card and, from there, in the manifest of an index. The sample is encoded in this
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ from geoloc.core import part_table, storage
 from geoloc.core.arrays import Float32Array
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.fingerprint import begin_output, fingerprint_of
-from geoloc.core.images import decode_image
 from geoloc.core.progress import say
+from geoloc.models.built_in import model_location
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder
@@ -33,8 +33,9 @@ from geoloc.models.store import (
 from geoloc.recipe.model import HashEncoderSection
 from geoloc.recipe.recipe import Recipe
 from geoloc.recipe.registry import registered
-from geoloc.stages.encode import tiles_table
-from geoloc.training.pair_store import load_pairs, read_index
+from geoloc.stages.encode import columns_of, decode_tile, encode_decoded, tiles_table
+from geoloc.training.pair_index import read_index
+from geoloc.training.pair_store import encode_tiles, load_pairs
 
 _VERSION = 1
 _BATCH = 64
@@ -45,9 +46,11 @@ class FitCodesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["itq", "random", "two_stage"] = Field("itq", description="Kind of the hash encoder.")
+    kind: str = Field(
+        "itq", description="Kind of the hash encoder: itq, random, two_stage, or that of an extension."
+    )
     bits: int = Field(256, ge=8, le=4096, multiple_of=8, description="Bits of the longest code.")
-    prefixes: tuple[int, ...] = Field(
+    prefixes: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = Field(
         (), description="Shorter lengths that itq keeps usable as the first bits of a code; default: none."
     )
     hidden: int | None = Field(
@@ -63,7 +66,7 @@ class FitCodesInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="URI of a model directory.")
+    model: str = Field(description="URI of a model directory; builtin: the one that ships with geoloc.")
     tiles: str = Field(
         description="URI of a tiles table like those to be indexed, or of an ingest output that holds one. "
         "two_stage learns from the pairs of the ingest output."
@@ -92,14 +95,13 @@ def run(
     Raises `ConfigError` for a length that the encoder cannot have, `InputError` for a sample that is too small or
     has no pairs, and what `load_model` raises.
     """
-    output, model_uri = storage.absolute(output), storage.absolute(inputs.model)
+    output, model_uri = storage.absolute(output), model_location(inputs.model)
     section = _section(config)
     tiles = storage.absolute(inputs.tiles)
-    paired = config.kind == "two_stage"
-    checksums = [
-        part_table.read_manifest(uri).checksums
-        for uri in (_pair_tables(tiles) if paired else [tiles_table(tiles)])
-    ]
+    tables = [storage.join(tiles, kind) for kind in ("tiles", "queries", "pairs")]
+    if not section.paired:
+        tables = [tiles_table(tiles)]
+    checksums = [part_table.read_manifest(uri).checksums for uri in tables]
     card = read_card(model_uri)
     content = ["fit-codes", _VERSION, card.model_id, config.model_dump(mode="json"), *checksums]
     with begin_output(
@@ -108,7 +110,7 @@ def run(
         if done is not None:
             return _result(output, read_card(output), fitted_on=0, reused=True)
         encoder = Encoder.open(model_uri)
-        sample = _pairs(encoder, tiles, config) if paired else _tiles(encoder, tiles, config)
+        sample = _pairs(encoder, tiles, config) if section.paired else _tiles(encoder, tiles, config)
         say(f"fit-codes: {config.kind} of {config.bits} bits on {len(sample.tiles):,} tiles")
         fitted = section.network.fit(section, config.bits, sample)
         written = _save(model_uri, fitted, output, fingerprint_of(content))
@@ -116,8 +118,17 @@ def run(
 
 
 def _section(config: FitCodesConfig) -> HashEncoderSection:
-    """The section of a recipe that the flags choose; `ConfigError` for a flag that the kind does not have."""
-    part = registered(HashEncoderSection)[config.kind]
+    """The section of a recipe that the flags choose; `ConfigError` for an unknown kind and a flag that it lacks."""
+    kinds = registered(HashEncoderSection)
+    if config.kind not in kinds:
+        raise ConfigError(
+            f"kind is {config.kind!r}; give a hash encoder that is fitted: {', '.join(sorted(kinds))}."
+        )
+    if max(config.prefixes, default=0) > config.bits:
+        raise ConfigError(
+            f"prefixes has {max(config.prefixes)}, which is longer than the code of {config.bits} bits; leave it out."
+        )
+    part = kinds[config.kind]
     given: dict[str, Any] = {
         name: value
         for name, value in (
@@ -130,11 +141,7 @@ def _section(config: FitCodesConfig) -> HashEncoderSection:
     for name in given:
         if name not in part.model_fields:
             raise ConfigError(f"The hash encoder {config.kind!r} has no {name}; leave the flag out.")
-    return part.model_validate({**given, "seed": config.seed})
-
-
-def _pair_tables(uri: str) -> list[str]:
-    return [storage.join(uri, kind) for kind in ("tiles", "queries", "pairs")]
+    return part.model_validate({**given, **({"seed": config.seed} if "seed" in part.model_fields else {})})
 
 
 def _tiles(encoder: Encoder, uri: str, config: FitCodesConfig) -> FitSample:
@@ -144,7 +151,7 @@ def _tiles(encoder: Encoder, uri: str, config: FitCodesConfig) -> FitSample:
     chosen = np.random.default_rng(config.seed).permutation(rows)[: config.sample]
     wanted, start = np.sort(chosen), 0
     embeddings: list[Float32Array] = []
-    for part in part_table.iterate(table, kind="tiles", columns=["tile_id", "metres_per_pixel", "image"]):
+    for part in part_table.iterate(table, kind="tiles", columns=columns_of(encoder)):
         inside = wanted[(wanted >= start) & (wanted < start + part.num_rows)] - start
         embeddings += _embedded(encoder, part.take(pa.array(inside)))
         start += part.num_rows
@@ -164,17 +171,14 @@ def _embedded(encoder: Encoder, rows: pa.Table) -> list[Float32Array]:
     """Embeddings float32[n, D] of rows of a tiles table, batch by batch; tiles that cannot be decoded are left out."""
     batches = []
     for batch in rows.to_batches(max_chunksize=_BATCH):
-        pictures, extents = [], []
-        for row in batch.to_pylist():
+        tiles = []
+        for row in range(batch.num_rows):
             try:
-                picture = decode_image(row["image"])
+                tiles.append(decode_tile(encoder, batch, row))
             except InputError:
                 continue  # counted by the caller; `encode` quarantines it
-            pictures.append(picture)
-            extents.append(min(picture.shape[:2]) * row["metres_per_pixel"])
-        if pictures:
-            prepared = encoder.prepare(pictures, "aerial", extent_m=extents)
-            batches.append(encoder.encode(prepared, "aerial").embedding)
+        if tiles:
+            batches.append(encode_decoded(encoder, tiles).embedding)
     return batches
 
 
@@ -183,8 +187,7 @@ def _pairs(encoder: Encoder, uri: str, config: FitCodesConfig) -> FitSample:
     index = read_index(uri)
     chosen = np.random.default_rng(config.seed).permutation(len(index))[: config.sample]
     store = load_pairs(uri, index.take(np.sort(chosen)), encoder.recipe)
-    extent_m = store.tiles.shape[1] * encoder.recipe.model.metres_per_pixel
-    tiles = encoder.encode(encoder.prepare(list(store.tiles), "aerial", extent_m=extent_m), "aerial")
+    tiles = encode_tiles(encoder, store)
     photos = encoder.encode(store.panoramas, "panorama")
     return FitSample(tiles.embedding, photos.embedding, store.tile_of)
 

@@ -33,6 +33,7 @@ from geoloc.index.format.manifest import (
     read_manifest,
 )
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
+from geoloc.models.built_in import model_location
 from geoloc.models.store import RECIPE_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
@@ -80,7 +81,9 @@ class IndexInputs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     codes: str = Field(description="URI of the codes table.")
-    model: str = Field(description="URI of the model directory that made the codes.")
+    model: str = Field(
+        description="URI of the model directory that made the codes; builtin: the one that ships with geoloc."
+    )
 
 
 class IndexResult(BaseModel):
@@ -197,7 +200,7 @@ def _current(output: str, snapshot_id: str, fingerprint: str, *, overwrite: bool
 
 def inspect_inputs(config: IndexConfig, inputs: IndexInputs) -> Source:
     """Read what the manifests of the inputs say and refuse what cannot be built."""
-    codes_uri, model_uri = storage.absolute(inputs.codes), storage.absolute(inputs.model)
+    codes_uri, model_uri = storage.absolute(inputs.codes), model_location(inputs.model)
     card = read_card(model_uri)
     table = part_table.read_manifest(codes_uri, kind="codes")
     if not table.rows:

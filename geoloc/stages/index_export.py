@@ -11,8 +11,9 @@ their codes; a task holds what FAISS makes of one shard.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -95,16 +96,17 @@ def run(
                 f"kind is {config.kind!r}, which is of embeddings, and this index keeps none; export a kind of codes."
             )
         rows, table = _tiles(snapshot)
+        labels = np.full(snapshot.rows, -1, np.int64)  # of the snapshot's rows; -1 for removed ones
+        labels[rows] = np.arange(len(rows))
+        of_shard = [labels[shard.first_row : shard.first_row + len(shard)] for shard in snapshot.shards]
         sizes = {TILES_NAME: _write(output, TILES_NAME, lambda path: pq.write_table(table, path))}
         if config.kind == "flat":
-            sizes[FLAT_NAME] = _write_flat(snapshot, rows, output)
+            sizes[FLAT_NAME] = _write_flat(snapshot, of_shard, output)
         else:
             ensure_ray()
             task = remote_task(export_shard)
-            numbers = range(len(snapshot.shards))
-            of_shard = [_labels(snapshot, rows, number) for number in numbers]
             source = (index, snapshot_id, output, config.kind, config.lists)
-            refs = [task.remote(*source, number, of_shard[number]) for number in numbers]
+            refs = [task.remote(*source, number, each) for number, each in enumerate(of_shard)]
             sizes |= dict(gather(refs, "index: exporting", "shards"))
         result = IndexExportResult(
             output=output,
@@ -157,24 +159,18 @@ def _tiles(snapshot: Snapshot) -> tuple[IntArray, pa.Table]:
     return np.concatenate(live)[place], table
 
 
-def _labels(snapshot: Snapshot, rows: IntArray, number: int) -> IntArray:
-    """The label of each row of a shard, int64[N]; -1 for removed rows."""
-    shard = snapshot.shards[number]
-    labels = np.full(snapshot.rows, -1, np.int64)
-    labels[rows] = np.arange(len(rows))
-    return labels[shard.first_row : shard.first_row + len(shard)]
-
-
-def _write_flat(snapshot: Snapshot, rows: IntArray, output: str) -> int:
-    codes = np.empty((len(rows), snapshot.bits // 8), np.uint8)
-    for shard in snapshot.shards:
-        mine = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + len(shard)))
-        codes[mine] = shard.codes[rows[mine] - shard.first_row]
-    built = build_faiss("flat", np.arange(len(rows)), codes)
+def _write_flat(snapshot: Snapshot, of_shard: list[IntArray], output: str) -> int:
+    """Write all tiles as one exact index, each at its label of `of_shard` (as `export_shard` takes them)."""
+    count = sum(int((labels >= 0).sum()) for labels in of_shard)
+    codes = np.empty((count, snapshot.bits // 8), np.uint8)
+    for shard, labels in zip(snapshot.shards, of_shard, strict=True):
+        kept = labels >= 0
+        codes[labels[kept]] = shard.codes[kept]
+    built = build_faiss("flat", np.arange(count), codes)
     return _write(output, FLAT_NAME, lambda path: save_faiss(built, path))
 
 
-def _write(output: str, name: str, write: Any) -> int:
+def _write(output: str, name: str, write: Callable[[str], object]) -> int:
     """Let `write` write a local file and put it into the output, whole; its size in bytes."""
     with tempfile.TemporaryDirectory(prefix="geoloc-export-") as work:
         path = Path(work) / name

@@ -1,8 +1,8 @@
-"""A user's own imagery to a searchable index in one call: ingest, encode and index, one after the other.
+"""A user's own imagery to a searchable index in one call: cut and encode, then index.
 
 <output>                 the index
-<output>-tables/tiles    what was cut from the imagery, with quarantine/
-<output>-tables/codes    what the model made of it
+<output>-tables/codes    what the model made of the imagery, with quarantine/
+<output>-tables/tiles    pictures of the tiles, only with `keep_tiles`
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import storage
 from geoloc.index.build.partition_keys import Partition
+from geoloc.models.built_in import BUILT_IN, model_location
 from geoloc.models.store import RECIPE_NAME, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.sources.sheets import Order
-from geoloc.stages import encode, index_build, ingest
+from geoloc.stages import encode, encode_imagery, index_build, ingest
 from geoloc.stages.encode import EncodeConfig, EncodeInputs
+from geoloc.stages.encode_imagery import ImageryEncodeConfig, ImageryEncodeInputs
 from geoloc.stages.index_build import IndexConfig, IndexInputs, IndexResult
 from geoloc.stages.ingest import IngestConfig, IngestInputs
 
@@ -58,6 +60,11 @@ class ImageryIndexConfig(BaseModel):
         description="Which of overlapping sheets is on top: the first by name, or the newest by time "
         "(TIFFTAG_DATETIME, else the file's).",
     )
+    keep_tiles: bool = Field(
+        False,
+        description="Store the tiles' pictures as a table too, for `geoloc serve --imagery`, pairs and reports; about "
+        "10 kB a tile.",
+    )
     gpu: bool = Field(False, description="Run the network on GPUs.")
     shards: int = Field(4, ge=1, le=65_536, description="Shards of the index, built in parallel.")
     partition: Partition = Field(
@@ -75,7 +82,11 @@ class ImageryIndexInputs(BaseModel):
     imagery: list[str] = Field(
         description="URIs of GeoTIFF files with a CRS, of directories of them, or globs."
     )
-    model: str = Field(description="URI of a model directory; an index carries one in <index>/model/.")
+    model: str = Field(
+        BUILT_IN,
+        description="URI of a model directory; an index carries one in <index>/model/. Default: the one that ships "
+        "with geoloc.",
+    )
     tables: str | None = Field(None, description="URI for the intermediate tables; default: <output>-tables.")
 
 
@@ -86,18 +97,20 @@ def run(
 
     Raises what the stages raise: `InputError` for imagery without a CRS, `ModelMismatch`, `TooManyBadRows`, ...
     """
-    output, model = storage.absolute(output), storage.absolute(inputs.model)
+    output, model = storage.absolute(output), model_location(inputs.model)
     work = storage.absolute(inputs.tables or f"{output.rstrip('/')}-tables")
     codes = storage.join(work, "codes")
-    ingest.run(
-        _ingest_config(config, model),
-        IngestInputs(imagery=inputs.imagery),
-        work,
-        overwrite=overwrite,
-    )
-    encode.run(
-        EncodeConfig(gpu=config.gpu), EncodeInputs(tiles=work, model=model), codes, overwrite=overwrite
-    )
+    tiles, encoding = _ingest_config(config, model), EncodeConfig(gpu=config.gpu)
+    if config.keep_tiles:
+        ingest.run(tiles, IngestInputs(imagery=inputs.imagery), work, overwrite=overwrite)
+        encode.run(encoding, EncodeInputs(tiles=work, model=model), codes, overwrite=overwrite)
+    else:
+        encode_imagery.run(
+            ImageryEncodeConfig(tiles=tiles, encode=encoding),
+            ImageryEncodeInputs(imagery=inputs.imagery, model=model),
+            codes,
+            overwrite=overwrite,
+        )
     return index_build.run(
         IndexConfig(shards=config.shards, partition=config.partition),
         IndexInputs(codes=codes, model=model),

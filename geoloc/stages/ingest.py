@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from geoloc.core import part_table, storage
@@ -23,11 +23,9 @@ from geoloc.runtime import table_job
 from geoloc.runtime.table_job import PartResult
 from geoloc.sources import folder, geotiff
 from geoloc.sources.folder import Photo
-from geoloc.sources.grid import Block, TilePlace, TileSpec, grid_block
-from geoloc.sources.positions import read_centres
 from geoloc.sources.quarantine import RefusedRow
-from geoloc.sources.sheet_checks import SheetReport, check_sheets
-from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
+from geoloc.sources.sheet_checks import SheetReport
+from geoloc.stages.imagery_plan import open_unit, plan_imagery
 from geoloc.stages.ingest_dataset import ingest_dataset
 from geoloc.stages.ingest_pairs import PairMaker, pair_units, part_boxes
 from geoloc.stages.ingest_settings import (
@@ -45,7 +43,6 @@ __all__ = ["IngestConfig", "IngestInputs", "IngestResult", "TableCounts", "make_
 _VERSION = 4  # of what the stage makes of the same inputs
 _UNUSED_HEADINGS = "unused_file_headings"
 _PHOTO_PART_BYTES = 64 * 2**20
-_TILE_PART_PIXELS = 64 * 2**20  # about 25 MB as JPEG
 
 
 def run(config: IngestConfig, inputs: IngestInputs, output: str, *, overwrite: bool = False) -> IngestResult:
@@ -96,123 +93,32 @@ def _ingest(config: IngestConfig, inputs: IngestInputs, output: str, opened: Out
 def _tiles(
     config: IngestConfig, inputs: IngestInputs, uri: str, opened: OutputTables, fresh: list[bool]
 ) -> tuple[TableCounts, SheetReport]:
-    sheets = find_sheets(
-        inputs.imagery or [], config.scale, bands=config.bands, nodata=config.nodata, order=config.order
-    )
-    spec = config.spec()
-    report = check_sheets(sheets, spec, scaled=config.scale is not None, order=config.order)
-    for note in report.notes:
-        say(f"imagery: {note}")
-    settings = {"max_nodata_share": config.max_nodata_share, "jpeg_quality": config.jpeg_quality}
-    centres = storage.sha256_bytes(storage.read_bytes(inputs.centres)) if inputs.centres else ""
-    fingerprint = fingerprint_of(
-        [
-            "tiles",
-            _VERSION,
-            asdict(spec),
-            settings,
-            config.rows_per_part,
-            centres,
-            sheet_identities(sheets),
-        ]
-    )
+    plan = plan_imagery(config, inputs.imagery or [], inputs.centres)
+    quality = {"jpeg_quality": config.jpeg_quality}
+    fingerprint = fingerprint_of(["tiles", _VERSION, *plan.identity(**quality)])
     with opened.begin(uri, fingerprint) as table:
         if table.finished is not None:
-            return report_counts("tiles", uri, table.finished, fresh, reused=True), report
-        units = _tile_units(config, inputs.centres, sheets, spec, settings)
+            return report_counts("tiles", uri, table.finished, fresh, reused=True), plan.report
+        planned = plan.units()
+        units = table_job.Units(range(len(planned)), lambda index: {**planned[index], **quality})
         written, totals = table_job.make_parts(table, units, make_tiles, what="cutting tiles")
-        details = {
-            **asdict(spec),
-            **settings,
-            "metres_per_pixel": spec.metres_per_pixel,
-            "mostly_nodata": totals["mostly_nodata"],
-            "sheets": len(sheets),
-            "overlapping_sheets": report.overlapping,
-        }
+        details = {**plan.details(), **quality, "mostly_nodata": totals["mostly_nodata"]}
         manifest = publish_table("tiles", table, written, totals, details, config.max_bad_share)
-    return report_counts("tiles", uri, manifest, fresh, reused=False), report
-
-
-def _tile_units(
-    config: IngestConfig,
-    centres_uri: str | None,
-    sheets: Sequence[Sheet],
-    spec: TileSpec,
-    settings: dict[str, float],
-) -> table_job.Units:
-    """What tasks need to know, part by part: tiles to cut, the sheets that they may show, rows already refused.
-
-    Of the grid a part is a range of blocks and of their tiles, which its task expands.
-    """
-    limit = max(1, min(config.rows_per_part, _TILE_PART_PIXELS // spec.tile_px**2))
-    common = {"spec": asdict(spec), "settings": settings, "named": bool(centres_uri)}
-
-    def with_sheets(numbers: Iterable[int]) -> dict[str, Any]:
-        return {**common, "sheets": {number: asdict(sheets[number]) for number in sorted(set(numbers))}}
-
-    if centres_uri:
-        centres = read_centres(centres_uri)
-        planned = geotiff.plan_centres(sheets, spec, centres.tile_ids, centres.lat, centres.lon)
-        pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
-        groups = table_job.split(pieces, lambda block: len(block.tiles), limit) or [[]]
-
-        def describe_centres(index: int) -> dict[str, Any]:
-            return {
-                **with_sheets(number for block in groups[index] for number in block.sheets),
-                "blocks": [asdict(block) for block in groups[index]],
-                "refused": [asdict(row) for row in (centres.refused if index == 0 else [])],
-            }
-
-        return table_job.Units(range(len(groups)), describe_centres)
-    plan = geotiff.plan_grid(sheets, spec)
-    parts = plan.part_ranges(limit)
-
-    def describe_grid(index: int) -> dict[str, Any]:
-        blocks, tiles = parts.part(index)
-        described: list[dict[str, Any]] = [
-            {
-                "band": int(plan.band[block]),
-                "column": int(plan.column[block]),
-                "sheets": plan.sheets_of(block),
-            }
-            for block in blocks
-        ]
-        return {
-            **with_sheets(number for block in described for number in block["sheets"]),
-            "grid": described,
-            "tiles": [tiles.start, tiles.stop],
-            "refused": [],
-        }
-
-    return table_job.Units(range(max(1, len(parts))), describe_grid)
+    return report_counts("tiles", uri, manifest, fresh, reused=False), plan.report
 
 
 def make_tiles(unit: dict[str, Any]) -> PartResult:
     """Cut the tiles of one part (runs in a Ray Data task)."""
-    sheets = {int(number): sheet_from(fields) for number, fields in unit["sheets"].items()}
-    spec = TileSpec(**unit["spec"])
+    part = open_unit(unit)
     cut = geotiff.cut_blocks(
-        _grid_blocks(unit, spec) if "grid" in unit else _named_blocks(unit),
-        sheets,
-        spec,
-        named=unit["named"],
-        **unit["settings"],
+        part.blocks,
+        part.sheets,
+        part.spec,
+        max_nodata_share=part.max_nodata_share,
+        jpeg_quality=unit["jpeg_quality"],
+        named=part.named,
     )
-    refused = [*(RefusedRow(**row) for row in unit["refused"]), *cut.refused]
-    return PartResult(cut.rows, refused, (("mostly_nodata", cut.mostly_nodata),))
-
-
-def _grid_blocks(unit: dict[str, Any], spec: TileSpec) -> Iterator[Block]:
-    for described in unit["grid"]:
-        block = grid_block(described["band"], described["column"], spec)
-        tiles = block.tiles[slice(*unit["tiles"])]
-        yield replace(block, tiles=tiles, sheets=tuple(described["sheets"]))
-
-
-def _named_blocks(unit: dict[str, Any]) -> Iterator[Block]:
-    for block in unit["blocks"]:
-        tiles = tuple(TilePlace(**tile) for tile in block["tiles"])
-        yield Block(block["lat"], block["lon"], tiles, tuple(block["sheets"]))
+    return PartResult(cut.rows, [*part.refused, *cut.refused], (("mostly_nodata", cut.mostly_nodata),))
 
 
 def _queries(

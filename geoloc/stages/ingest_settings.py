@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -14,6 +15,7 @@ from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.lease import Lease
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
+from geoloc.recipe.recipe import Recipe
 from geoloc.runtime import table_job
 from geoloc.sources.folder import ANYWHERE_HELP, FILE_HEADING_HELP, ViewDefaults
 from geoloc.sources.grid import TileSpec
@@ -115,6 +117,17 @@ class IngestConfig(BaseModel):
     def views(self) -> ViewDefaults:
         """The camera that a photo is taken for where its row does not name one."""
         return ViewDefaults(self.default_view, self.default_fov_deg, self.file_heading)
+
+
+def training_tile(recipe: Recipe, *, photo_offset_m: float) -> IngestConfig:
+    """The size of tiles to train a recipe on, around photos that are at most `photo_offset_m` off their centres.
+
+    Training moves the network's field around the camera, so a tile is larger than the field by both on each side.
+    """
+    model = recipe.model
+    margin_m = photo_offset_m + recipe.training.augmentation.offset_m
+    pixels = model.tile_px + 2 * math.ceil(margin_m / model.metres_per_pixel)
+    return IngestConfig(tile_m=pixels * model.metres_per_pixel, tile_px=pixels)
 
 
 class IngestInputs(BaseModel):
@@ -239,13 +252,19 @@ def publish_table(
     refused = table_job.quarantined(totals)
     rows = sum(part.rows for part in written)
     table_job.check_bad_share(kind, table.plan.uri, rows, refused, max_bad_share)
-    if not rows and kind == "tiles" and "max_nodata_share" in details:
+    if kind == "tiles" and "max_nodata_share" in details:
+        check_some_tiles(rows, totals["mostly_nodata"], details["max_nodata_share"])
+    return table.publish(kind=kind, parts=written, quarantined=refused, details=details)
+
+
+def check_some_tiles(rows: int, mostly_nodata: int, max_nodata_share: float) -> None:
+    """Raise `InputError` when imagery gave no tile at all."""
+    if not rows:
         raise InputError(
-            f"The imagery gives no tile: {totals['mostly_nodata']:,} places have more than "
-            f"{details['max_nodata_share']:.0%} holes; use a smaller tile_m or a larger max_nodata_share.",
+            f"The imagery gives no tile: {mostly_nodata:,} places have more than {max_nodata_share:.0%} holes; use a "
+            "smaller tile_m or a larger max_nodata_share.",
             reason="no_tiles",
         )
-    return table.publish(kind=kind, parts=written, quarantined=refused, details=details)
 
 
 def report_counts(

@@ -1,34 +1,37 @@
-"""Stage `localize`: a batch of photos to a table of fixes (GeoParquet), `fixes.geojson` and `hypotheses.geojson`."""
+"""Stage `localize`: a batch of photos to a table of fixes (GeoParquet), `fixes.geojson` and `hypotheses.geojson`.
+
+With `route` the photos are those of routes (`localize_routes`).
+"""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.core.fingerprint import Streamed, file_fingerprints, fingerprint_of
-from geoloc.core.images import decode_picture
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
 from geoloc.localization.calibration import calibration_uri
-from geoloc.localization.extents import SCALES
-from geoloc.localization.localizer import MIN_CONFIDENCE, Localizer, region_around
-from geoloc.localization.locator import ASYMMETRIC_HELP
-from geoloc.localization.query_photos import HEADINGS, Photo, photo
+from geoloc.localization.localizer import Localizer, region_around
+from geoloc.localization.query_photos import Photo
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers
-from geoloc.sources.folder import ANYWHERE_HELP, FILE_HEADING_HELP, read_photo, unused_headings
+from geoloc.sources.folder import unused_headings
 from geoloc.sources.quarantine import RefusedRow
+from geoloc.stages import localize_routes
+from geoloc.stages.geojson_lines import collection, feature, point
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
+from geoloc.stages.localize_settings import LocalizeConfig, LocalizeInputs, LocalizeResult, read_entry
+
+__all__ = ["LocalizeConfig", "LocalizeInputs", "LocalizeResult", "run"]
 
 _VERSION = 4
 _UNIT_PHOTOS = 64  # bounds the decoded pictures that an actor holds
@@ -39,109 +42,18 @@ KIND = "fixes"
 _UNUSED_HEADINGS = "unused_file_headings"
 
 
-class LocalizeConfig(BaseModel):
-    """Settings of locating photos; the columns of a photo's row go before these."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    view: str | None = Field(
-        default=None, description="Kind of photo: panorama, street or drone; guessed when left out."
-    )
-    heading_deg: float | None = Field(
-        default=None,
-        description="Heading of the photos' centre, degrees clockwise from north; estimated when left out.",
-    )
-    fov_deg: float | None = Field(default=None, description="Horizontal field of view, degrees.")
-    extent_m: float | None = Field(
-        default=None, description="Ground along the shorter side of drone photos, metres."
-    )
-    altitude_m: float | None = Field(
-        default=None, description="Height of drone photos above the ground, metres; needs fov_deg."
-    )
-    pitch_deg: float | None = Field(
-        default=None,
-        description="Pitch of drone photos below the horizon, degrees: 90 is straight down. Slanting photos are "
-        "turned to what is seen straight down.",
-    )
-    drone_tags: bool = Field(
-        default=False,
-        description="Take altitude, pitch, yaw and field of view of drone photos from their files, where not given.",
-    )
-    scales: int = Field(
-        default=SCALES, ge=1, le=32, description="Ground extents to try for a drone photo of unknown extent."
-    )
-    near_lat: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
-    near_lon: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
-    within_m: float | None = Field(default=None, description="Radius of the area to search, metres.")
-    k: int = Field(default=10, ge=1, le=1000, description="Matches to keep of each photo.")
-    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
-    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
-    min_confidence: float = Field(
-        default=MIN_CONFIDENCE,
-        ge=0,
-        le=1,
-        description="Photos with a lower calibrated confidence count as not located.",
-    )
-    uncalibrated: bool = Field(
-        default=False,
-        description="Give positions also to kinds of query without a calibration, with no promise.",
-    )
-    headings: int = Field(
-        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
-    )
-    max_bad_share: float = Field(
-        default=0.5, ge=0, le=1, description="Share of unusable photos that stops the stage."
-    )
-    file_heading: bool = Field(default=False, description=FILE_HEADING_HELP)
-    photos_anywhere: bool = Field(default=False, description=ANYWHERE_HELP)
-
-    @property
-    def near(self) -> tuple[float, float] | None:
-        """The centre of the area to search; `InputError` when half of it is missing."""
-        if self.near_lat is None and self.near_lon is None:
-            return None
-        if self.near_lat is None or self.near_lon is None:
-            raise InputError("near_lat and near_lon belong together: give both or none.", reason="bad_region")
-        return self.near_lat, self.near_lon
-
-
-class LocalizeInputs(BaseModel):
-    """The photos and the index."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    index: str = Field(description="URI of the index.")
-    photos: str = Field(
-        description="URI of a photo, of a folder of photos, a glob, or a CSV or GeoJSON with a column `photo`"
-        " and, where known, id, view, heading_deg (of drones also yaw_deg), fov_deg, extent_m, altitude_m, pitch_deg."
-    )
-    snapshot_id: str | None = Field(default=None, description="Id of the snapshot; default: the current one.")
-
-
-class LocalizeResult(BaseModel):
-    """Counts of the photos by their result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    output: str
-    reused: bool
-    seconds: float
-    snapshot_id: str
-    photos: int
-    located: int
-    not_located: dict[str, int]
-    quarantined: dict[str, int]
-
-
 def run(
     config: LocalizeConfig, inputs: LocalizeInputs, output: str, *, overwrite: bool = False
 ) -> LocalizeResult:
     """Locate photos and write `fixes/` (GeoParquet), `fixes.geojson` and `hypotheses.geojson` to `output`.
 
+    With `config.route` it writes `routes/` and `routes.geojson` instead.
     Killed halfway and run again, only the missing parts are made. Raises `ArtifactError` when there is no photo
     or no index, `TooManyBadRows` when too many photos cannot be used.
     """
     start = time.monotonic()
+    if config.route:
+        return localize_routes.locate_routes(config, inputs, output, overwrite=overwrite)
     output, index = storage.absolute(output), storage.absolute(inputs.index)
     region_around(config.near, config.within_m)  # a bad region is said now, not by every worker
     snapshot_id = inputs.snapshot_id or current_snapshot(index)
@@ -170,7 +82,9 @@ def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, 
     fit = calibration_uri(index, snapshot_id)
     calibrated = storage.sha256_file(fit) if storage.exists(fit) else None
     known = (asdict(entry) for entry in entries)
-    photos = Streamed({name: value for name, value in each.items() if name != "uri"} for each in known)
+    photos = Streamed(
+        {name: value for name, value in each.items() if name not in ("uri", "way")} for each in known
+    )
     contents = Streamed(file_fingerprints(entry.uri for entry in entries))
     return fingerprint_of([KIND, _VERSION, config.model_dump(), photos, contents, snapshot_id, calibrated])
 
@@ -236,7 +150,7 @@ class PhotoLocalizer:
         unused = 0
         for entry in (PhotoEntry(**one) for one in unit):
             try:
-                one, stated_deg = self._photo(entry)
+                one, stated_deg = read_entry(config, entry)
                 photos.append(one)
                 ids.append(entry.query_id)
                 unused += one.heading_deg is None and stated_deg is not None
@@ -260,27 +174,6 @@ class PhotoLocalizer:
             outcomes[name] = outcomes.get(name, 0) + 1
         return PartResult(schemas.with_geometry(table), refused, tuple(outcomes.items()))
 
-    def _photo(self, entry: PhotoEntry) -> tuple[Photo, float | None]:
-        """The photo, and the heading that its file states."""
-        config = self._config
-        if entry.problem is not None:
-            raise InputError(entry.problem[1], reason=entry.problem[0])
-        picture = decode_picture(read_photo(entry.uri))
-        stated_deg = picture.facts.panorama_heading_deg
-        known = (entry.heading_deg, config.heading_deg, stated_deg if config.file_heading else None)
-        one = photo(
-            picture.pixels,
-            view=entry.view or config.view,
-            heading_deg=next((deg for deg in known if deg is not None), None),
-            fov_deg=config.fov_deg if entry.fov_deg is None else entry.fov_deg,
-            extent_m=config.extent_m if entry.extent_m is None else entry.extent_m,
-            altitude_m=config.altitude_m if entry.altitude_m is None else entry.altitude_m,
-            pitch_deg=config.pitch_deg if entry.pitch_deg is None else entry.pitch_deg,
-            drone_tags=config.drone_tags,
-            facts=picture.facts,
-        )
-        return one, stated_deg
-
 
 def _geojson(fixes: str) -> Iterator[str]:
     """A FeatureCollection, a line a photo; one that was not located has no geometry.
@@ -290,9 +183,9 @@ def _geojson(fixes: str) -> Iterator[str]:
     names = ["query_id", "located", "reason", "radius_m", "confidence", "calibrated", "notes", "heading_deg"]
     names += ["view", "fov_deg", "assumed", "snapshot_id"]
     rows = _rows(fixes, [*names, "lat", "lon", "matches"])
-    return _collection(
-        _feature(
-            (row["lat"], row["lon"]) if row["located"] else None,
+    return collection(
+        feature(
+            point(row["lat"], row["lon"]) if row["located"] else None,
             {name: row[name] for name in names}
             | {"best_tile": row["matches"][0]["tile_id"] if row["matches"] else None},
         )
@@ -306,9 +199,9 @@ def _hypotheses_geojson(fixes: str) -> Iterator[str]:
     Convention: GeoJSON puts the longitude first.
     """
     names = ["query_id", "located", "calibrated"]
-    return _collection(
-        _feature(
-            (place["lat"], place["lon"]),
+    return collection(
+        feature(
+            point(place["lat"], place["lon"]),
             {name: row[name] for name in names}
             | {"rank": rank}
             | {name: place[name] for name in ("weight", "radius_m", "heading_deg", "tiles")},
@@ -321,17 +214,3 @@ def _hypotheses_geojson(fixes: str) -> Iterator[str]:
 def _rows(fixes: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     for table in part_table.iterate(fixes, kind=KIND, columns=columns):
         yield from table.to_pylist()
-
-
-def _feature(place: tuple[float, float] | None, properties: dict[str, Any]) -> dict[str, Any]:
-    point = None if place is None else {"type": "Point", "coordinates": [place[1], place[0]]}
-    return {"type": "Feature", "geometry": point, "properties": properties}
-
-
-def _collection(features: Iterator[dict[str, Any]]) -> Iterator[str]:
-    yield '{"type": "FeatureCollection", "features": ['
-    separator = "\n"
-    for feature in features:
-        yield f"{separator}{json.dumps(feature)}"
-        separator = ",\n"
-    yield "\n]}\n"

@@ -8,7 +8,7 @@ from geoloc.core import storage
 from geoloc.core.errors import InputError
 from geoloc.core.file_selection import select
 from geoloc.core.progress import say
-from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES, photo_uri
+from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES, Listing, photo_uri
 from geoloc.sources.positions import LAT_NAMES, LON_NAMES, PHOTO_NAMES, Row, number, read_columns
 
 # Endings of pictures, the first line of those that are read. All are listed, so that what cannot be read is
@@ -66,10 +66,23 @@ _NOT_READ = (
     ),
 )
 PHOTO_SUFFIXES = _READ + _NOT_READ
-_USED = ("id", "query_id", "view", "heading_deg", "yaw_deg", "fov_deg", "extent_m", "altitude_m", "pitch_deg")
+_USED = ("id", "query_id", "view", "heading_deg", "yaw_deg", "heading_error_deg", "fov_deg", "extent_m", "altitude_m",
+         "pitch_deg", "roll_deg")  # fmt: skip
 # Positions and truth of a list that also serves ingest are not needed, and no surprise.
+_OF_ROUTES = ("route_id", "step", "moved_m", "turn_deg", "course_deg")
 _OF_INGEST = (*LAT_NAMES, *LON_NAMES, "place_id", "route_id", "step")
 _LISTS = (".csv", ".geojson", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlace:
+    """Where a photo stands in its route, and what is known of the way to it; see `routes.motion.Step`."""
+
+    route_id: str
+    step: float
+    moved_m: float | None = None
+    turn_deg: float | None = None
+    course_deg: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +97,28 @@ class PhotoEntry:
     extent_m: float | None = None
     altitude_m: float | None = None
     pitch_deg: float | None = None
+    roll_deg: float | None = None
+    heading_error_deg: float | None = None
     problem: tuple[str, str] | None = None
+    way: RoutePlace | None = None
 
 
-def list_photos(uri: str, *, anywhere: bool = False) -> list[PhotoEntry]:
+def list_photos(uri: str, *, anywhere: bool = False, routes: bool = False) -> list[PhotoEntry]:
     """The photos that a user names: a file, a folder or glob of files, or a list of them (CSV, GeoJSON).
 
     A folder with `photos.csv` or `photos.geojson` is that list. Positions in it are not needed and never used. Of a
     folder all pictures are listed, also those of formats that cannot be read; other files are counted in one line.
     Ids are the list's `id`, else the file's path as given; for files, their path below the folder. Raises
-    `ArtifactError` when nothing is there and `InputError` when a list has no column `photo`.
+    `ArtifactError` when nothing is there and `InputError` when a list has no column `photo`. With `routes` a list needs
+    the column `step`, and its photos have a `way`; files have none.
     """
     uri = storage.absolute(uri)
     if storage.is_directory(uri):
         for name in POSITION_FILES:
             if storage.exists(storage.join(uri, name)):
-                return _from_list(storage.join(uri, name), anywhere)
+                return _from_list(storage.join(uri, name), anywhere, routes)
     if uri.lower().endswith(_LISTS):
-        return _from_list(uri, anywhere)
+        return _from_list(uri, anywhere, routes)
     chosen = select(uri, PHOTO_SUFFIXES)
     if words := chosen.left_out_words():
         say(f"photos: {words}")
@@ -117,19 +134,28 @@ def _common_folder(files: list[str]) -> str:
     return common
 
 
-def _from_list(uri: str, anywhere: bool) -> list[PhotoEntry]:
+def _from_list(uri: str, anywhere: bool, routes: bool) -> list[PhotoEntry]:
     columns = read_columns(uri)
     (photo_name,) = columns.require(PHOTO_NAMES)
-    if unused := columns.unused((photo_name, *_USED, *_OF_INGEST)):
+    if routes:
+        columns.require(("step",))
+    if unused := columns.unused((photo_name, *_USED, *_OF_INGEST, *(_OF_ROUTES if routes else ()))):
         say(unused)
     folder = uri.rsplit("/", 1)[0]
-    inner = {file.uri for file in storage.list_files(storage.join(folder, PHOTO_FOLDER), recursive=False)}
+    places = [storage.join(folder, PHOTO_FOLDER)]
+    if not all(row.get(photo_name, "").isascii() for row in columns.rows):
+        places.append(folder)
+    listing = Listing(
+        folder, (file.uri for place in places for file in storage.list_files(place, recursive=False))
+    )
     entries, seen = [], set()
     for line, row in enumerate(columns.rows, start=1):
         name = row.get(photo_name, "")
         key = row.get("id") or row.get("query_id") or name or f"row {line}"
         try:
-            entry = _entry(row, key, _resolved(name, folder, inner, anywhere))
+            entry = _entry(row, key, listing.find(photo_uri(name, folder, anywhere=anywhere)))
+            if routes:
+                entry = replace(entry, way=_way(row))
         except InputError as error:
             entry = _refused(PhotoEntry(query_id=key, uri=name), error.reason, str(error))
         if line in columns.problems:
@@ -145,12 +171,6 @@ def _from_list(uri: str, anywhere: bool) -> list[PhotoEntry]:
     return entries
 
 
-def _resolved(name: str, folder: str, inner: set[str], anywhere: bool) -> str:
-    uri = photo_uri(name, folder, anywhere=anywhere)
-    below = storage.join(folder, PHOTO_FOLDER, uri.removeprefix(storage.join(folder, "")))
-    return below if below in inner else uri
-
-
 def _entry(row: Row, key: str, uri: str) -> PhotoEntry:
     try:
         return PhotoEntry(
@@ -162,9 +182,21 @@ def _entry(row: Row, key: str, uri: str) -> PhotoEntry:
             extent_m=number(row, "extent_m"),
             altitude_m=number(row, "altitude_m"),
             pitch_deg=number(row, "pitch_deg"),
+            roll_deg=number(row, "roll_deg"),
+            heading_error_deg=number(row, "heading_error_deg"),
         )
     except InputError as error:
         return _refused(PhotoEntry(query_id=key, uri=uri), error.reason, str(error))
+
+
+def _way(row: Row) -> RoutePlace:
+    step = number(row, "step")
+    if step is None:
+        raise InputError(
+            "the cell step is empty; number the photos of a route in their order", reason="bad_value"
+        )
+    moved_m, turn_deg, course_deg = (number(row, name) for name in ("moved_m", "turn_deg", "course_deg"))
+    return RoutePlace(row.get("route_id") or "", step, moved_m, turn_deg, course_deg)
 
 
 def _refused(entry: PhotoEntry, reason: str, detail: str) -> PhotoEntry:

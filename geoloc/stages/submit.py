@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core.errors import ConfigError
+from geoloc.core.progress import say
 
 JOBS = (
     "city",
@@ -28,6 +30,7 @@ JOBS = (
     "localize",
     "serve",
     "bench",
+    "pipeline",
     "demo",
 )
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -51,7 +54,7 @@ class SubmitConfig(BaseModel):
 
 
 def submit(words: Sequence[str]) -> int:
-    """Run `geoloc submit [OPTIONS] STAGE [ITS OPTIONS]`; the exit status is that of the job.
+    """Run `geoloc submit [OPTIONS] STAGE [ITS OPTIONS]`; the exit status is that of the job, which Ctrl-C stops.
 
     URIs are opened by the cluster's machines: paths must be on storage that they share. Raises `ConfigError`
     when no stage or no cluster is named.
@@ -68,19 +71,37 @@ def submit(words: Sequence[str]) -> int:
         raise ConfigError(f"Name the stage to submit after the options, one of {', '.join(JOBS)}.")
     if not (config.address or os.environ.get(_ADDRESS_VARIABLE)):
         raise ConfigError(f"Say which cluster: pass --address http://host:8265 or set {_ADDRESS_VARIABLE}.")
-    # No shell reads the words here. On the head one does: `ray job submit` quotes them for it, word by word.
-    return subprocess.run(command(config, words[split:]), env=_environment(), check=False).returncode  # noqa: S603
+    job_id = f"geoloc-{words[split]}-{uuid.uuid4().hex[:8]}"
+    try:
+        # No shell reads the words here. On the head one does: `ray job submit` quotes them for it, word by word.
+        return _call(command(config, words[split:], job_id))
+    except KeyboardInterrupt:
+        say(f"submit: stopping the job {job_id}")
+        _call(stop_command(config, job_id))
+        raise
 
 
-def command(config: SubmitConfig, job: Sequence[str]) -> list[str]:
+def command(config: SubmitConfig, job: Sequence[str], job_id: str) -> list[str]:
     """The `ray job submit` call for a job's words."""
-    ray = Path(sys.executable).with_name("ray")
     options = [] if config.wait else ["--no-wait"]
-    if config.address:
-        options += ["--address", config.address]
     if config.working_dir:
         options += ["--working-dir", config.working_dir]
-    return [str(ray), "job", "submit", *options, "--", "python", "-m", "geoloc", *job]
+    call = [*_ray_job("submit", config), "--submission-id", job_id, *options]
+    return [*call, "--", "python", "-m", "geoloc", *job]
+
+
+def stop_command(config: SubmitConfig, job_id: str) -> list[str]:
+    """The `ray job stop` call for a job."""
+    return [*_ray_job("stop", config), job_id]
+
+
+def _ray_job(verb: str, config: SubmitConfig) -> list[str]:
+    ray = Path(sys.executable).with_name("ray")
+    return [str(ray), "job", verb, *(["--address", config.address] if config.address else [])]
+
+
+def _call(words: list[str]) -> int:
+    return subprocess.run(words, env=_environment(), check=False).returncode  # noqa: S603
 
 
 def _environment() -> dict[str, str]:

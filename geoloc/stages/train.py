@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.core import part_table, storage
-from geoloc.core.errors import ConfigError, GeolocError
-from geoloc.core.fingerprint import begin_output, fingerprint_of, is_finished, read_plan
+from geoloc.core import storage
+from geoloc.core.errors import ArtifactError, ConfigError, GeolocError
+from geoloc.core.fingerprint import begin_output, fingerprint_of, is_finished, other_work, read_plan
 from geoloc.core.progress import say
-from geoloc.models.store import CARD_NAME, METRICS_NAME, ModelCard, read_card
+from geoloc.index.format.local_cache import cache_directory
+from geoloc.models.built_in import model_location
+from geoloc.models.store import CARD_NAME, METRICS_NAME, RECIPE_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import await_resources, ensure_ray
-from geoloc.training.pair_store import check_pairs, read_index
-from geoloc.training.place_store import check_places, read_places
+from geoloc.training.data import check_data, data_identity, table_checksums
+from geoloc.training.node_cache import NodeCache
+from geoloc.training.run_log import check_tensorboard
+from geoloc.training.unfinished_run import UnfinishedRun, differences
 from geoloc.training.validation import validation_recall
 
 CHECKPOINTS = "checkpoints"
 VALIDATION_NAME = "validation.json"
+_LONGEST_FILL_S = 12 * 3600  # workers of other nodes wait in a collective while one fills its cache
 
 
 class TrainConfig(BaseModel):
@@ -39,6 +45,30 @@ class TrainConfig(BaseModel):
         None, gt=0, description="Minutes after which the schedule ends at the latest."
     )
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    cache_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GB that prepared pictures may take on the disk of each node (GEOLOC_CACHE says where), those of "
+        "earlier runs included; default: 90 percent of what is free.",
+    )
+    evaluate_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between two measurements of recall at 1 on the held-out pairs (--validation): the weights "
+        "with the best one become the model; default: those of the last step.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Measurements without a better recall after which training stops; default: it goes on to the end.",
+    )
+    compile: bool = Field(
+        False, description="Compile the backbones with torch.compile; needs a C++ compiler."
+    )
+    tensorboard: str | None = Field(
+        None,
+        description="Folder for TensorBoard's files, on worker 0's machine; needs the extra tensorboard.",
+    )
     max_failures: int = Field(3, ge=0, description="Worker failures from which training recovers.")
 
 
@@ -50,6 +80,10 @@ class TrainInputs(BaseModel):
     train: str = Field(description="URI of an ingest output with the pairs to train on.")
     validation: str | None = Field(
         None, description="URI of an ingest output with held-out pairs, to measure recall on."
+    )
+    start: str | None = Field(
+        None,
+        description="URI of a trained model whose weights training starts from, or builtin; default: random weights.",
     )
 
 
@@ -67,8 +101,9 @@ class TrainResult(BaseModel):
 def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: bool = False) -> TrainResult:
     """Train a model into the directory `output`; a finished one from the same inputs is returned at once.
 
-    Killed halfway and run again it goes on from its last checkpoint. Raises `ConfigError` for a recipe or data
-    that do not fit, `ArtifactError` when `output` holds another model and `overwrite` is not given.
+    A run that was killed and is started again goes on from its last checkpoint. Raises `ConfigError` for a recipe or
+    data that do not fit. Raises `ArtifactError` when `output` holds another model and `overwrite` is not given. Raises
+    `ModelMismatch` when the weights of `start` do not fit the recipe.
     """
     recipe = Recipe.load(config.recipe).with_overrides(steps=config.steps, batch_size=config.batch_size)
     if recipe.training.batch_size % config.num_workers:
@@ -76,15 +111,16 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
             f"The batch of {recipe.training.batch_size} pairs cannot be shared by {config.num_workers} workers; "
             "make it a multiple."
         )
+    _check_measuring(config, inputs)
     output = storage.absolute(output)
     train = storage.absolute(inputs.train)
-    fingerprint = _fingerprint(config, recipe, train)
+    start = None if inputs.start is None else model_location(inputs.start)
+    measured = _measured(config, inputs)
+    fingerprint = _fingerprint(config, recipe, train, start, measured)
     if not is_finished(output, fingerprint, record=CARD_NAME, shared=True):
         # Before the output is touched and any worker starts: Ray Train would repeat a worker that fails.
-        if recipe.loss.places is not None:
-            check_places(train, read_places(train, recipe), recipe)
-        else:
-            check_pairs(train, read_index(train), recipe)
+        check_data(train, recipe, NodeCache(cache_directory(), data_identity(train, recipe), run=""))
+        _refuse_other_model(output, recipe, overwrite=overwrite)
         ensure_ray()
         _await_resources(config)
     # Shared: checkpoints of an unfinished training lie here, each run's below its own name.
@@ -94,44 +130,79 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
         if done:
             _validate(output, inputs.validation)
             return _result(output, read_card(output), reused=True)
-        _fit(config, recipe, train, output, fingerprint)
+        record = UnfinishedRun(storage.join(output, CHECKPOINTS))
+        content = {
+            "recipe": recipe.written(),
+            "tables": table_checksums(train),
+            "max_minutes": config.max_minutes,
+            "start": None if start is None else read_card(start).weights_sha256,
+        }
+        if measured is not None:
+            content["measured"] = measured
+        record.begin(content, overwrite=overwrite)
+        _fit(config, _worker_config(config, inputs, recipe, output, fingerprint, start))
+        record.raise_failure()
         storage.delete(storage.join(output, CHECKPOINTS))
         _validate(output, inputs.validation)
     return _result(output, read_card(output), reused=False)
 
 
-def _fingerprint(config: TrainConfig, recipe: Recipe, train: str) -> str:
-    """Identity of a run: recipe, data, and how the work is shared; not how often it is saved or retried."""
-    content = [recipe.fingerprint(), *_checksums(train), config.num_workers, config.max_minutes]
-    return fingerprint_of(content)
+def _check_measuring(config: TrainConfig, inputs: TrainInputs) -> None:
+    if config.evaluate_every is not None and inputs.validation is None:
+        raise ConfigError("evaluate_every measures recall on held-out pairs; give them as validation.")
+    if config.patience is not None and config.evaluate_every is None:
+        raise ConfigError(
+            f"patience is {config.patience} measurements, but nothing is measured; give evaluate_every."
+        )
+    if config.tensorboard is not None:
+        check_tensorboard()
 
 
-def _checksums(pairs: str) -> list[list[str]]:
-    """The content of an ingest output's tables."""
-    return [
-        part_table.read_manifest(storage.join(pairs, kind), kind=kind).checksums
-        for kind in ("tiles", "queries", "pairs")
-    ]
+def _measured(config: TrainConfig, inputs: TrainInputs) -> list[Any] | None:
+    """What chooses the weights of a run by their recall; None where the last ones are taken."""
+    if config.evaluate_every is None or inputs.validation is None:
+        return None
+    return [config.evaluate_every, config.patience, table_checksums(storage.absolute(inputs.validation))]
 
 
-def _fit(config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str) -> None:
+def _fingerprint(
+    config: TrainConfig, recipe: Recipe, train: str, start: str | None, measured: list[Any] | None
+) -> str:
+    """Identity of a run: recipe, data, first weights, choice of the best; not how many share the work."""
+    content: list[Any] = [recipe.fingerprint(), *table_checksums(train), config.max_minutes]
+    if start is not None:
+        content.append(read_card(start).weights_sha256)
+    return fingerprint_of(content if measured is None else [*content, measured])
+
+
+def _refuse_other_model(output: str, recipe: Recipe, *, overwrite: bool) -> None:
+    """Name what differs where the output holds a finished model of another recipe."""
+    uri = storage.join(output, RECIPE_NAME)
+    if overwrite or not storage.exists(storage.join(output, CARD_NAME)) or not storage.exists(uri):
+        return
+    held = Recipe.load(uri).written()
+    if differ := differences(held, recipe.written()):
+        raise ArtifactError(f"{output!r} {other_work('a model')} The recipe differs: {differ}.")
+
+
+def _fit(config: TrainConfig, worker: dict[str, Any]) -> None:
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
     from geoloc.training.loop import run_worker
 
-    filesystem, path = storage.filesystem(storage.join(output, CHECKPOINTS))
+    filesystem, path = storage.filesystem(worker["checkpoints"])
     trainer = _quiet_trainer()(
         run_worker,
-        train_loop_config=_worker_config(config, recipe, train, output, fingerprint),
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        train_loop_config=worker,
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=_LONGEST_FILL_S),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.threads_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=fingerprint[:16],  # the same run found again is resumed from its last checkpoint
+            name=worker["fingerprint"][:16],  # the same run found again is resumed from its last checkpoint
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
@@ -164,17 +235,31 @@ def _quiet_trainer() -> type[Any]:
 
 
 def _worker_config(
-    config: TrainConfig, recipe: Recipe, train: str, output: str, fingerprint: str
+    config: TrainConfig,
+    inputs: TrainInputs,
+    recipe: Recipe,
+    output: str,
+    fingerprint: str,
+    start: str | None,
 ) -> dict[str, Any]:
     return {
         "recipe": recipe.to_yaml(),
-        "train": train,
+        "train": storage.absolute(inputs.train),
+        "validation": None if inputs.validation is None else storage.absolute(inputs.validation),
+        "start": start,
         "output": output,
+        "checkpoints": storage.join(output, CHECKPOINTS),
         "fingerprint": fingerprint,
+        "run": secrets.token_hex(8),
+        "cache_bytes": None if config.cache_gb is None else config.cache_gb * 1e9,
         "use_gpu": config.use_gpu,
         "threads_per_worker": config.threads_per_worker,
         "max_minutes": config.max_minutes,
         "checkpoint_every": config.checkpoint_every,
+        "evaluate_every": config.evaluate_every,
+        "patience": config.patience,
+        "compile": config.compile,
+        "tensorboard": config.tensorboard,
     }
 
 
@@ -205,7 +290,7 @@ def _validate(output: str, pairs: str | None) -> None:
     if pairs is None:
         return
     pairs = storage.absolute(pairs)
-    note, fingerprint = storage.join(output, VALIDATION_NAME), fingerprint_of(_checksums(pairs))
+    note, fingerprint = storage.join(output, VALIDATION_NAME), fingerprint_of(table_checksums(pairs))
     if storage.exists(note) and read_plan(storage.read_bytes(note))[0] == fingerprint:
         return
     uri = storage.join(output, METRICS_NAME)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from geoloc.training.step_times import TIMES
+
 
 class _GatherRows(torch.autograd.Function):
     """All workers' rows in rank order; the backward pass sums the gradients that the workers have for each row."""
@@ -14,14 +16,16 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
         ctx.rows = len(rows)
-        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, rows.contiguous())
-        return torch.cat(gathered)
+        with TIMES.of("communication"):
+            gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+            dist.all_gather(gathered, rows.contiguous())
+            return torch.cat(gathered)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient)
+        with TIMES.of("communication"):
+            dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.rows
         return gradient[start : start + ctx.rows]
 

@@ -18,7 +18,7 @@ from geoloc.evaluation.ranking.ranks import score_ranks
 from geoloc.geometry.azimuth import refine_peak, shown_columns, turned_similarity
 from geoloc.geometry.panorama import columns_of_view
 from geoloc.models.encoder import Encoder
-from geoloc.training.pair_store import PairStore
+from geoloc.training.pair_store import PairStore, encode_tiles
 
 PROTOCOL_SEED = 2019
 _CANDIDATES = 32  # headings per photo where rolling the embedding does not turn the photo
@@ -114,10 +114,7 @@ def measure_conditions(
     A tile that is exactly as similar as the right one counts as half before it. Where the embedding has azimuth
     columns, only the columns that a photo shows are compared.
     """
-    extent_m = store.tiles.shape[1] * encoder.recipe.model.metres_per_pixel
-    tiles = encoder.encode(
-        encoder.prepare(list(store.tiles), "aerial", extent_m=extent_m), "aerial"
-    ).embedding
+    tiles = encode_tiles(encoder, store).embedding
     for condition in conditions:
         shown = protocol_photos(
             store.panoramas,

@@ -14,7 +14,7 @@ from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import AERIAL_VIEWS, to_unit
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.all_gather import gather_rows
-from geoloc.training.augment import change_light, uniform
+from geoloc.training.augment import LightDraw, change_light
 from geoloc.training.step import StepResult, has_bfloat16, hashing_term
 
 VIEWS = ("aerial", "drone", "street")
@@ -33,6 +33,20 @@ class PlaceImages:
     headings_deg: Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class PlaceDraw:
+    """What is drawn for the pictures of one view: mirroring bool[B], shift and turn float[B], light.
+
+    Convention: as `Pose`; only aerial pictures are shifted, only tiles are turned.
+    """
+
+    mirrored: torch.Tensor
+    east_m: torch.Tensor
+    north_m: torch.Tensor
+    turn_deg: torch.Tensor
+    light: LightDraw | None
+
+
 class PlaceStep(nn.Module):
     """Losses of a batch of places for a model; its parameters are the model's and the losses' (classifiers)."""
 
@@ -45,9 +59,9 @@ class PlaceStep(nn.Module):
         self.model = model
         self.recipe = recipe
 
-    def forward(self, batch: PlaceImages, generator: torch.Generator) -> StepResult:
-        """Loss over the pictures of all workers."""
-        gathered = self._embed(batch, generator)
+    def forward(self, batch: PlaceImages, draws: Mapping[str, PlaceDraw]) -> StepResult:
+        """Loss over the pictures of all workers; `draws` are those of the views."""
+        gathered = self._embed(batch, draws)
         loss = gathered.bottleneck.new_zeros(())
         for section, each in zip(self.sections, self.losses, strict=True):
             loss = loss + section.weight * each(gathered)
@@ -59,48 +73,44 @@ class PlaceStep(nn.Module):
         with torch.no_grad():
             nearest = (unit[~tiles] @ unit[tiles].T).argmax(1)
             first = tile_place[nearest] == photo_place
-        return StepResult(loss, first.float().mean(), unit[tiles].detach().std(0).norm())
+            whole = torch.isfinite(gathered.bottleneck).all(1)
+            finite = torch.stack([whole[gathered.place == place].all() for place in tile_place])
+        return StepResult(loss, first.float().mean(), unit[tiles].detach().std(0).norm(), finite)
 
-    def _embed(self, batch: PlaceImages, generator: torch.Generator) -> PlaceBatch:
-        """The embeddings of all workers; rows of one worker stand together."""
+    def _embed(self, batch: PlaceImages, draws: Mapping[str, PlaceDraw]) -> PlaceBatch:
+        """The embeddings of all workers, view by view, so that their order does not depend on the number of workers."""
         views = [view for view in VIEWS if view in batch.images]
         drawn = [
-            self._augmented(batch.images[view], view, batch.headings_deg[view], generator) for view in views
+            self._augmented(batch.images[view], view, batch.headings_deg[view], draws[view]) for view in views
         ]
         images, headings = zip(*drawn, strict=True)
         device = images[0].device
         bfloat16 = self.recipe.training.bfloat16 and has_bfloat16(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             columns = self.model.columns_of(images, views)
-        bottleneck = torch.cat([each.flatten(1) for each in columns])
-        place = torch.cat([batch.places[view] for view in views])
-        view = torch.cat([torch.full_like(batch.places[each], VIEWS.index(each)) for each in views])
+        bottleneck = torch.cat([gather_rows(each.flatten(1)) for each in columns])
         with torch.no_grad():
-            place, view = gather_rows(place), gather_rows(view)
-            heading = gather_rows(torch.cat(headings))
-        return PlaceBatch(gather_rows(bottleneck), place, view, heading)
+            places = [gather_rows(batch.places[view]) for view in views]
+            view = torch.cat(
+                [torch.full_like(each, VIEWS.index(name)) for name, each in zip(views, places, strict=True)]
+            )
+            heading = torch.cat([gather_rows(each) for each in headings])
+        return PlaceBatch(bottleneck, torch.cat(places), view, heading)
 
     def _augmented(
-        self, images: torch.Tensor, view: str, heading_deg: torch.Tensor, generator: torch.Generator
+        self, images: torch.Tensor, view: str, heading_deg: torch.Tensor, draw: PlaceDraw
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures uint8[B, h, w, 3] turned, shifted and mirrored, in other light, and their headings float[B].
 
         Tiles alone are turned. A mirrored picture has no heading: no turn brings it onto the others.
         """
-        augmentation, sampling = self.recipe.training.augmentation, self.recipe.training.places
-        assert sampling is not None
-        count, pictures, device = len(images), to_unit(images), images.device
-        mirrored = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
-        mirrored = mirrored.to(device)
+        pictures = to_unit(images)
         if view in AERIAL_VIEWS:
-            reach_m = sampling.shift * self.recipe.model.tile_m
-            east, north = (uniform((count,), -reach_m, reach_m, generator).to(device) for _ in range(2))
-            pose = Pose(east, north, mirrored=mirrored)
+            pose = Pose(draw.east_m, draw.north_m, mirrored=draw.mirrored)
             if view == "aerial":
-                turn = uniform((count,), -sampling.turn_deg, sampling.turn_deg, generator).to(device)
-                pose, heading_deg = replace(pose, heading_deg=turn), heading_deg + turn
+                pose, heading_deg = replace(pose, heading_deg=draw.turn_deg), heading_deg + draw.turn_deg
             pictures = self.model.convert_view(pictures, pose)
         else:
-            pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
-        heading_deg = heading_deg.masked_fill(mirrored, torch.nan)
-        return change_light(pictures, augmentation.photometric, generator), heading_deg
+            pictures = torch.where(draw.mirrored[:, None, None, None], pictures.flip(3), pictures)
+        heading_deg = heading_deg.masked_fill(draw.mirrored, torch.nan)
+        return change_light(pictures, draw.light), heading_deg

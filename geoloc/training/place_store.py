@@ -1,67 +1,68 @@
-"""Training by places: tiles and photos with the place_id that they show, decoded once."""
+"""Training by places: tiles and photos with the place that they show, by number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from geoloc.core import part_table, storage
-from geoloc.core.arrays import IntArray
+from geoloc.core.arrays import Float32Array, IntArray, Pixels
 from geoloc.core.errors import ConfigError, InputError, ModelMismatch
-from geoloc.core.images import decode_image
-from geoloc.models.preprocessing import SMALLEST_EXTENT, input_size, prepare_aerial, prepare_panorama
+from geoloc.models.preprocessing import SMALLEST_EXTENT, input_size
 from geoloc.recipe.recipe import Recipe
-from geoloc.training.pair_store import MEMORY_LIMIT_BYTES, fill_tiles, picture_array, pictures
+from geoloc.training.pair_store import MEMORY_LIMIT_BYTES, Opener, in_memory
+from geoloc.training.pictures import DroneMaker, PhotoMaker, PictureSet, TileMaker, picture_extent_m
 
 _JUNK = "-1"
+
+
+@dataclass(frozen=True)
+class PlacePictures:
+    """The pictures of places in one view: those of place p are `number[start[p] : start[p + 1]]`.
+
+    `start` int64[P + 1], `number` int64[n] (by place, then by name); `rows` int64[n] are the rows of the pictures in
+    their table, ascending: number k is the picture at `rows[k]`. `heading_deg` float32[n] by number is 0 for tiles,
+    which have north up, and NaN for photos of unknown heading.
+    """
+
+    start: IntArray
+    number: IntArray
+    rows: IntArray
+    heading_deg: Float32Array
+
+    def of(self, place: int) -> IntArray:
+        """The numbers of a place's pictures, int64[n]."""
+        return self.number[self.start[place] : self.start[place + 1]]
 
 
 @dataclass(frozen=True)
 class PlaceIndex:
     """The places of an ingest output that have a tile and photos of every wanted view, without pictures.
 
-    `place_id` are their names, sorted. `tiles` and `photos[view]` name the pictures of each place, sorted.
-    `number` int64[P] is each place's number among all places of training. `left_out` counts places without a tile or
-    without a wanted view.
+    `place_id` string[P] are their names, sorted. `left_out` counts places without a tile or without a wanted view.
     """
 
-    place_id: tuple[str, ...]
-    tiles: tuple[tuple[str, ...], ...]
-    photos: Mapping[str, tuple[tuple[str, ...], ...]]
-    number: IntArray
+    place_id: pa.Array
+    tiles: PlacePictures
+    photos: Mapping[str, PlacePictures]
     left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.place_id)
 
-    def take(self, rows: IntArray) -> PlaceIndex:
-        """The places at rows int64[n]."""
-        return PlaceIndex(
-            tuple(self.place_id[row] for row in rows),
-            tuple(self.tiles[row] for row in rows),
-            {view: tuple(named[row] for row in rows) for view, named in self.photos.items()},
-            self.number[rows],
-            self.left_out,
-        )
-
 
 @dataclass(frozen=True)
 class PlaceStore:
-    """Decoded pictures of places: tiles uint8[T, s, s, 3], photos of each view uint8[N, h, w, 3].
-
-    `tile_rows[place]` and `photo_rows[view][place]` int64[n] are the rows of a place's pictures. `headings_deg[view]`
-    float32[N] is 0 for tiles, which have north up, and NaN for photos of unknown heading.
-    """
+    """Pictures of places: tiles uint8[T, s, s, 3], photos of each view uint8[N, h, w, 3], as the index numbers them."""
 
     index: PlaceIndex
-    tiles: npt.NDArray[np.uint8]
-    tile_rows: list[IntArray]
-    photos: dict[str, npt.NDArray[np.uint8]]
-    photo_rows: dict[str, list[IntArray]]
-    headings_deg: dict[str, npt.NDArray[np.float32]]
+    tiles: Pixels
+    photos: dict[str, Pixels]
+    uri: str = ""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -73,35 +74,76 @@ def read_places(uri: str, recipe: Recipe) -> PlaceIndex:
     Raises `ArtifactError` for missing tables, `InputError` where no place has a tile and the wanted photos.
     """
     wanted = recipe.training.places.photos if recipe.training.places else {}
-    tiles = _by_place(uri, "tiles", "tile_id", None)
-    photos = {view: _by_place(uri, "queries", "query_id", view) for view in wanted}
-    every = set(tiles).union(*photos.values()) - {_JUNK}
-    usable = sorted(every.intersection(tiles, *photos.values()))
-    if not usable:
+    tables = {"aerial": _table(uri, "tiles", "tile_id", None)}
+    tables |= {view: _table(uri, "queries", "query_id", view) for view in wanted}
+    names = [pc.unique(table["place_id"]) for table in tables.values()]
+    every = pc.unique(pa.chunked_array(names, pa.string()))
+    place_id = every.filter(_in_all(every, names))
+    if not len(place_id):
         raise InputError(
             f"{uri!r} has no place_id with a tile and photos of the views {', '.join(wanted)}; training by places "
             "needs them.",
             reason="no_places",
         )
+    place_id = place_id.take(pc.sort_indices(place_id))
+    found = {view: _pictures(table, place_id) for view, table in tables.items()}
     return PlaceIndex(
-        tuple(usable),
-        tuple(tuple(tiles[place]) for place in usable),
-        {view: tuple(tuple(named[place]) for place in usable) for view, named in photos.items()},
-        np.arange(len(usable), dtype=np.int64),
-        len(every) - len(usable),
+        place_id,
+        found["aerial"],
+        {view: found[view] for view in wanted},
+        len(every) - len(place_id),
     )
 
 
-def _by_place(uri: str, kind: str, key: str, view: str | None) -> dict[str, list[str]]:
-    """Names of the pictures of a table by their place, sorted; `view` selects queries."""
-    columns = [key, "place_id", *([] if view is None else ["view"])]
-    table = part_table.read(storage.join(uri, kind), kind=kind, columns=columns).to_pydict()
-    views = table.get("view", [None] * len(table[key]))
-    found: dict[str, list[str]] = {}
-    for name, place, seen in sorted(zip(table[key], table["place_id"], views, strict=True)):
-        if place is not None and seen == view:
-            found.setdefault(str(place), []).append(str(name))
-    return found
+def _in_all(names: pa.Array, lists: Sequence[pa.Array]) -> pa.Array:
+    """Which of the names stand in each of the lists, bool[n]."""
+    kept = pa.array(np.ones(len(names), dtype=bool))
+    for each in lists:
+        kept = pc.and_(kept, pc.is_in(names, value_set=each))
+    return kept
+
+
+def _table(uri: str, kind: str, key: str, view: str | None) -> pa.Table:
+    """Columns row, name, place_id, heading_deg of a table's pictures that show a place; `view` selects queries."""
+    columns = [key, "place_id", *([] if view is None else ["view", "heading_deg"])]
+    table = part_table.read(storage.join(uri, kind), kind=kind, columns=columns)
+    heading = (
+        pa.nulls(len(table), pa.float32()) if view is not None else pa.array(np.zeros(len(table), np.float32))
+    )
+    if view is not None:
+        heading = table["heading_deg"].cast(pa.float32())
+    shown = pa.table(
+        {
+            "row": pa.array(np.arange(len(table))),
+            "name": table[key],
+            "place_id": table["place_id"],
+            "heading_deg": heading,
+        }
+    )
+    kept = pc.and_(
+        pc.is_valid(table["place_id"]), pc.fill_null(pc.not_equal(table["place_id"], _JUNK), False)
+    )
+    if view is not None:
+        kept = pc.and_(kept, pc.equal(table["view"], view))
+    return shown.filter(kept)
+
+
+def _pictures(table: pa.Table, place_id: pa.Array) -> PlacePictures:
+    """The pictures of the given places, with the rows of a table as `_table` gives them."""
+    place = pc.index_in(table["place_id"], value_set=place_id)
+    table = table.append_column("place", place).filter(pc.is_valid(place))
+    rows = table["row"].to_numpy()
+    order = pc.sort_indices(table, sort_keys=[("place", "ascending"), ("name", "ascending")]).to_numpy()
+    ascending = np.argsort(rows)
+    number = np.empty(len(rows), dtype=np.int64)
+    number[ascending] = np.arange(len(rows))
+    counts = np.bincount(table["place"].to_numpy(), minlength=len(place_id))
+    return PlacePictures(
+        start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        number=number[order],
+        rows=rows[ascending],
+        heading_deg=table["heading_deg"].fill_null(np.nan).to_numpy()[ascending].astype(np.float32),
+    )
 
 
 def check_places(uri: str, index: PlaceIndex, recipe: Recipe) -> float:
@@ -114,15 +156,12 @@ def check_places(uri: str, index: PlaceIndex, recipe: Recipe) -> float:
             f"{uri!r} has {len(index)} places, fewer than a batch ({recipe.training.batch_size}); lower "
             "training.batch_size or give more places."
         )
-    return _extent_m(uri, index, recipe)
+    return places_extent_m(uri, index, recipe)
 
 
-def _extent_m(uri: str, index: PlaceIndex, recipe: Recipe) -> float:
-    """Metres that the tiles cover, read off the first one; refuses tiles below the recipe's field."""
-    first = next(pictures(storage.join(uri, "tiles"), "tiles", "tile_id", set(index.tiles[0])), None)
-    if first is None:
-        raise InputError(f"The tiles of the places in {uri!r} are not in its tiles table; run ingest again.")
-    extent_m = float(min(decode_image(first["image"]).shape[:2]) * first["metres_per_pixel"])
+def places_extent_m(uri: str, index: PlaceIndex, recipe: Recipe) -> float:
+    """Metres that the tiles cover, read off the first one; `ModelMismatch` for tiles below the recipe's field."""
+    extent_m = picture_extent_m(storage.join(uri, "tiles"), int(index.tiles.rows[0]))
     if extent_m < SMALLEST_EXTENT * recipe.model.tile_m:
         raise ModelMismatch(
             f"The tiles in {uri!r} cover {extent_m:g} m, the recipe's field is {recipe.model.tile_m:g} m; use larger "
@@ -134,60 +173,38 @@ def _extent_m(uri: str, index: PlaceIndex, recipe: Recipe) -> float:
 def load_places(
     uri: str, index: PlaceIndex, recipe: Recipe, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES
 ) -> PlaceStore:
-    """Decode the pictures of `index` from the ingest output at `uri`, part by part, each picture once.
+    """The places of `index` with their pictures, prepared in this process; for measurements.
 
-    Memory: the decoded pictures up to `memory_limit_bytes`, beyond that files in the local temporary directory; plus
-    one part of the tables. Raises what `check_places` raises, and `InputError` for pictures that cannot be decoded.
+    Memory: the pictures up to `memory_limit_bytes`, beyond that files in the local temporary directory; plus one part
+    of the tables. Raises `ModelMismatch` for tiles that are too small or of several extents, and `InputError` for
+    pictures that cannot be decoded.
     """
-    share = memory_limit_bytes // (1 + len(index.photos))
-    extent_m = _extent_m(uri, index, recipe)
-    side = max(recipe.model.tile_px, round(extent_m / recipe.model.metres_per_pixel))
-    names, tile_rows = _rows_of(index.tiles)
-    tiles = picture_array((len(names), side, side, 3), share)
-    fill_tiles(uri, tiles, names, extent_m, side)
-    photos, photo_rows = {}, {}
-    headings_deg = {"aerial": np.zeros(len(tiles), dtype=np.float32)}
-    for view, named in index.photos.items():
-        names, photo_rows[view] = _rows_of(named)
-        photos[view] = picture_array((len(names), *input_size(recipe.model, view), 3), share)
-        headings_deg[view] = _headings_deg(uri, names)
-        _fill_photos(uri, photos[view], names, view, recipe)
-    return PlaceStore(index, tiles, tile_rows, photos, photo_rows, headings_deg)
+    extent_m = places_extent_m(uri, index, recipe)
+    return open_places(uri, index, extent_m, recipe, in_memory(memory_limit_bytes))
 
 
-def _headings_deg(uri: str, rows: Mapping[str, int]) -> npt.NDArray[np.float32]:
-    """The headings float32[N] of the photos named in `rows`, NaN where they are unknown."""
-    found = np.full(len(rows), np.nan, dtype=np.float32)
-    table = part_table.read(
-        storage.join(uri, "queries"), kind="queries", columns=["query_id", "heading_deg"]
-    ).to_pydict()
-    for name, heading in zip(table["query_id"], table["heading_deg"], strict=True):
-        if name in rows and heading is not None:
-            found[rows[name]] = heading
-    return found
+def open_places(
+    uri: str, index: PlaceIndex, extent_m: float, recipe: Recipe, open_pictures: Opener
+) -> PlaceStore:
+    """The places of `index` with the pictures that `open_pictures` gives."""
+    tiles, *photos = open_pictures(place_picture_sets(uri, index, extent_m, recipe))
+    return PlaceStore(index, tiles, dict(zip(index.photos, photos, strict=True)), uri)
 
 
-def _rows_of(named: tuple[tuple[str, ...], ...]) -> tuple[dict[str, int], list[IntArray]]:
-    """Row of each picture, and the rows int64[n] of each place."""
-    rows = {name: row for row, name in enumerate(name for names in named for name in names)}
-    return rows, [np.array([rows[name] for name in names], dtype=np.int64) for names in named]
-
-
-def _fill_photos(
-    uri: str, photos: npt.NDArray[np.uint8], rows: Mapping[str, int], view: str, recipe: Recipe
-) -> None:
-    missing = set(rows)
-    for picture in pictures(storage.join(uri, "queries"), "queries", "query_id", set(rows)):
-        image = decode_image(picture["image"])
-        if view == "drone":
-            # The table has no ground extent of drone photos: a photo is taken to show the model's field.
-            prepared = prepare_aerial(image, recipe.model, None)
-        else:
-            prepared = prepare_panorama(image, recipe.model, fov_deg=picture["fov_deg"])
-        photos[rows[picture["query_id"]]] = prepared
-        missing.discard(picture["query_id"])
-    if missing:
-        raise InputError(
-            f"{len(missing)} photos of the places are not in the queries table of {uri!r}, {min(missing)!r} among "
-            "them; run ingest again."
+def place_picture_sets(uri: str, index: PlaceIndex, extent_m: float, recipe: Recipe) -> list[PictureSet]:
+    """The pictures that training by these places needs: tiles, then the photos of each view."""
+    model = recipe.model
+    side_px = max(model.tile_px, round(extent_m / model.metres_per_pixel))
+    tiles = TileMaker(extent_m, side_px, side_px)
+    sets = [PictureSet("tiles", storage.join(uri, "tiles"), index.tiles.rows, (side_px, side_px), tiles)]
+    for view, of_view in index.photos.items():
+        maker = DroneMaker(model) if view == "drone" else PhotoMaker(model, turned=False)
+        sets.append(
+            PictureSet(view, storage.join(uri, "queries"), of_view.rows, input_size(model, view), maker)
         )
+    return sets
+
+
+def place_names(index: PlaceIndex, rows: IntArray) -> list[str]:
+    """The names of the places at rows int64[n]."""
+    return [f"place {index.place_id[int(row)].as_py()}" for row in rows]

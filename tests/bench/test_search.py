@@ -39,6 +39,7 @@ def codes_uri(tmp_path: Path) -> str:
     return uri
 
 
+@pytest.mark.usefixtures("ray_local")
 def test_the_report_has_every_part_and_every_bar(
     tmp_path: Path, codes_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +100,7 @@ def test_an_answer_that_differs_ends_the_bench(tmp_path: Path, wrong: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
 def test_the_default_measures_all_parts(tmp_path: Path) -> None:
     report = run(SearchBench(sizes=[100_000], rounds=1, build_tiles=40_000), str(tmp_path / "report.json"))
     assert report.build[0].shards == 4

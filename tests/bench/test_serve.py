@@ -19,7 +19,14 @@ from tests.serving.fake_backend import FakeBackend, talk
 
 def load(clients: int, per_s: float, p50_ms: float) -> serve.Load:
     return serve.Load(
-        clients=clients, requests=10, failed=0, per_s=per_s, p50_ms=p50_ms, p99_ms=2 * p50_ms, memory_bytes=1
+        clients=clients,
+        requests=10,
+        failed=0,
+        per_s=per_s,
+        p50_ms=p50_ms,
+        p99_ms=2 * p50_ms,
+        memory_bytes=1,
+        cpu_ms={},
     )
 
 
@@ -44,7 +51,7 @@ def test_bodies_are_what_the_service_takes() -> None:
 
     async def script(client: httpx.AsyncClient) -> int:
         headers = {"content-type": f"multipart/form-data; boundary={serve.BOUNDARY}"}
-        answer = await client.post("/v1/localize", content=serve._body(row), headers=headers)
+        answer = await client.post("/v1/localize", content=serve.photo_body(row), headers=headers)
         return answer.status_code
 
     assert talk(backend, ServingLimits(decoders=1), script) == 200
@@ -61,10 +68,11 @@ def test_percentiles_and_rates_are_those_of_all_requests() -> None:
         "last_request_timestamp": 15.0,
         "response_times": times,
     }
-    one = serve._load(found, 4)
+    one = serve._load(found, 4, {"load": 2.0})
     assert (one.requests, one.failed, one.per_s, one.p50_ms, one.p99_ms) == (100, 3, 20.0, 100.0, 100.0)
+    assert one.cpu_ms == {"load": 20.0}
     half = found | {"num_requests": 2, "response_times": {"7": 1, "3": 1}}
-    assert (serve._load(half, 1).p50_ms, serve._load(half, 1).p99_ms) == (3.0, 7.0)
+    assert (serve._load(half, 1, {}).p50_ms, serve._load(half, 1, {}).p99_ms) == (3.0, 7.0)
 
 
 def test_a_load_without_an_answer_is_no_figure(tmp_path: Path) -> None:
@@ -88,4 +96,5 @@ def test_a_short_run_counts_every_request(ray_local: None, tmp_path: Any) -> Non
     assert [one.clients for one in report.loads] == [1, 4]
     assert all(one.requests > 5 and one.failed == 0 for one in report.loads)
     assert all(0 < one.p50_ms <= one.p99_ms for one in report.loads)
+    assert all(one.cpu_ms["Encoder"] > 0 and one.cpu_ms["load"] > 0 for one in report.loads)
     assert "p50 of 1 client" in report.text()

@@ -56,9 +56,9 @@ class Head:
         return self.ray("job", "submit", "--working-dir", ".", "--", "python", *words)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head with two CPUs and a token; ended by its own pid."""
+    """A head with two CPUs and a token; ended by its own pid. Its dashboard would cost the tests that follow much."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in _PORTS]
         for one in sockets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -70,9 +71,24 @@ def test_a_photo_sphere_tells_the_heading_of_what_was_kept_of_it() -> None:
 def test_a_lens_is_no_full_circle_unless_the_file_is_a_photo_sphere() -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 26
-    assert decode_picture(saved(exif=exif)).facts == PhotoFacts(ordinary_lens=True)
+    facts = decode_picture(saved(exif=exif)).facts
+    assert facts.ordinary_lens
+    assert facts.panorama_fov_deg is None
     sphere = xmp("GPano:ProjectionType='equirectangular'")
     assert decode_picture(saved(exif=exif, xmp=sphere)).facts == PhotoFacts(360.0)
+
+
+def test_a_focal_length_gives_the_field_of_view_of_the_upright_photo() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 26
+    # 26 mm on film of 36 x 24 mm: 79.5 degrees along the diagonal, which is 128 x 64 px here.
+    half_diagonal = math.tan(math.radians(79.52 / 2))
+    across = 2 * math.degrees(math.atan(half_diagonal * 128 / math.hypot(128, 64)))
+    assert decode_picture(saved(exif=exif)).facts.lens_fov_deg == pytest.approx(across, abs=0.05)
+    exif[0x0112] = 6  # on its side: seen upright it is 64 px wide
+    upright = 2 * math.degrees(math.atan(half_diagonal * 64 / math.hypot(128, 64)))
+    assert decode_picture(saved(exif=exif)).facts.lens_fov_deg == pytest.approx(upright, abs=0.05)
+    assert decode_picture(saved()).facts.lens_fov_deg is None
 
 
 def test_shapes_that_cannot_span_their_field_of_view() -> None:

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from geoloc.core import storage
+from geoloc.core import s3, storage
 from geoloc.core.errors import ArtifactError, StorageError
 
 
@@ -115,6 +116,36 @@ def test_compare_and_swap_replaces_only_what_was_seen(place: str) -> None:
     assert storage.compare_and_swap(uri, b"b", b"a")
     assert not storage.compare_and_swap(uri, b"c", b"a")
     assert storage.read_bytes(uri) == b"b"
+
+
+def test_a_swap_of_what_was_removed_is_refused_and_makes_nothing(place: str) -> None:
+    uri = storage.join(place, "lease.json")
+    storage.write_bytes(uri, b"a")
+    storage.delete(uri)
+    assert not storage.compare_and_swap(uri, b"b", b"a")
+    assert not storage.exists(uri)
+
+
+@pytest.mark.parametrize("after", ["head", "put_if"])
+def test_a_file_that_goes_while_it_is_swapped_or_made_is_no_error(
+    place: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner removes it between two of our requests."""
+    if storage.is_local(place):
+        pytest.skip("a local swap holds a lock")
+    uri = storage.join(place, "lease.json")
+    storage.write_bytes(uri, b"a")
+    real = getattr(s3, after)
+
+    def gone_after(*arguments: Any) -> Any:
+        answer = real(*arguments)
+        storage.delete(uri)
+        return answer
+
+    monkeypatch.setattr(s3, after, gone_after)
+    made = storage.compare_and_swap(uri, b"b", b"a") if after == "head" else storage.put_if_absent(uri, b"b")
+    assert not made
+    assert not storage.exists(uri)
 
 
 def _rounds(place: str) -> int:

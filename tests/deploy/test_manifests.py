@@ -251,10 +251,10 @@ def test_a_job_is_a_command_line_that_parses_and_runs_on_the_standing_cluster(di
 def test_there_is_a_job_for_every_stage_and_each_reads_what_another_one_wrote() -> None:
     entrypoints = {path: _one(path, "RayJob")["spec"]["entrypoint"].split() for path in JOBS}
     assert {path.rsplit("/", 1)[1] for path in JOBS} == {
-        *("ingest", "train", "encode", "index", "evaluate", "localize", "pipeline")
+        *("ingest", "train", "encode", "index", "evaluate", "localize", "pipeline", "demo")
     }
     written = {words[words.index("--output") + 1] for words in entrypoints.values()}
-    given = {"s3://maps/sheets", "s3://maps/photos", "s3://maps/inbox"}
+    given = {"s3://maps/sheets", "s3://maps/photos", "s3://maps/inbox", "s3://maps/city.yaml"}
     for words in entrypoints.values():
         uris = {word for word in words if word.startswith("s3://")}
         assert uris <= written | given

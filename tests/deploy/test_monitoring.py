@@ -42,12 +42,22 @@ def _known_metrics() -> set[str]:
     serve = "".join(path.read_text() for path in (package / "serve" / "_private").glob("*.py"))
     for name in re.findall(r'"(serve_\w+)"', serve):
         known |= {f"ray_{name}{end}" for end in ("", "_total", "_bucket")}
-    ours = (ROOT / "geoloc" / "runtime" / "metrics.py").read_text()
-    known |= {f"ray_{name}" for name in re.findall(r'Gauge\(\s*"(\w+)"', ours)}
-    return known | {f"ray_{name}_total" for name in re.findall(r'Counter\(\s*"(\w+)"', ours)}
+    for kind, ends in {
+        "Gauge": ("",),
+        "Counter": ("_total",),
+        "Histogram": ("_bucket", "_sum", "_count"),
+    }.items():
+        known |= {f"ray_{name}{end}" for name in _own_metrics(kind) for end in ends}
+    return known
 
 
-@pytest.mark.parametrize(("where", "least"), [("rules", 4), ("dashboard", 14)])
+def _own_metrics(kind: str) -> set[str]:
+    """Names of our own metrics of a kind, as the code makes them."""
+    files = [ROOT / "geoloc" / room / "metrics.py" for room in ("runtime", "serving")]
+    return set(re.findall(kind + r'\(\s*"(\w+)"', "".join(path.read_text() for path in files)))
+
+
+@pytest.mark.parametrize(("where", "least"), [("rules", 6), ("dashboard", 22)])
 def test_every_metric_exists(where: str, least: int) -> None:
     wanted = {name for text in _expressions()[where] for name in _METRIC.findall(text)}
     assert len(wanted) >= least
@@ -57,6 +67,17 @@ def test_every_metric_exists(where: str, least: int) -> None:
 def test_a_metric_that_does_not_exist_is_seen() -> None:
     assert {"ray_geoloc_rows_total", "ray_tasks"} <= _known_metrics()
     assert not {"ray_geoloc_rows", "ray_geoloc_lines_total", "ray_task"} & _known_metrics()
+
+
+def test_every_metric_of_the_service_is_explained_and_shown() -> None:
+    known = {name for name in _known_metrics() if name.startswith("ray_geoloc_")}
+    for where in ("docs/operations.md", "deploy/grafana/geoloc.json"):
+        text = (ROOT / where).read_text()
+        for kind, end in {"Gauge": "", "Counter": "_total", "Histogram": ""}.items():
+            wanted = {f"ray_{name}{end}" for name in _own_metrics(kind)}
+            assert {name for name in wanted if name not in text} == set(), where
+    explained = set(re.findall(r"`(ray_geoloc_\w+)`", (ROOT / "docs/operations.md").read_text()))
+    assert {name for name in explained if name not in known and f"{name}_bucket" not in known} == set()
 
 
 def test_kubernetes_has_the_same_alerts_and_the_dashboard() -> None:

@@ -13,21 +13,22 @@ from typing import Any
 import pytest
 
 from geoloc import cli
+from tests.conftest import made_here
 
 RECIPE = str(Path(__file__).with_name("tiny.yaml"))
 SIZES = {
-    "train-photos": 48,
-    "validation-photos": 140,
-    "test-photos": 24,
-    "distractors": 30,
+    "train-photos": 32,
+    "validation-photos": 20,
+    "test-photos": 16,
+    "distractors": 16,
     "anywhere-photos": 8,
 }
 Geoloc = Callable[..., Any]
 
 
-def demo_words(output: str) -> list[str]:
-    """The command line of a tiny demo."""
-    sizes = [word for name, value in SIZES.items() for word in (f"--{name}", str(value))]
+def demo_words(output: str, **changes: int) -> list[str]:
+    """The command line of a tiny demo, with other sizes where `changes` names them."""
+    sizes = SIZES | {name.replace("_", "-"): value for name, value in changes.items()}
     return [
         "demo",
         "--output",
@@ -40,7 +41,7 @@ def demo_words(output: str) -> list[str]:
         "2",
         "--workers",
         "1",
-        *sizes,
+        *(word for name, value in sizes.items() for word in (f"--{name}", str(value))),
     ]
 
 
@@ -75,8 +76,13 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def first_run(ray_local: None, demo_folder: str) -> FirstRun:
-    """A tiny demo up to its evaluations, as jobs/pipeline.py runs it."""
-    text = printed(*demo_words(demo_folder), "--no-serve")
+    """A tiny demo up to its evaluations, as jobs/demo.py runs it.
+
+    Ray trains, builds the indexes, compares and serves. Parts of tables are made in this process: workers make them in
+    tests/stages/test_pipeline.py and, slow, in tests/cluster/test_jobs.py.
+    """
+    with made_here():
+        text = printed(*demo_words(demo_folder), "--no-serve")
     page = Path(demo_folder, "report.html").read_text(encoding="utf-8")
     return FirstRun(text, page, weights_path(demo_folder).stat().st_mtime_ns)
 

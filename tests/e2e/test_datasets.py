@@ -31,7 +31,7 @@ from geoloc.stages import encode_queries
 
 from .conftest import RECIPE, Geoloc
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("parts_here_in_module")]
 DIM, BITS, HEADINGS = 128, 64, 2
 EXPORTS = {
     "cvusa": ["--places", "40", "--scale", "0.16"],

@@ -12,18 +12,37 @@ from geoloc.core import part_table
 
 from .conftest import Geoloc, demo_words
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("parts_here_in_module"),
+]  # waits for the whole way
 
 
 @pytest.fixture(scope="module")
 def words(
-    demo: Any, demo_folder: str, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+    demo: Any,
+    demo_folder: str,
+    parts_here_in_module: None,
+    shared_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> list[str]:
     """The line that a user types."""
     output = str(tmp_path_factory.mktemp("imagery") / "index")
     sheets = str(shared_data / "ortho_estonia" / "patch_0[1-3]_20cm.tif")
     model = f"{demo_folder}/model"
-    return ["index", "--imagery", sheets, "--model", model, "--stride-m", "40", "--output", output, "--json"]
+    return [
+        "index",
+        "--imagery",
+        sheets,
+        "--model",
+        model,
+        "--stride-m",
+        "40",
+        "--keep-tiles",
+        "--output",
+        output,
+        "--json",
+    ]
 
 
 @pytest.fixture(scope="module")

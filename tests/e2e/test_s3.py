@@ -11,43 +11,42 @@ import pytest
 
 from geoloc import Localizer, cli
 from geoloc.core import part_table, storage
-from geoloc.models.encoder import Encoder
-from tests.conftest import S3Server
+from tests.conftest import S3Server, made_here
 
-from .conftest import RECIPE, SIZES, Geoloc
+from .conftest import SIZES, Geoloc
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole way
 
 
 @pytest.fixture(scope="module")
 def root(demo: Any, demo_folder: str, s3_server: S3Server) -> str:
-    """A place on S3 with the imagery and photos of two districts."""
+    """A place on S3 with the imagery and photos of a district."""
     uri = f"s3://{s3_server.bucket}/{secrets.token_hex(8)}"
-    for split in ("train", "test"):
-        for file in storage.list_files(f"{demo_folder}/city/{split}"):
-            storage.copy_file(file.uri, uri + file.uri.removeprefix(demo_folder))
+    for file in storage.list_files(f"{demo_folder}/city/test"):
+        storage.copy_file(file.uri, uri + file.uri.removeprefix(demo_folder))
     return uri
 
 
-def _ingest(geoloc: Geoloc, root: str, split: str, *sizes: str) -> Any:
-    city = f"{root}/city/{split}"
+def _ingest(geoloc: Geoloc, root: str) -> Any:
+    """With the tile size of the demo."""
+    city = f"{root}/city/test"
     return geoloc(
         *("ingest", "--imagery", f"{city}/imagery/*.tif", "--centres", f"{city}/centres.csv"),
-        *("--photos", f"{city}/photos.csv", "--output", f"{root}/tables/{split}", *sizes, "--json"),
+        *("--photos", f"{city}/photos.csv", "--output", f"{root}/tables/test"),
+        *("--tile-m", "40", "--tile-px", "50", "--json"),
     )
 
 
 @pytest.fixture(scope="module")
-def tables(geoloc: Geoloc, root: str) -> dict[str, Any]:
-    """Ingested on S3, with the tile sizes of the demo."""
-    return {
-        "train": _ingest(geoloc, root, "train", "--tile-m", "56.0", "--tile-px", "70"),
-        "test": _ingest(geoloc, root, "test", "--tile-m", "40", "--tile-px", "50"),
-    }
+def tables(geoloc: Geoloc, root: str) -> str:
+    """Ingested on S3."""
+    with made_here():
+        output: str = _ingest(geoloc, root)["output"]
+    return output
 
 
 @pytest.fixture(scope="module")
-def model(root: str, tables: dict[str, Any], demo_folder: str) -> str:
+def model(root: str, demo_folder: str) -> str:
     """The model of the demo, copied to S3."""
     for file in storage.list_files(f"{demo_folder}/model"):
         storage.copy_file(file.uri, root + file.uri.removeprefix(demo_folder))
@@ -55,24 +54,17 @@ def model(root: str, tables: dict[str, Any], demo_folder: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def index(geoloc: Geoloc, root: str, tables: dict[str, Any], model: str) -> Any:
-    """Encoded and indexed on S3."""
-    words = ("--tiles", tables["test"]["output"], "--model", model, "--output", f"{root}/codes", "--json")
+def index(geoloc: Geoloc, root: str, tables: str, model: str) -> Any:
+    """Encoded and indexed on S3 by workers of Ray."""
+    words = ("--tiles", tables, "--model", model, "--output", f"{root}/codes", "--json")
     codes = geoloc("encode", *words)["output"]
     words = ("--codes", codes, "--model", model, "--output", f"{root}/index", "--shards", "2", "--json")
     return geoloc("index", "build", *words)
 
 
-def test_a_model_is_trained_from_s3_to_s3(geoloc: Geoloc, root: str, tables: dict[str, Any]) -> None:
-    words = ("--recipe", RECIPE, "--steps", "4", "--train", tables["train"]["output"])
-    trained = geoloc("train", *words, "--output", f"{root}/trained", "--json")
-    assert trained["model_uri"] == f"{root}/trained"
-    assert Encoder.open(trained["model_uri"]).model_id == trained["model_id"]
-
-
-def test_tables_on_s3_have_the_bytes_of_those_on_disk(tables: dict[str, Any], demo_folder: str) -> None:
+def test_tables_on_s3_have_the_bytes_of_those_on_disk(tables: str, demo_folder: str) -> None:
     for kind in ("tiles", "queries", "pairs"):
-        there = part_table.read_manifest(f"{tables['test']['output']}/{kind}", kind=kind)
+        there = part_table.read_manifest(f"{tables}/{kind}", kind=kind)
         here = part_table.read_manifest(f"{demo_folder}/tables/test/{kind}", kind=kind)
         assert [part.sha256 for part in there.parts] == [part.sha256 for part in here.parts]
 
@@ -83,8 +75,9 @@ def test_codes_on_s3_have_the_bytes_of_those_on_disk(root: str, index: Any, demo
     assert [part.sha256 for part in there.parts] == [part.sha256 for part in here.parts]
 
 
-def test_an_index_on_s3_evaluates(geoloc: Geoloc, root: str, index: Any, tables: dict[str, Any]) -> None:
-    words = ("--index", index["index_uri"], "--queries", tables["test"]["output"], "--truth-radius-m", "15")
+@pytest.mark.usefixtures("parts_here")
+def test_an_index_on_s3_evaluates(geoloc: Geoloc, root: str, index: Any, tables: str) -> None:
+    words = ("--index", index["index_uri"], "--queries", tables, "--truth-radius-m", "15")
     result = geoloc("evaluate", *words, "--output", f"{root}/evaluation", "--json")
     assert (result["queries"], result["gallery"]) == (SIZES["test-photos"], SIZES["test-photos"])
     assert storage.read_text(f"{root}/evaluation/report.html").startswith("<!doctype html>")
@@ -93,6 +86,7 @@ def test_an_index_on_s3_evaluates(geoloc: Geoloc, root: str, index: Any, tables:
     assert again["table"] == result["table"]
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_an_index_on_s3_localizes_a_folder_of_photos(geoloc: Geoloc, root: str, index: Any) -> None:
     words = ("--index", index["index_uri"], "--photos", f"{root}/city/test/photos")
     result = geoloc("localize", *words, "--output", f"{root}/fixes", "--json")
@@ -111,7 +105,7 @@ def test_an_index_on_s3_opens_as_a_library(
 
 
 def test_every_stage_on_s3_is_reused_when_run_again(
-    geoloc: Geoloc, root: str, index: Any, tables: dict[str, Any], model: str
+    geoloc: Geoloc, root: str, index: Any, tables: str, model: str
 ) -> None:
     words = (
         "--codes",
@@ -126,7 +120,7 @@ def test_every_stage_on_s3_is_reused_when_run_again(
     )
     again = geoloc("index", "build", *words)
     assert again == index | {"reused": True}
-    assert _ingest(geoloc, root, "test", "--tile-m", "40", "--tile-px", "50")["reused"]
+    assert _ingest(geoloc, root)["reused"]
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(

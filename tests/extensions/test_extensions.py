@@ -136,7 +136,7 @@ def test_a_new_loss_trains() -> None:
         Recipe.from_yaml("name: a\nloss: {triplet: {}, pair_loss: {kind: margin}}\n")
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_a_new_data_set_is_ingested(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for place in ("48.1_11.5", "48.2_11.6"):

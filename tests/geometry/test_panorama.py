@@ -6,6 +6,7 @@ import torch
 from geoloc.geometry.azimuth import shown_columns
 from geoloc.geometry.panorama import (
     columns_of_view,
+    limit_rows,
     limit_view,
     shown_pixels,
     turn_panorama,
@@ -46,3 +47,10 @@ def test_shown_columns_are_those_of_which_half_is_left() -> None:
     assert got.tolist() == want.tolist()
     assert got[0].tolist() == [True, True, False, False]
     assert got[4].all()
+
+
+def test_rows_outside_the_kept_height_are_black() -> None:
+    images = torch.ones(2, 8, 4, 3, dtype=torch.uint8)
+    got = limit_rows(images, torch.tensor([0.25, 0.0]), torch.tensor([0.75, 1.0]))
+    assert got[0, :, 0, 0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    assert torch.equal(got[1], images[1])

@@ -161,6 +161,10 @@ def test_a_batch_answers_as_one_by_one(localizer, small_index):
         ({"view": "satellite"}, "bad_view", "give one of panorama, street, drone"),
         ({"heading_deg": 400.0}, "bad_heading", "degrees clockwise from north"),
         ({"heading_deg": float("nan")}, "bad_heading", "degrees clockwise from north"),
+        ({"heading_error_deg": 20.0}, "bad_heading", "give heading_deg too"),
+        ({"heading_deg": 0.0, "heading_error_deg": 0.0}, "bad_heading", "leave it out for an exact"),
+        ({"view": "street", "pitch_deg": 90.0}, "bad_pitch", "below the horizon"),
+        ({"view": "street", "roll_deg": -90.0}, "bad_roll", "clockwise"),
         ({"fov_deg": 0.0}, "bad_fov", "1 to 360"),
         ({"extent_m": -1.0}, "bad_extent", "metres of ground"),
         ({"k": 0}, "k_out_of_range", "give 1 to 1000"),
@@ -216,6 +220,9 @@ def test_views_are_guessed_from_the_shape():
     assert photo(square).fov_deg < 180
     assert photo(wide, fov_deg=90.0).view == "street"
     assert photo(np.zeros((720, 1280, 3), np.uint8)).view == "street"  # a frame of 16:9 is no full circle
+    for width in (1560, 1680, 1720):  # phones' screens of 19.5:9 and 21:9, the cinema's 2.39
+        assert photo(np.zeros((720, width, 3), np.uint8)).view == "street"
+    assert photo(np.zeros((112, 616, 3), np.uint8)).view == "panorama"  # a full circle without sky and ground
     assert photo(wide, facts=PhotoFacts(ordinary_lens=True)).view == "street"
     assert photo(square, facts=PhotoFacts(90.0)).view == "panorama"
     assert photo(square, facts=PhotoFacts(90.0)).fov_deg == 90.0

@@ -143,6 +143,76 @@ def test_the_locator_finds_what_brute_force_finds(localizer: Localizer, small_in
     assert np.mean(hits) >= 0.5  # an untrained network knows whole circles and half of the narrow views
 
 
+def only(queries: EncodedQueries, candidate: int) -> EncodedQueries:
+    """The queries with one of their heading candidates."""
+    assert queries.weights is not None
+    chosen = [candidate]
+    return replace(
+        queries,
+        code=queries.code[:, chosen],
+        embedding=queries.embedding[:, chosen],
+        weights=queries.weights[:, chosen],
+    )
+
+
+@pytest.mark.parametrize("view", ["panorama", "street", "drone"])
+@pytest.mark.parametrize("rerank", [0, 60])
+def test_a_compass_searches_the_headings_within_its_error(
+    localizer: Localizer, small_index: SmallIndex, view: str, rerank: int
+) -> None:
+    cut = {"panorama": small_index.panoramas[3], "street": small_index.panoramas[3][:, 16:48]}
+    image = cut.get(view, np.rot90(small_index.tiles[3]).copy())
+    fov = {"fov_deg": 180.0} if view == "street" else {}
+    unknown = encode_photos(localizer.encoder, [photo(image, view=view, **fov)])
+    candidates = unknown.code.shape[1]
+    everything = localizer.locator.search(unknown, k=60, rerank=rerank)
+    for heading, error in ((350.0, 20.0), (90.0, 1.0), (200.0, 180.0)):
+        one = photo(image, view=view, heading_deg=heading, heading_error_deg=error, **fov)
+        assert "heading_deg" not in one.assumed
+        queries = encode_photos(localizer.encoder, [one, one])
+        found = localizer.locator.search(queries, k=60, rerank=rerank)
+        away = np.abs((found.heading_deg - heading + 180) % 360 - 180)
+        assert (
+            away.max() <= error + 360 / candidates
+        )  # half a step of the candidates, half of the refined peak
+        # The best of the candidates in the sector alone, one search after another.
+        sector = [
+            number
+            for number in range(candidates)
+            if abs((number * 360 / candidates - heading + 180) % 360 - 180) <= error + 180 / candidates
+        ]
+        if error == 180.0:
+            np.testing.assert_array_equal(found.matches.tile_ids[0], everything.matches.tile_ids[0])
+        elif rerank == 0:
+            alone = [localizer.locator.search(only(unknown, n), k=60, rerank=0).matches for n in sector]
+            best = {
+                tile: max(float(m.scores(512)[0][list(m.tile_ids[0]).index(tile)]) for m in alone)
+                for tile in alone[0].tile_ids[0]
+            }
+            np.testing.assert_allclose(
+                found.matches.scores(512)[0], sorted(best.values(), reverse=True), atol=1e-6
+            )
+        np.testing.assert_array_equal(found.matches.tile_ids[0], found.matches.tile_ids[1])
+
+
+def test_turns_outside_the_sector_are_not_compared(localizer: Localizer, small_index: SmallIndex) -> None:
+    image = small_index.panoramas[3]
+    queries = encode_photos(
+        localizer.encoder, [photo(image, view="panorama", heading_deg=180.0, heading_error_deg=30.0)]
+    )
+    found = localizer.locator.search(queries, k=10, rerank=60)
+    unknown = encode_photos(localizer.encoder, [photo(image, view="panorama")])
+    scored = []
+    for _, name, scores in brute_force(localizer, unknown, 0, 16):
+        turns = [
+            score for turn, score in enumerate(scores) if abs(turn * 360 / len(scores) - 180) <= 30 + 180 / 32
+        ]
+        scored.append((-max(turns), name))
+    wanted = sorted(scored)[:10]
+    assert list(found.matches.tile_ids[0]) == [name for _, name in wanted]
+    np.testing.assert_allclose(found.matches.similarity[0], [-score for score, _ in wanted], atol=3e-6)
+
+
 def test_a_photo_is_answered_alike_alone_and_among_others(
     localizer: Localizer, small_index: SmallIndex
 ) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 from small_index import small_recipe
 
 from geoloc.client.schema import Health
 from geoloc.core.errors import QueryError
 from geoloc.localization.fix import Fix
+from geoloc.localization.routes.filter import FilterState
+from geoloc.localization.routes.route_answer import RouteFix, RoutePosition
 from geoloc.serving.access import KeyEntry
-from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query
+from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query, RouteQuery, RouteReply
 from geoloc.serving.api import create_api
 from geoloc.serving.decoder import DecoderPool
 from geoloc.serving.limits import ServingLimits
@@ -59,6 +62,19 @@ class FakeBackend:
         return Answer(
             Fix(located=True, lat=1.0, lon=2.0, snapshot_id=pin.snapshot_id), pin.model_id, 1, 1, {}
         )
+
+    async def follow(self, photos: Sequence[PreparedPhoto], pin: Pin, query: RouteQuery) -> RouteReply:
+        await asyncio.sleep(self.wait_s)
+        if self.error:
+            raise self.error
+        here = RoutePosition(
+            lat=1.0, lon=2.0, radius_m=5.0, off_map=0.0, path_id="t", path_lat=1.0, path_lon=2.0
+        )
+        fix = RouteFix(
+            located=True, positions=(here,) * len(photos), calibrated=False, snapshot_id=pin.snapshot_id
+        )
+        one = np.ones(1)
+        return RouteReply(fix, FilterState(np.zeros(1, np.int64), one, one, 0.0, 0.0), 1, pin.model_id, 1, 1)
 
     async def health(self) -> Health:
         facts = PIN.model_dump(include={"snapshot_id", "model_id", "tiles", "bits", "shards", "located"})

@@ -38,6 +38,13 @@ def test_replicas_are_a_number_or_a_range_that_follows_the_load():
     scaled = ServeArgs(index="a", max_encoder_replicas=4, target_ongoing_requests=6).replicas("Encoder")
     config = scaled["autoscaling_config"]
     assert (config.min_replicas, config.max_replicas, config.target_ongoing_requests) == (1, 4, 6)
+    assert (config.upscale_delay_s, config.downscale_delay_s) == (
+        30,
+        600,
+    )  # those of Serve, unless asked for others
+    quick = ServeArgs(index="a", max_search_replicas=2, scale_up_after_s=2, scale_down_after_s=9)
+    config = quick.replicas("Search")["autoscaling_config"]
+    assert (config.upscale_delay_s, config.downscale_delay_s) == (2, 9)
     with pytest.raises(ConfigError, match=r"max_search_replicas \(1\) is less than search_replicas \(3\)"):
         build_app({"index": "a", "search_replicas": 3, "max_search_replicas": 1})
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from dataclasses import asdict
 
 import numpy as np
@@ -72,12 +73,17 @@ def test_a_decoder_that_is_killed_or_stopped_is_replaced() -> None:
 def test_only_as_many_pictures_exist_at_once_as_there_are_processes() -> None:
     data = encoded(texture(7))
     pool = DecoderPool(2)
-    alive = [0, 0]
+    both, counting = threading.Barrier(2, timeout=30), threading.Lock()
+    alive, most = 0, 0
 
     def then(picture: Picture) -> None:
-        alive[0] += 1
-        alive[1] = max(alive)
-        alive[0] -= 1
+        nonlocal alive, most
+        with counting:
+            alive += 1
+            most = max(most, alive)
+        both.wait()  # as long as this picture is alive, so is a second one
+        with counting:
+            alive -= 1
 
     async def script() -> None:
         await asyncio.gather(*(pool.decode(data, DEFAULT_LIMITS, then) for _ in range(20)))
@@ -87,4 +93,4 @@ def test_only_as_many_pictures_exist_at_once_as_there_are_processes() -> None:
         assert len(decoders()) <= 2
     finally:
         pool.close()
-    assert alive[1] <= 2
+    assert most == 2

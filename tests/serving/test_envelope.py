@@ -17,22 +17,33 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
 HEAD = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 
 
-async def dripping(seconds: float) -> AsyncIterator[bytes]:
+async def dripping(seconds: float, begun: asyncio.Semaphore | None = None) -> AsyncIterator[bytes]:
+    """A slow body; releases `begun` once its first piece was taken in."""
     yield HEAD
+    if begun is not None:
+        begun.release()
     for _ in range(int(seconds * 20)):
         yield b"\0"
         await asyncio.sleep(0.05)
+
+
+async def sending(client: httpx.AsyncClient, count: int) -> list[asyncio.Task[httpx.Response]]:
+    """Requests whose bodies all have begun to arrive, and go on for half a minute."""
+    begun = asyncio.Semaphore(0)
+    tasks = [
+        asyncio.create_task(client.post("/v1/localize", content=dripping(30, begun), headers=FORM))
+        for _ in range(count)
+    ]
+    for _ in tasks:
+        await begun.acquire()
+    return tasks
 
 
 def test_slow_bodies_shut_nobody_out_and_end() -> None:
     limits = ServingLimits(decoders=1, body_s=1.5, max_in_flight=4, max_bodies=100, max_bodies_per_client=99)
 
     async def script(client: httpx.AsyncClient) -> tuple[list[int], list[httpx.Response]]:
-        slow = [
-            asyncio.create_task(client.post("/v1/localize", content=dripping(30), headers=FORM))
-            for _ in range(64)
-        ]
-        await asyncio.sleep(0.3)
+        slow = await sending(client, 64)
         quick = [(await client.post("/v1/localize", files=FILES)).status_code for _ in range(5)]
         return quick, await asyncio.gather(*slow)
 
@@ -46,11 +57,7 @@ def test_one_client_may_not_send_too_many_bodies_at_once() -> None:
     limits = ServingLimits(decoders=1, body_s=1.0, max_bodies_per_client=3)
 
     async def script(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
-        slow = [
-            asyncio.create_task(client.post("/v1/localize", content=dripping(20), headers=FORM))
-            for _ in range(3)
-        ]
-        await asyncio.sleep(0.2)
+        slow = await sending(client, 3)
         refused = await client.post("/v1/localize", files=FILES)
         await asyncio.gather(*slow)
         return refused, await client.post("/v1/localize", files=FILES)
@@ -67,29 +74,35 @@ def test_bytes_of_all_requests_together_are_bounded() -> None:
     big = {"image": ("a", b"\0" * 200_000, "")}
 
     async def script(client: httpx.AsyncClient) -> tuple[list[int], int]:
-        held = asyncio.create_task(client.post("/v1/localize", content=dripping_after(200_000), headers=FORM))
-        await asyncio.sleep(0.2)
+        arrived, over = asyncio.Event(), asyncio.Event()
+        body = held_back(200_000, arrived, over)
+        held = asyncio.create_task(client.post("/v1/localize", content=body, headers=FORM))
+        await arrived.wait()
         refused = await client.post("/v1/localize", files=big)
+        over.set()
         status = (await held).status_code
         return [refused.status_code, status], (await client.post("/v1/localize", files=FILES)).status_code
 
     assert talk(FakeBackend(), limits, script) == ([503, 415], 200)
 
 
-async def dripping_after(size_bytes: int) -> AsyncIterator[bytes]:
+async def held_back(size_bytes: int, arrived: asyncio.Event, over: asyncio.Event) -> AsyncIterator[bytes]:
     yield HEAD + b"\0" * size_bytes
-    await asyncio.sleep(1.0)
+    arrived.set()
+    await over.wait()
     yield b"\r\n--x--\r\n"
 
 
-@pytest.mark.parametrize("path", ["/v1/localize", "/livez"])
-def test_a_declared_length_beyond_the_limit_is_refused_before_a_byte_is_read(path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/v1/localize", 413), ("GET", "/livez", 200)]
+)
+def test_a_declared_length_beyond_the_limit_is_refused_where_a_body_is_read(
+    method: str, path: str, status: int
+) -> None:
     async def script(client: httpx.AsyncClient) -> httpx.Response:
         headers = FORM | {"content-length": str(10**12)}
-        return await client.request(
-            "POST" if "v1" in path else "GET", path, content=dripping(0.1), headers=headers
-        )
+        return await client.request(method, path, content=dripping(0.1), headers=headers)
 
     answer = talk(FakeBackend(), ServingLimits(decoders=1), script)
-    assert (answer.status_code, answer.json().get("reason")) in ((413, "body_too_large"), (200, None))
-    assert answer.status_code == 413 or path == "/livez"
+    assert answer.status_code == status
+    assert answer.json().get("reason") == ("body_too_large" if status == 413 else None)

@@ -25,7 +25,7 @@ CHECKS = [
     openapi_checks.content_type_conformance,
     openapi_checks.response_schema_conformance,
 ]
-OPERATIONS = 9
+OPERATIONS = 11
 
 
 @pytest.fixture(scope="module")

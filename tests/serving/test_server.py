@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from geoloc.core import storage
 from geoloc.core.errors import ServiceUnavailable
 from geoloc.serving.server import ServeConfig, start
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM)  # one way out for both
 
 
 @pytest.fixture
@@ -39,6 +40,10 @@ def serving(ray_local: None, tmp_path: Path, number: signal.Signals) -> Iterator
         text=True,
     )
     yield process
+    # A service that a failed test left would be found by the tests that follow.
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(30)
     process.kill()
     process.wait()
 
@@ -50,8 +55,7 @@ def test_a_signal_ends_the_service_without_a_line_of_ray(
     process = serving
     assert process.stderr is not None
     first = process.stderr.readline()
-    up = re.fullmatch(r"Serving .* at http://127\.0\.0\.1:\d+ \(POST /v1/localize, .*\n", first)
-    assert up, first + process.communicate(timeout=60)[1]
+    assert re.fullmatch(r"Serving .* at http://127\.0\.0\.1:\d+ \(POST /v1/localize, .*\n", first), first
     process.send_signal(number)
     out, rest = process.communicate(timeout=60)
     assert rest == "Stopping the service.\n"

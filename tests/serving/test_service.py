@@ -19,14 +19,17 @@ from PIL import Image
 from ray.exceptions import RayError
 from small_index import SmallIndex, build, encoded, make_model, small_recipe, texture, write_index
 
-from geoloc import AsyncClient, Client
+from geoloc import AsyncClient, Client, Localizer
+from geoloc.client.schema import RouteStep
 from geoloc.core import geodesy, storage
-from geoloc.core.errors import ArtifactError, ConfigError, QueryError
+from geoloc.core.errors import ArtifactError, ConfigError, QueryError, ServiceUnavailable
 from geoloc.index.format.manifest import read_manifest
 from geoloc.index.format.shard import TILES_SCHEMA
 from geoloc.index.search.region import circle
+from geoloc.localization.query_photos import photo
+from geoloc.localization.routes.motion import Step
 from geoloc.models.encoder import Encoder
-from geoloc.serving.server import ServeConfig, start
+from geoloc.serving.server import ServeConfig, reload, start
 
 PROBLEM = "application/problem+json"
 
@@ -78,7 +81,7 @@ def test_a_photo_is_located_and_the_answer_names_its_snapshot(client, own_index)
     assert geodesy.distance_m(answer["lat"], answer["lon"], own_index.lat[3], own_index.lon[3]) < 1.0
     assert answer["snapshot_id"] == client.get("/healthz").json()["snapshot_id"]
     assert answer["shards_answered"] == answer["shards_total"] == 3
-    assert set(answer["timings_ms"]) == {"decode", "encode", "search", "total"}
+    assert set(answer["timings_ms"]) == {"decode", "encode", "search", "locate", "total"}
     assert answer["request_id"] == response.headers["x-request-id"]
 
 
@@ -109,6 +112,30 @@ def test_a_region_without_tiles_is_an_answer(client, own_index):
     assert response.json()["located"] is False
     assert response.json()["reason"] == "no_tile_in_region"
     assert response.json()["matches"] == []
+
+
+def test_a_route_is_begun_and_continued_and_its_answers_are_those_of_the_library(service, own_index):
+    walk = [0, 1, 2, 3]
+    photos = [encoded(own_index.panoramas[number]) for number in walk]
+    fields = {"view": "panorama", "heading_deg": 0}
+    with Client(service.url, timeout_s=60) as one:
+        steps = [RouteStep(), *[RouteStep(moved_m=100)] * 3]  # as far as the tiles lie apart
+        whole = one.begin_route(photos, steps, **fields)
+        first = one.begin_route(photos[:2], steps[:2], **fields)
+        second = one.continue_route(first.state, photos[2:], steps[2:], **fields)
+        with pytest.raises(QueryError, match="it is no state of a route"):
+            one.continue_route("e30=", photos[2:], **fields)
+    assert [place.path_id for place in whole.positions] == [own_index.tile_ids[number] for number in walk]
+    assert (whole.photos, first.photos, second.photos) == (4, 2, 4)
+    assert second.present.lat == pytest.approx(whole.present.lat, abs=1e-9)
+    assert second.present.off_map == pytest.approx(whole.present.off_map, rel=1e-6)
+    same = Localizer.open(own_index.index, device="cpu").localize_route(
+        [photo(own_index.panoramas[number], view="panorama", heading_deg=0.0) for number in walk],
+        [Step(), *[Step(moved_m=100)] * 3],
+    )
+    assert (whole.present.lat, whole.present.lon) == pytest.approx(
+        (same.present.lat, same.present.lon), abs=1e-6
+    )
 
 
 def test_the_clients_ask_as_programs_do(service, own_index):
@@ -155,6 +182,21 @@ def test_health_openapi_and_page(client):
     assert client.get("/docs").status_code == 404
 
 
+def test_a_compass_restricts_the_headings_that_are_searched(client, own_index):
+    for heading_deg, number in ((10, 3), (180, 3)):
+        response = post(
+            client,
+            encoded(own_index.panoramas[number]),
+            view="panorama",
+            heading_deg=str(heading_deg),
+            heading_error_deg="15",
+        )
+        answer = response.json()
+        assert abs((answer["heading_deg"] - heading_deg + 180) % 360 - 180) <= 15 + 360 / 32
+        assert "heading_deg" not in answer["assumed"]
+        assert (answer["matches"][0]["tile_id"] == own_index.tile_ids[number]) == (heading_deg == 10)
+
+
 @pytest.mark.parametrize("path", ["/", "/healthz", "/openapi.json"])
 def test_head_answers_like_get_without_a_body(client, path):
     head, get = client.head(path), client.get(path)
@@ -173,6 +215,8 @@ def test_head_answers_like_get_without_a_body(client, path):
         ({"view": "satellite"}, "view"),
         ({"colour": "red"}, "colour"),
         ({"lat": "5"}, "form"),
+        ({"pitch_deg": "5", "view": "panorama"}, "form"),
+        ({"heading_error_deg": "0"}, "heading_error_deg"),
     ],
 )
 def test_bad_fields_are_named(client, own_index, fields, name):
@@ -384,7 +428,9 @@ def commit_other_model(small: SmallIndex, root: Path) -> str:
 def test_a_shard_that_is_cut_under_a_replica_is_left_out_and_counted(client, own_index):
     snapshot_id, _, _ = first_match(client, own_index, 4)
     entry = read_manifest(own_index.index, snapshot_id).shards[2]
-    os.truncate(Path(storage.local_path(own_index.index)) / entry.directory / "codes.npy", 100)
+    codes = Path(storage.local_path(own_index.index)) / entry.directory / "codes.npy"
+    whole = codes.read_bytes()
+    os.truncate(codes, 100)
 
     def ask(**fields: str) -> httpx.Response:
         return post(client, encoded(own_index.panoramas[4]), view="panorama", heading_deg="0", **fields)
@@ -396,6 +442,10 @@ def test_a_shard_that_is_cut_under_a_replica_is_left_out_and_counted(client, own
     end_replicas("Search")  # the one that takes its place finds the shard damaged
     assert first_match(client, own_index, 4)[0] == snapshot_id
     assert ask().json()["shards_answered"] == 2
+    codes.write_bytes(whole)  # for the tests that follow
+    end_replicas("Search")
+    assert first_match(client, own_index, 4)[0] == snapshot_id
+    assert ask().json()["shards_answered"] == 3
 
 
 def test_a_missing_snapshot_is_not_swapped_in(service, client):
@@ -411,3 +461,16 @@ def test_a_missing_index_and_a_taken_port_are_said_at_once(service, tmp_path, ow
     port = int(service.url.rsplit(":", 1)[1])
     with pytest.raises(ConfigError, match="choose another port"):
         start(ServeConfig(index=own_index.index, port=port))
+
+
+def test_a_second_service_of_a_cluster_is_refused_and_the_first_one_answers_on(service, client, own_index):
+    with pytest.raises(ServiceUnavailable, match="serves already"):
+        start(ServeConfig(index=own_index.index, port=0))
+    assert client.get("/healthz").status_code == 200
+
+
+def test_reload_by_its_command_tells_what_is_served_or_why_not(service, client):
+    served = client.get("/healthz").json()["snapshot_id"]
+    assert reload(service.url, snapshot=served).snapshot_id == served
+    with pytest.raises(QueryError, match="served are default"):
+        reload(service.url, index_name="other")

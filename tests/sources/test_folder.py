@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos, unused_headings
 from geoloc.sources.positions import read_centres
+from geoloc.stages.localize_inputs import list_photos
 
 DEFAULTS = ViewDefaults("panorama", 360.0)
 
@@ -108,6 +110,48 @@ def test_geojson_gives_the_same_rows(tmp_path: Path) -> None:
     assert [row.reason for row in refused] == ["missing_coordinate"]
     with pytest.raises(InputError, match="is not a GeoJSON FeatureCollection of points"):
         read(tmp_path, '{"type": "Point"}', "q.geojson")
+
+
+def test_a_geometry_that_is_no_point_costs_its_row_alone(tmp_path: Path) -> None:
+    geometries = [
+        {"type": "MultiPoint", "coordinates": [[24.5, 59.25]]},
+        {"type": "MultiPoint", "coordinates": [[24.5, 59.25], [24.6, 59.25]]},
+        {"type": "LineString", "coordinates": [[24.5, 59.25], [24.6, 59.25]]},
+        {"type": "Point", "coordinates": [24.5, 59.25]},
+    ]
+    features = [
+        {"type": "Feature", "geometry": geometry, "properties": {"photo": f"{number}.jpg"}}
+        for number, geometry in enumerate(geometries)
+    ]
+    document = {"type": "FeatureCollection", "features": features}
+    photos, refused = read(tmp_path, json.dumps(document), "p.geojson")
+    assert [(photo.query_id, photo.lat, photo.lon) for photo in photos] == [
+        ("0.jpg", 59.25, 24.5),
+        ("3.jpg", 59.25, 24.5),
+    ]
+    assert [(row.key, row.reason) for row in refused] == [("1.jpg", "bad_value"), ("2.jpg", "bad_value")]
+    assert "lat is 'MultiPoint', not a number" in refused[0].detail
+    broken = features[3] | {"geometry": {"type": "Point", "coordinates": [24.5]}}
+    with pytest.raises(InputError, match="is not a GeoJSON FeatureCollection of points"):
+        read(tmp_path, json.dumps(document | {"features": [broken]}), "p.geojson")
+
+
+@pytest.mark.parametrize("table", ["NFC", "NFD"])
+@pytest.mark.parametrize("place", ["", "photos/"])
+def test_names_with_accents_are_found_in_both_spellings(tmp_path: Path, table: str, place: str) -> None:
+    """A table made on a Mac beside files from a camera, and the other way round."""
+    other = "NFD" if table == "NFC" else "NFC"
+    (tmp_path / "photos").mkdir()
+    named = normalize(table, "Tänav 5é.jpg")  # type: ignore[arg-type]
+    file = tmp_path / place / normalize(other, named)  # type: ignore[arg-type]
+    file.write_bytes(b"12345")
+    photos, refused = read(tmp_path, f"photo,lat,lon\n{named},1,2\n")
+    assert refused == []
+    assert [(photo.uri, photo.size_bytes) for photo in photos] == [(str(file), 5)]
+    (entry,) = list_photos(str(tmp_path / "photos.csv"))
+    assert (entry.uri, entry.problem) == (str(file), None)
+    (tmp_path / place / named).write_bytes(b"1")  # where both are there, the one that is written
+    assert list_photos(str(tmp_path / "photos.csv"))[0].uri == str(tmp_path / place / named)
 
 
 def test_bad_rows_are_refused_one_by_one(tmp_path: Path) -> None:

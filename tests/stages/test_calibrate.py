@@ -20,7 +20,7 @@ from geoloc.stages.calibrate import CalibrateConfig, CalibrateInputs, CalibrateR
 from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs
 from geoloc.stages.evaluate import run as evaluate
 
-pytestmark = pytest.mark.usefixtures("ray_local")
+pytestmark = pytest.mark.usefixtures("ray_local", "parts_here_in_module")
 CONFIG = CalibrateConfig(rerank=20, no_place=60, known_heading_only=True)
 KIND = "panorama/heading_known"
 
@@ -31,7 +31,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallIndex:
 
 
 @pytest.fixture(scope="module")
-def fitted(ray_local: None, small: SmallIndex) -> CalibrateResult:
+def fitted(ray_local: None, parts_here_in_module: None, small: SmallIndex) -> CalibrateResult:
     output = str(Path(small.index).parent / "fit")
     return run(CONFIG, CalibrateInputs(index=small.index, photos=[small.ingested]), output)
 

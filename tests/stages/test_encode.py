@@ -20,6 +20,7 @@ from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.store import save_model
 from geoloc.stages import encode
 from geoloc.stages.encode import EncodeConfig, EncodeInputs
+from tests.conftest import killed_after, made_here
 from tests.small_index import encoded, make_model, small_recipe, texture
 from tests.stages.command_output import foreign_lines
 from tests.stages.test_ingest import digests, kill_after
@@ -59,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_codes_are_those_of_the_encoder(tmp_path: Path, model: str) -> None:
     tiles = make_tiles(tmp_path / "in" / "tiles", [9, 0, 5])
     result = encode.run(CONFIG, EncodeInputs(tiles=str(tmp_path / "in"), model=model), str(tmp_path / "out"))
@@ -87,17 +88,12 @@ def test_codes_are_those_of_the_encoder(tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_the_command_prints_nothing_but_its_own_lines(tmp_path: Path, model: str) -> None:
+def test_the_command_makes_the_same_codes_and_prints_nothing_but_its_own_lines(
+    tmp_path: Path, model: str
+) -> None:
     """A pool of actors, of which Ray warns without need."""
-    words = [
-        "encode",
-        "--tiles",
-        make_tiles(tmp_path / "tiles", [3, 3]),
-        "--model",
-        model,
-        "--num-actors",
-        "1",
-    ]
+    tiles = make_tiles(tmp_path / "tiles", [3, 3])
+    words = ["encode", "--tiles", tiles, "--model", model, "--num-actors", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "geoloc", *words, "--output", str(tmp_path / "out")],
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
@@ -108,7 +104,11 @@ def test_the_command_prints_nothing_but_its_own_lines(tmp_path: Path, model: str
     assert done.returncode == 0, done.stderr
     assert "rows" in done.stdout
     assert done.stderr
-    assert foreign_lines(done.stderr, "codes: ", "encode: ") == []
+    assert foreign_lines(done.stderr, "codes: ", "encode: ", "encoding tiles: ") == []
+    with made_here():
+        config = EncodeConfig(num_actors=1)
+        encode.run(config, EncodeInputs(tiles=tiles, model=model), str(tmp_path / "here"))
+    assert part_table.read(str(tmp_path / "out")).equals(part_table.read(str(tmp_path / "here")))
 
 
 _SCRIPT = """
@@ -121,6 +121,22 @@ encode.run(
 """
 
 
+@pytest.mark.usefixtures("ray_local", "parts_here")
+def test_stopped_halfway_and_run_again_equals_one_run_through(tmp_path: Path, model: str) -> None:
+    """The plan of this stage; that a killed driver and its workers leave whole parts is shown for `ingest`."""
+    inputs = EncodeInputs(tiles=make_tiles(tmp_path / "tiles", [4] * 6), model=model)
+    with killed_after(2):
+        encode.run(CONFIG, inputs, str(tmp_path / "stopped"))
+    assert not (tmp_path / "stopped" / part_table.MANIFEST_NAME).exists()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("part-*")}
+    assert len(written) == 3
+    encode.run(CONFIG, inputs, str(tmp_path / "stopped"))
+    encode.run(CONFIG, inputs, str(tmp_path / "whole"))
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_killed_halfway_and_run_again_equals_one_run_through(tmp_path: Path, model: str) -> None:
     inputs = EncodeInputs(tiles=make_tiles(tmp_path / "tiles", [4] * 40), model=model)
@@ -170,7 +186,7 @@ def test_a_model_of_nan_is_refused(tmp_path: Path) -> None:
         encode.TileEncoder(model, 7, False, True)(units(make_tiles(tmp_path / "tiles", [4]))[0])
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_a_collapsed_model_is_refused_and_nothing_published(tmp_path: Path) -> None:
     model = broken_model(str(tmp_path / "model"), 0.0)
     inputs = EncodeInputs(tiles=make_tiles(tmp_path / "tiles", [12]), model=model)

@@ -77,7 +77,7 @@ def served(localizer: Localizer, small: SmallIndex) -> list[EncodedQueries]:
         view = "panorama" if fov == 360 else "street"
         one = photo(picture(small, tile, first, last), view=view, fov_deg=fov, heading_deg=heading)
         ready = localizer.encoder.prepare([one.image], one.view, fov_deg=fov, heading_deg=heading)  # type: ignore[arg-type]
-        batch.append((ready[0], one.view, one.heading_deg, one.fov_deg, localizer.encoder))
+        batch.append((ready[0], one.view, one.heading_deg, one.fov_deg, localizer.encoder, None, 0.0))
     return replica._encode(batch)
 
 

@@ -15,7 +15,7 @@ from geoloc.evaluation.ranking.encoded_queries import EncodedTable
 from geoloc.index.search.snapshot import Snapshot
 from geoloc.stages.evaluate import EvaluateConfig, EvaluateInputs, choose_protocol, run
 
-pytestmark = pytest.mark.usefixtures("ray_local")
+pytestmark = pytest.mark.usefixtures("ray_local", "parts_here_in_module")
 COUNT = 24
 
 
@@ -56,7 +56,7 @@ class Buildings:
 
 
 @pytest.fixture(scope="module")
-def buildings(ray_local, tmp_path_factory):
+def buildings(ray_local, parts_here_in_module, tmp_path_factory):
     return Buildings(tmp_path_factory.mktemp("buildings"))
 
 

@@ -50,6 +50,7 @@ def test_itq_codes_are_signs_of_rotated_components_of_the_models_embeddings(
     assert re.fullmatch(r"small-[0-9a-f]{12}-itq-[0-9a-f]{8}", result.model_id)
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_the_recipe_the_card_and_the_manifest_name_the_encoder(
     small: SmallIndex, tmp_path: Path, ray_local: None
 ) -> None:
@@ -94,6 +95,11 @@ def test_the_two_stage_encoder_needs_pairs(small: SmallIndex, tmp_path: Path) ->
 def test_what_cannot_be_is_refused(small: SmallIndex, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'random' has no prefixes"):
         fitted(small, tmp_path / "m", kind="random", prefixes=(8,))
+    with pytest.raises(ConfigError, match="longer than the code"):
+        fitted(small, tmp_path / "m", prefixes=(16, 64))
+    for kind in ("trained", "itQ"):
+        with pytest.raises(ConfigError, match="itq, random, two_stage"):
+            fitted(small, tmp_path / "m", kind=kind)
     with pytest.raises(InputError, match="cannot give 64"):
         fitted(small, tmp_path / "m", bits=64)
     assert not (tmp_path / "m" / "model.json").exists()

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_index import SmallIndex, build, write_table
 
 from geoloc.core import part_table, schemas, storage
+from geoloc.models.store import load_model, save_model
 from geoloc.stages import (
     calibrate,
     compare,
@@ -36,6 +38,7 @@ from geoloc.stages import (
 from geoloc.stages.ingest_settings import OutputTables
 from geoloc.synthetic.stages import ablations, city, codes
 from geoloc.training.comparison.measurements import MeasurementStore, Model, TestTable
+from geoloc.training.data import table_checksums
 from tests.sources.datasets.miniatures import make_cvusa
 
 from .ingest_inputs import make_photos, make_sheets
@@ -102,6 +105,8 @@ def world(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(part_table, "begin", identified)
     for module in (train, evaluate, ablations, calibrate, fit_codes):
         monkeypatch.setattr(module, "begin_output", identified)
+    monkeypatch.setattr(train, "ensure_ray", lambda: None)
+    monkeypatch.setattr(train, "_await_resources", lambda _config: None)
     root = tmp_path / "world"
     shutil.copytree(made[0], root)
     here, there = str(root), str(made[1])
@@ -138,6 +143,15 @@ def replace(kind: str, *, of: str = "ingested") -> Change:
 def swap_model(world: World) -> None:
     shutil.rmtree(world.small.model)
     shutil.copytree(world.other.model, world.small.model)
+
+
+def swap_start(world: World) -> None:
+    """The same model with other weights."""
+    uri = str(world.root / "start")
+    model, recipe, _ = load_model(uri)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.01)
+    save_model(model, recipe, uri)
 
 
 def flip(*path: str) -> Change:
@@ -204,6 +218,14 @@ def trained(world: World) -> Any:
     return train.run(config, train.TrainInputs(train=world.small.ingested), world.out)
 
 
+def started(world: World) -> Any:
+    start = world.root / "start"
+    if not start.exists():
+        shutil.copytree(world.small.model, start)
+    config = train.TrainConfig(recipe=f"{world.small.model}/recipe.yaml", num_workers=1, batch_size=2)
+    return train.run(config, train.TrainInputs(train=world.small.ingested, start=str(start)), world.out)
+
+
 def encoded(world: World) -> Any:
     inputs = encode.EncodeInputs(tiles=world.small.ingested, model=world.small.model)
     return encode.run(encode.EncodeConfig(), inputs, world.out)
@@ -265,6 +287,16 @@ def located(world: World) -> Any:
     return localize.run(localize.LocalizeConfig(), inputs, world.out)
 
 
+def routes_located(world: World) -> Any:
+    streets = world.root / "streets.csv"
+    if not streets.exists():
+        streets.write_text("id,lat,lon\na,59.0,24.0\nb,59.0,24.0001\n")
+    inputs = localize.LocalizeInputs(
+        index=world.small.index, photos=str(world.root / "photos" / "photos"), streets=str(streets)
+    )
+    return localize.run(localize.LocalizeConfig(route=True), inputs, world.out)
+
+
 def exported(world: World) -> Any:
     inputs = export_webdataset.ShardExportInputs(tables=world.small.ingested)
     return export_webdataset.run(export_webdataset.ShardExportConfig(), inputs, world.out)
@@ -293,7 +325,7 @@ def ablated(world: World) -> Any:
 
 
 def validated(world: World) -> Any:
-    return train._checksums(world.small.ingested)
+    return table_checksums(world.small.ingested)
 
 
 def other_seed(world: World) -> None:
@@ -318,7 +350,8 @@ CASES: dict[tuple[str, str], tuple[Callable[[World], Any], Change]] = {
     ("ingest", "photos"): (ingested(photos=lambda world: str(world.root / "photos")), repaint),
     ("ingest", "tiles and queries of pairs"): (pairs, replace("queries")),
     ("ingest export", "tables"): (exported, replace("pairs")),
-    ("train", "train"): (trained, replace("tiles")),
+    ("train", "train"): (trained, replace("pairs")),
+    ("train", "start"): (started, swap_start),
     ("train", "validation"): (validated, replace("queries")),
     ("fit-codes", "model"): (fitted, swap_model),
     ("fit-codes", "tiles"): (fitted, replace("tiles")),
@@ -338,6 +371,9 @@ CASES: dict[tuple[str, str], tuple[Callable[[World], Any], Change]] = {
     ("calibrate", "strangers"): (calibrated, replace("queries", of="strangers")),
     ("localize", "index"): (located, break_calibration),
     ("localize", "photos"): (located, repaint),
+    ("localize", "streets"): (
+        routes_located, rewrite("streets.csv", "id,lat,lon\na,59.0,24.0\nb,59.0,24.0002\n"),
+    ),
     ("compare", "train, tests, aligned"): (measured, replace("pairs")),
     ("city codes", "like"): (generated, replace("codes", of=".")),
     ("city ablations", "index"): (ablated, commit_another),

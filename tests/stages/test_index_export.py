@@ -62,6 +62,7 @@ def test_a_hundred_thousand_codes_and_a_thousand_queries(tmp_path: Path) -> None
     same_lists(tmp_path, replace(tiles, codes=codes), queries, 50)
 
 
+@pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize(("kind", "found"), [("ivf", faiss.IndexBinaryIVF), ("hnsw", faiss.IndexBinaryIDMap)])
 def test_approximate_kinds_of_codes_have_a_file_a_shard(tmp_path: Path, kind: str, found: type) -> None:
     tiles = random_tiles(600, bits=64, dim=None, seed=5)
@@ -86,6 +87,7 @@ def test_approximate_kinds_of_codes_have_a_file_a_shard(tmp_path: Path, kind: st
     assert set(tiles.ids[:40]) <= set(seen)  # each tile finds itself in its shard
 
 
+@pytest.mark.usefixtures("ray_local")
 def test_rabitq_of_embeddings(tmp_path: Path) -> None:
     tiles = random_tiles(600, bits=64, dim=32, seed=6)
     out = exported(tmp_path, tiles, "ivf-rabitq", shards=1, lists=4)

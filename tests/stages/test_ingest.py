@@ -69,7 +69,7 @@ def test_imagery_and_photos_become_tables(tmp_path: Path) -> None:
     assert again.tiles == result.tiles
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_tiles_open_as_geoparquet_elsewhere(tmp_path: Path) -> None:
     inputs = IngestInputs(imagery=[make_sheets(tmp_path / "sheets", 1)])
     ingest.run(SMALL, inputs, str(tmp_path / "out"))
@@ -79,7 +79,7 @@ def test_tiles_open_as_geoparquet_elsewhere(tmp_path: Path) -> None:
     assert np.allclose(frame.geometry.y, frame["lat"])
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_every_kind_of_bad_photo_is_quarantined_and_counted(tmp_path: Path) -> None:
     folder = make_photos(tmp_path, 12, bad=True)
     config = SMALL.model_copy(update={"max_bad_share": 0.5, "rows_per_part": 6})
@@ -107,7 +107,7 @@ def test_every_kind_of_bad_photo_is_quarantined_and_counted(tmp_path: Path) -> N
     assert next(row["detail"] for row in rows if row["key"] == "north").startswith("lat is 95, outside")
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_too_many_bad_rows_stop_with_the_counts_and_publish_nothing(tmp_path: Path) -> None:
     inputs = IngestInputs(photos=make_photos(tmp_path, 12, bad=True))
     with pytest.raises(TooManyBadRows) as caught:
@@ -118,7 +118,7 @@ def test_too_many_bad_rows_stop_with_the_counts_and_publish_nothing(tmp_path: Pa
         part_table.read_manifest(str(tmp_path / "out" / "queries"))
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_centres_give_one_tile_each_and_refuse_the_others_by_name(tmp_path: Path) -> None:
     pattern = make_sheets(tmp_path / "sheets", 1)
     (tmp_path / "centres.csv").write_text(
@@ -176,7 +176,7 @@ def test_killed_halfway_and_run_again_equals_one_run_through(tmp_path: Path) -> 
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in list(before.items())[:2])
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_other_settings_or_a_replaced_sheet_need_overwrite(tmp_path: Path) -> None:
     inputs = IngestInputs(imagery=[make_sheets(tmp_path / "sheets", 1)])
     ingest.run(SMALL, inputs, str(tmp_path / "out"))
@@ -196,7 +196,7 @@ def test_other_settings_or_a_replaced_sheet_need_overwrite(tmp_path: Path) -> No
         ingest.run(other, inputs, str(tmp_path / "out"))
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_imagery_without_a_whole_tile_says_so(tmp_path: Path) -> None:
     inputs = IngestInputs(imagery=[make_sheets(tmp_path / "sheets", 1)])
     with pytest.raises(

@@ -48,7 +48,7 @@ def note(output: Path) -> dict[str, object]:
     return read
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_layout_becomes_tables_with_unchanged_pictures_and_a_note(tmp_path: Path, name: str) -> None:
     make, split, protocol, (tile_count, query_count, pair_count) = MAKERS[name]
@@ -87,7 +87,7 @@ def test_every_layout_becomes_tables_with_unchanged_pictures_and_a_note(tmp_path
     assert note(output)["fingerprint"] == written["fingerprint"]
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_tiles_with_places_have_cells_and_geometry_and_those_without_have_none(tmp_path: Path) -> None:
     for name, known in (("vigor", True), ("university1652", False)):
         ingest.run(SMALL, inputs(name, MAKERS[name][0](tmp_path / name)), str(tmp_path / "out" / name))
@@ -97,7 +97,7 @@ def test_tiles_with_places_have_cells_and_geometry_and_those_without_have_none(t
         assert table["place_id"].null_count == (table.num_rows if known else 0)
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_missing_and_broken_pictures_are_in_quarantine_and_their_pairs_left_out(tmp_path: Path) -> None:
     root = miniatures.make_vigor(tmp_path / "data")
     photos = sorted((root / "Seattle" / "panorama").iterdir())[2:]
@@ -124,7 +124,7 @@ def test_missing_and_broken_pictures_are_in_quarantine_and_their_pairs_left_out(
         ingest.run(strict, inputs("vigor", root), str(tmp_path / "strict"))
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_sizes_are_changed_only_when_asked(tmp_path: Path) -> None:
     root = miniatures.make_cvusa(tmp_path / "data")
     config = SMALL.model_copy(update={"tile_px": 48, "max_image_px": 154})
@@ -156,7 +156,7 @@ def test_a_data_set_on_s3_gives_the_same_tables(tmp_path: Path, s3_uri: str) -> 
         assert part_table.read(f"{s3_uri}/out/{kind}").equals(part_table.read(str(tmp_path / "out" / kind)))
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_map_folders_give_tiles_alone(tmp_path: Path) -> None:
     root = miniatures.make_xyz(tmp_path / "data")
     result = ingest.run(SMALL, IngestInputs(dataset="xyz", root=str(root)), str(tmp_path / "out"))
@@ -166,7 +166,7 @@ def test_map_folders_give_tiles_alone(tmp_path: Path) -> None:
     assert note(tmp_path / "out")["counts"] == {"tiles": 6, "listed_tiles": 6}
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_map_folders_take_photos_and_pair_them(tmp_path: Path) -> None:
     root = miniatures.make_xyz(tmp_path / "data")
     (x, y), zoom = (239_626, 159_501), 18
@@ -184,7 +184,7 @@ def test_map_folders_take_photos_and_pair_them(tmp_path: Path) -> None:
     assert ingest.run(SMALL, chosen, str(tmp_path / "out")).reused
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_shards_carry_everything_there_and_back_and_the_webdataset_package_reads_them(tmp_path: Path) -> None:
     root = miniatures.make_vigor(tmp_path / "data")
     ingest.run(SMALL, inputs("vigor", root), str(tmp_path / "tables"))
@@ -215,7 +215,7 @@ def test_shards_carry_everything_there_and_back_and_the_webdataset_package_reads
     assert note(again)["name"] == "vigor"
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_shards_written_by_the_webdataset_package_are_read(tmp_path: Path) -> None:
     picture = miniatures.picture(tmp_path / "a.jpg", 64, 64, 1)
     (tmp_path / "train").mkdir()
@@ -237,7 +237,7 @@ def test_shards_written_by_the_webdataset_package_are_read(tmp_path: Path) -> No
     assert part_table.read(str(tmp_path / "out" / "pairs"))["relation"].to_pylist() == ["positive"] * 3
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "parts_here")
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     root = miniatures.make_vigor(tmp_path / "data")
     ingest.run(SMALL, inputs("vigor", root), str(tmp_path / "whole"))

@@ -67,6 +67,7 @@ def test_a_folder_becomes_fixes_as_the_library_gives_them(ray_local, photos, sma
         run(CONFIG, inputs, str(output))
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_a_killed_run_makes_only_what_is_missing(ray_local, photos, small_index, tmp_path, monkeypatch):
     monkeypatch.setattr(localize, "_UNIT_PHOTOS", 5)
     inputs = LocalizeInputs(index=small_index.index, photos=str(photos))
@@ -86,24 +87,32 @@ def test_a_killed_run_makes_only_what_is_missing(ray_local, photos, small_index,
         run(CONFIG.model_copy(update={"k": 5}), inputs, str(halfway))
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_a_list_says_how_each_photo_was_taken(ray_local, photos, small_index, tmp_path):
     (photos / "photos.csv").write_text(
-        "id,photo,heading_deg,view\n"
-        "known,00.png,0,panorama\n"
-        "unknown,02.png,,panorama\n"
-        "lost,nowhere.png,0,panorama\n"
-        "known,04.png,0,panorama\n"
-        "odd,04.png,north,panorama\n"
+        "id,photo,heading_deg,heading_error_deg,view\n"
+        "known,00.png,0,,panorama\n"
+        "unknown,02.png,,,panorama\n"
+        "compass,04.png,10,15,panorama\n"
+        "reversed,06.png,180,15,panorama\n"
+        "lost,nowhere.png,0,,panorama\n"
+        "known,04.png,0,,panorama\n"
+        "odd,04.png,north,,panorama\n"
+        "nowhere,04.png,,15,panorama\n"
     )
     config = LocalizeConfig(max_bad_share=0.9)
     result = run(config, LocalizeInputs(index=small_index.index, photos=str(photos)), str(tmp_path / "out"))
-    assert result.photos == 2
-    assert result.quarantined == {"bad_value": 1, "duplicate_id": 1, "missing_file": 1}
+    assert result.photos == 4
+    assert result.quarantined == {"bad_value": 1, "duplicate_id": 1, "missing_file": 1, "bad_heading": 1}
     rows = {row["query_id"]: row for row in part_table.read(str(tmp_path / "out" / "fixes")).to_pylist()}
     assert rows["known"]["matches"][0]["tile_id"] == small_index.tile_ids[0]
     assert rows["unknown"]["matches"][0]["tile_id"] == small_index.tile_ids[2]
+    assert rows["compass"]["matches"][0]["tile_id"] == small_index.tile_ids[4]
+    assert abs((rows["compass"]["heading_deg"] + 180) % 360 - 180) < 6
+    assert abs(rows["reversed"]["heading_deg"] - 180) < 27
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_too_many_bad_photos_stop_the_stage(ray_local, photos, small_index, tmp_path):
     config = CONFIG.model_copy(update={"max_bad_share": 0.01})
     with pytest.raises(TooManyBadRows, match="1 of 13 photos are bad"):
@@ -111,6 +120,7 @@ def test_too_many_bad_photos_stop_the_stage(ray_local, photos, small_index, tmp_
     assert not (tmp_path / "out" / "fixes" / "table.json").exists()
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_what_was_not_located_has_its_reason_and_no_geometry(ray_local, photos, small_index, tmp_path):
     config = CONFIG.model_copy(update={"near_lat": 0.0, "near_lon": 0.0, "within_m": 10.0})
     result = run(config, LocalizeInputs(index=small_index.index, photos=str(photos)), str(tmp_path / "out"))
@@ -149,6 +159,7 @@ def test_single_files_and_globs_are_listed(photos):
         list_photos(str(photos / "list.csv"))
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_drone_photos_with_their_flight_in_a_list(ray_local, small_index, tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(encoded(small_index.tiles[number]))

@@ -22,12 +22,14 @@ from tests.stages.command_output import foreign_lines
 PATIENT = {"RAY_raylet_start_wait_time_s": "120"}  # machines that run tests are busy
 
 
-def test_a_model_comes_out_and_is_reused(
-    ray_local: None, ingested: str, tiny_path: str, tmp_path: Path
+def test_a_model_comes_out_on_s3_and_is_reused(
+    ray_local: None, ingested: str, tiny_path: str, s3_uri: str
 ) -> None:
-    output = str(tmp_path / "model")
+    output, tables = f"{s3_uri}/model", f"{s3_uri}/tables"
+    for file in storage.list_files(ingested):
+        storage.copy_file(file.uri, tables + file.uri.removeprefix(ingested))
     config = TrainConfig(recipe=tiny_path, steps=12, checkpoint_every=5)
-    inputs = TrainInputs(train=ingested, validation=ingested)
+    inputs = TrainInputs(train=tables, validation=tables)
     result = run(config, inputs, output)
     assert not result.reused
     assert result.metrics["validation_pairs"] == 80
@@ -70,6 +72,7 @@ def test_a_recipe_of_places_trains_with_two_workers(ray_local: None, tmp_path: P
     assert Encoder.open(str(tmp_path / "model")).embedding_dim == 16
 
 
+@pytest.mark.ray
 def test_the_command_trains_an_extension_and_prints_nothing_but_its_own_lines(
     ingested: str, tiny_path: str, tmp_path: Path
 ) -> None:
@@ -79,6 +82,9 @@ def test_the_command_trains_an_extension_and_prints_nothing_but_its_own_lines(
     section = "backbone: {kind: patches, channels: 16, stride: 4}"
     recipe.write_text(re.sub(r"backbone: .*", section, Path(tiny_path).read_text()))
     environment = os.environ | {VARIABLE: "tests.extensions.patches", "PYTHONPATH": str(root), **PATIENT}
+    environment["GEOLOC_CACHE"] = str(
+        tmp_path / "cache"
+    )  # pictures of other tests are not there: they are prepared now
     environment.pop("RAY_ADDRESS", None)
     words = ["train", "--recipe", str(recipe), "--steps", "4", "--train", ingested, "--num-workers", "1"]
     done = subprocess.run(

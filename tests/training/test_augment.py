@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geoloc.recipe.training import AugmentationRecipe
-from geoloc.training.augment import change_light, draw_drone, draw_pairs, in_disc
+from geoloc.training.augment import change_light, draw_drone, draw_light, draw_pairs, in_disc, taken
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -60,7 +60,7 @@ def test_the_drone_look_stays_within_its_limits() -> None:
 def test_light_is_the_same_as_one_change_after_the_other() -> None:
     images = torch.rand(5, 3, 16, 20)
     strength, generator = 0.8, seeded(3)
-    got = change_light(images, strength, seeded(3)).numpy()
+    got = change_light(images, draw_light(5, strength, seeded(3))).numpy()
 
     def draw(low: float, high: float) -> np.ndarray:
         return (low + (high - low) * torch.rand((5, 1, 1), generator=generator)).numpy()[..., None]
@@ -77,7 +77,8 @@ def test_light_is_the_same_as_one_change_after_the_other() -> None:
 
     expected = (saturated(pixels) - saturated(middle)) * contrast + saturated(middle)
     np.testing.assert_allclose(got, expected * gain + shift, atol=1e-5)
-    torch.testing.assert_close(change_light(images, 0.0, seeded()), images)
+    assert draw_light(5, 0.0, seeded()) is None
+    torch.testing.assert_close(change_light(images, None), images)
 
 
 def test_some_panoramas_stay_whole() -> None:
@@ -89,3 +90,42 @@ def test_some_panoramas_stay_whole() -> None:
     assert whole.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert draw.kept[~whole].min() >= 90
     assert draw.kept[~whole].max() <= 180
+
+
+def test_workers_take_the_rows_of_one_draw() -> None:
+    recipe = AugmentationRecipe(fov_deg=(90, 180), turn="any")
+    zeros, cpu = torch.zeros(12), torch.device("cpu")
+    draw = draw_pairs(zeros, zeros, recipe, width_px=360, reach_m=5.0, generator=seeded())
+    light = draw_light(12, 1.0, seeded())
+    assert light is not None
+    for whole in (draw, light):
+        shares = [vars(taken(whole, rows, cpu)) for rows in (slice(0, 5), slice(5, 12))]
+        for name, value in vars(whole).items():
+            if isinstance(value, torch.Tensor):
+                assert len(value) == 12
+                torch.testing.assert_close(torch.cat([share[name] for share in shares]), value)
+            else:
+                assert shares[0][name] == value
+    assert taken(None, slice(0, 5), cpu) is None
+
+
+def test_limited_views_keep_part_of_the_height_and_whole_circles_all() -> None:
+    recipe = AugmentationRecipe(fov_deg=(60.0, 120.0), whole=0.5, rows=0.5)
+    nowhere = torch.zeros(4000)
+    draw = draw_pairs(nowhere, nowhere, recipe, width_px=256, reach_m=6.0, generator=seeded())
+    assert draw.kept is not None
+    assert draw.top is not None
+    assert draw.bottom is not None
+    whole = draw.kept == 256
+    assert 0.45 < whole.float().mean() < 0.55
+    height = draw.bottom - draw.top
+    torch.testing.assert_close(height[whole], torch.ones(int(whole.sum())))
+    assert 0.5 <= height[~whole].min() < 0.51
+    assert height[~whole].max() > 0.99
+    assert draw.top.min() >= 0
+    assert draw.bottom.max() <= 1.0 + 1e-6
+    without = AugmentationRecipe(fov_deg=(60.0, 120.0), whole=0.5)
+    same = draw_pairs(nowhere, nowhere, without, width_px=256, reach_m=6.0, generator=seeded())
+    torch.testing.assert_close(same.first, draw.first)
+    with pytest.raises(ValueError, match="give fov_deg too"):
+        AugmentationRecipe(rows=0.5)

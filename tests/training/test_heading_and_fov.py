@@ -22,7 +22,8 @@ from geoloc.training.heading_and_fov import (
     measure_conditions,
     protocol_photos,
 )
-from geoloc.training.pair_store import PairStore, load_pairs, read_index
+from geoloc.training.pair_index import read_index
+from geoloc.training.pair_store import PairStore, load_pairs
 from geoloc.training.pair_trainer import PairTrainer
 
 WIDTH = 64
@@ -119,6 +120,7 @@ class Embeddings:
     recipe = SimpleNamespace(
         loss=LossRecipe(), model=SimpleNamespace(turns_by_rolling=False, metres_per_pixel=1.0)
     )
+    takes_clouds = False
 
     def __init__(self, photos: list[list[float]], tiles: list[list[float]]) -> None:
         self.photos, self.tiles = np.array(photos, np.float32), np.array(tiles, np.float32)
@@ -126,7 +128,7 @@ class Embeddings:
     def prepare(self, images: object, view: str, extent_m: float) -> None:
         return None
 
-    def encode(self, images: object, view: str) -> SimpleNamespace:
+    def encode(self, images: object, view: str, clouds: object = None) -> SimpleNamespace:
         return SimpleNamespace(embedding=self.photos if view == "panorama" else self.tiles)
 
     def encode_headings(self, images: object, view: str, count: int) -> SimpleNamespace:

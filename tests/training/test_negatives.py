@@ -13,7 +13,7 @@ from geoloc.recipe.recipe import Recipe
 from geoloc.training import step
 from geoloc.training.augment import draw_drone, draw_pairs
 from geoloc.training.pair_trainer import PairTrainer
-from geoloc.training.step import PairBatch, same_place_pairs
+from geoloc.training.step import PairBatch, PairInputs, same_place_pairs
 from training.test_step import changed, noise
 
 NAN = float("nan")
@@ -114,7 +114,9 @@ def test_every_term_of_the_loss_leaves_out_pairs_of_one_place(masked: bool) -> N
     drone = draw_drone(draw, augmentation, reach_m=0.0, generator=generator)
     trainer._pair_step.train()
     with torch.no_grad():
-        result = trainer._pair_step(batch, draw, drone, torch.Generator())
+        result = trainer._pair_step(
+            PairInputs(batch, 8, draw, drone, [None, None, None], torch.zeros(8, dtype=torch.int64))
+        )
         tiles = to_unit(batch.tiles)
         looks = [
             to_unit(turn_panorama(batch.panoramas, draw.columns, draw.mirrored)),

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from geoloc.core import part_table
 from geoloc.core.errors import ArtifactError, ConfigError, InputError, ModelMismatch
 from geoloc.core.images import decode_image
 from geoloc.recipe.recipe import Recipe
-from geoloc.training import pair_store as module
-from geoloc.training.pair_store import check_pairs, load_pairs, read_index, usable_pairs
-from geoloc.training.sampler import split_pairs
+from geoloc.training import pictures as module
+from geoloc.training.pair_index import PairIndex, check_pairs, pair_names, read_index
+from geoloc.training.pair_store import load_pairs
 
 
 def test_pairs_are_read_once_and_belong_together(
@@ -32,7 +32,8 @@ def test_pairs_are_read_once_and_belong_together(
     assert store.tiles.shape == (40, 40, 40, 3)  # 40 m at the model's metre per pixel
     assert store.panoramas.shape == (40, 16, 64, 3)
     assert store.reach_m == pytest.approx(4.0)
-    assert [f"t{name[1:]}" for name in store.index.query_id] == list(store.index.tile_id)
+    names = pair_names(ingested, store.index, [0, 1, 39])
+    assert names == [f"q{row:04d} and t{row:04d}" for row in (0, 2, 78)]
     assert len(set(store.tile_of.tolist())) == 40
     # Neighbours in the 50 m grid of the table are 50 m apart in the metric frame.
     assert np.hypot(np.diff(index.east_m[:10]), np.diff(index.north_m[:10])) == pytest.approx(50.0, abs=0.1)
@@ -48,8 +49,9 @@ def test_above_the_memory_limit_the_pictures_lie_in_a_file(ingested: str, tiny: 
 
 
 def test_what_cannot_be_trained_on_is_one_sentence(
-    ingested: str, tiny: Recipe, ingest: Callable[..., None], tmp_path: Path
+    ingested: str, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read = part_table.read
     index = read_index(ingested)
     with pytest.raises(ConfigError, match=r"has 3 pairs, fewer than a batch \(16\)"):
         check_pairs(ingested, index.take(np.arange(3)), tiny)
@@ -58,10 +60,13 @@ def test_what_cannot_be_trained_on_is_one_sentence(
         check_pairs(ingested, index, large)
     with pytest.raises(ArtifactError, match="no table at"):
         read_index(str(tmp_path / "nothing"))
-    strangers = index.take(np.arange(80))
-    strangers.tile_id[:] = "unknown"
-    with pytest.raises(InputError, match="not in its tiles table"):
-        check_pairs(ingested, strangers, tiny)
+    pairs = part_table.read(f"{ingested}/pairs", kind="pairs")
+    strange = pairs.set_column(pairs.schema.get_field_index("tile_id"), "tile_id", [["unknown"] * len(pairs)])
+    monkeypatch.setattr(
+        part_table, "read", lambda uri, **rest: strange if uri.endswith("pairs") else read(uri, **rest)
+    )
+    with pytest.raises(InputError, match=r"80 pairs of .* 'unknown' among them"):
+        read_index(ingested)
 
 
 def test_cameras_out_of_reach_are_left_out(ingested: str, tiny: Recipe) -> None:
@@ -70,28 +75,26 @@ def test_cameras_out_of_reach_are_left_out(ingested: str, tiny: Recipe) -> None:
     index.camera_east_m[6] = 5.9
     store = load_pairs(ingested, index, tiny)
     assert len(store) == 79
-    assert "q0005" not in store.index.query_id
-    assert "q0006" in store.index.query_id
+    assert 5 not in store.index.photo_rows
+    assert 6 in store.index.photo_rows
 
 
-def test_workers_have_equal_shares_whatever_does_not_fit(ingested: str, tiny: Recipe) -> None:
-    """A worker with fewer pairs than a batch would end all: gloo cannot gather batches of several sizes."""
+def test_too_few_pairs_within_reach_are_refused(ingested: str, tiny: Recipe) -> None:
     index = read_index(ingested)
-    first = split_pairs(len(index), 2, 0, tiny.seed)
-    index.camera_east_m[first[:34]] = (
-        7.0  # all that do not fit would be of one worker: 6 pairs are left to it
-    )
-    usable = usable_pairs(ingested, index, tiny)
-    assert len(usable) == 46
-    for workers in (2, 3):
-        shares = [
-            load_pairs(ingested, usable.take(split_pairs(len(usable), workers, rank, tiny.seed)), tiny)
-            for rank in range(workers)
-        ]
-        assert {len(share) for share in shares} == {46 // workers}
-    index.camera_east_m[first] = 7.0
+    index.camera_east_m[:40] = 7.0
     wanting = tiny.with_overrides(steps=None, batch_size=48)
     with pytest.raises(
         ConfigError, match=r"has 40 pairs whose field fits on their tile, fewer than a batch \(48\)"
     ):
         check_pairs(ingested, index, wanting)
+
+
+def test_an_index_is_the_same_from_its_files(ingested: str, tmp_path: Path) -> None:
+    index = read_index(ingested).take(np.array([3, 8, 9]))
+    index.save(tmp_path / "columns")
+    mapped = PairIndex.map(tmp_path / "columns")
+    assert isinstance(mapped.photo, np.memmap)
+    for name, values in vars(index).items():
+        np.testing.assert_array_equal(getattr(mapped, name), values)
+    assert index.photo_rows.tolist() == [3, 8, 9]
+    assert index.photo.tolist() == [0, 1, 2]

@@ -5,16 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from geoloc.core.errors import ConfigError, GeolocError, InputError, ModelMismatch
 from geoloc.recipe.recipe import Recipe
+from geoloc.training.optimizer import learning_rate
+from geoloc.training.pictures import row_names
 from geoloc.training.place_step import VIEWS
 from geoloc.training.place_store import PlaceStore, check_places, load_places, read_places
 from geoloc.training.place_trainer import PlaceTrainer
-from geoloc.training.sampler import split_pairs
-from geoloc.training.trainer import learning_rate
 from tests.small_places import TINY_PLACES, tiny_places, write_places
 
 
@@ -32,26 +30,29 @@ def store(places: str) -> PlaceStore:
 
 
 def trainer_of(store: PlaceStore, recipe: Recipe) -> PlaceTrainer:
-    return PlaceTrainer(store, recipe, places=len(store))
+    return PlaceTrainer(store, recipe)
 
 
 def test_places_without_photos_are_counted_and_junk_is_no_place(places: str) -> None:
     index = read_places(places, tiny_places())
-    assert index.place_id == tuple(f"{row:04d}" for row in range(12))
+    assert index.place_id.to_pylist() == [f"{row:04d}" for row in range(12)]
     assert index.left_out == 1
-    assert index.photos["drone"][3] == ("drone/0003/0", "drone/0003/1", "drone/0003/2")
-    assert "junk" not in {name for names in index.photos["drone"] for name in names}
+    drones = index.photos["drone"]
+    names = row_names(f"{places}/queries", "query_id", drones.rows)
+    assert [names[number] for number in drones.of(3)] == ["drone/0003/0", "drone/0003/1", "drone/0003/2"]
+    assert "junk" not in set(names)
 
 
 def test_pictures_belong_to_their_places(store: PlaceStore) -> None:
     """A drone photo is its tile in other light: of all tiles its own has the smallest spread of differences."""
     tiles = store.tiles.astype(float)
-    for place, rows in enumerate(store.photo_rows["drone"]):
-        for row in rows:
+    drones, own = store.index.photos["drone"], store.index.tiles
+    for place in range(len(store)):
+        for row in drones.of(place):
             spread = (tiles - store.photos["drone"][row]).std(axis=(1, 2, 3))
-            assert int(spread.argmin()) == int(store.tile_rows[place][0])
-    assert store.headings_deg["drone"][store.photo_rows["drone"][4]].tolist() == [0.0, 10.0, 20.0]
-    assert np.isnan(store.headings_deg["street"]).all()
+            assert int(spread.argmin()) == int(own.of(place)[0])
+    assert drones.heading_deg[drones.of(4)].tolist() == [0.0, 10.0, 20.0]
+    assert np.isnan(store.index.photos["street"].heading_deg).all()
 
 
 def test_a_batch_has_p_places_and_k_views_of_each(store: PlaceStore) -> None:
@@ -165,24 +166,3 @@ def test_what_cannot_train_is_one_sentence(places: str, tmp_path: Path) -> None:
         text = {key: value for key, value in base[part].items() if key != "places"}
         with pytest.raises(GeolocError, match=r"loss\.places and training\.places belong together"):
             Recipe.from_yaml(__import__("yaml").safe_dump(base | {part: text}))
-
-
-def worker(rank: int, folder: str, places: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    recipe = tiny_places()
-    index = read_places(places, recipe)
-    store = load_places(places, index.take(split_pairs(len(index), 2, rank, recipe.seed)), recipe)
-    trainer = PlaceTrainer(store, recipe, places=len(index), workers=2, rank=rank)
-    losses = [float(trainer.step(step / 10).loss.detach()) for step in range(2)]
-    weights = torch.cat([value.flatten() for value in trainer.model.parameters()])
-    torch.save({"losses": torch.tensor(losses), "weights": weights}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_workers_hold_one_model_and_one_loss(places: str, tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path), places), nprocs=2)
-    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    torch.testing.assert_close(one["weights"], other["weights"])
-    torch.testing.assert_close(one["losses"], other["losses"])

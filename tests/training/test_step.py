@@ -17,9 +17,10 @@ from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import to_unit
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.augment import PairDraw, draw_pairs
-from geoloc.training.pair_store import PairIndex, PairStore
+from geoloc.training.pair_index import PairIndex
+from geoloc.training.pair_store import PairStore
 from geoloc.training.pair_trainer import PairTrainer
-from geoloc.training.step import _turn_back
+from geoloc.training.step import PairBatch, PairInputs, _turn_back
 
 COUNT = 12
 
@@ -36,21 +37,26 @@ def noise(recipe: Recipe, seed: int = 0) -> PairStore:
     zeros = np.zeros(COUNT)
     rows = np.arange(COUNT)
     index = PairIndex(
-        query_id=np.array([f"q{row}" for row in rows], dtype=object),
-        tile_id=np.array([f"t{row}" for row in rows], dtype=object),
-        tile_number=rows,
+        photo=rows,
+        tile=rows,
         camera_east_m=zeros,
         camera_north_m=zeros,
         east_m=rows * 100.0,
         north_m=zeros,
-        heading_deg=zeros,
-        fov_deg=np.full(COUNT, 360.0),
+        photo_rows=rows,
+        tile_rows=rows,
     )
 
     def pixels(images: torch.Tensor) -> np.ndarray:
         return images.permute(0, 2, 3, 1).round().byte().contiguous().numpy()
 
-    return PairStore(pixels(tiles), pixels(panoramas), rows, index, model.tile_m / 8)
+    return PairStore(pixels(tiles), pixels(panoramas), index, model.tile_m / 8)
+
+
+def inputs_of(batch: PairBatch, draw: PairDraw) -> PairInputs:
+    """Pairs that are seen once, in the light they have."""
+    count = len(draw.columns)
+    return PairInputs(batch, count, draw, None, [None, None, None], torch.zeros(count, dtype=torch.int64))
 
 
 def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
@@ -89,9 +95,9 @@ def test_oricnn_learns_from_the_maps_alone_how_views_belong_together() -> None:
     draws: list[PairDraw] = []
     inner = trainer._step.forward
 
-    def kept(batch: Any, draw: PairDraw, *rest: Any) -> Any:
-        draws.append(draw)
-        return inner(batch, draw, *rest)
+    def kept(inputs: PairInputs) -> Any:
+        draws.append(inputs.draw)
+        return inner(inputs)
 
     trainer._step.forward = kept  # type: ignore[method-assign]
     trainer.step(0.0)
@@ -180,7 +186,7 @@ def test_unknown_headings_are_compared_at_their_best_turn() -> None:
     )
     trainer._pair_step.train()
     with torch.no_grad():
-        result = trainer._pair_step(batch, draw, None, torch.Generator())
+        result = trainer._pair_step(inputs_of(batch, draw))
         model = trainer.model
         turned = to_unit(turn_panorama(batch.panoramas, draw.columns, draw.mirrored))
         polar = model.to_polar(to_unit(batch.tiles), draw.aerial)
@@ -210,7 +216,7 @@ def test_of_a_limited_view_only_the_columns_it_shows_are_compared(heading: str |
     assert draw.kept is not None
     trainer._pair_step.train()
     with torch.no_grad():
-        result = trainer._pair_step(batch, draw, None, torch.Generator())
+        result = trainer._pair_step(inputs_of(batch, draw))
         model = trainer.model
         turned = turn_panorama(batch.panoramas, draw.columns, draw.mirrored)
         shown = to_unit(limit_view(turned, draw.first, draw.kept))

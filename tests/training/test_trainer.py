@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from geoloc.core.errors import GeolocError
+from geoloc.core.errors import TrainingDiverged
 from geoloc.recipe.recipe import Recipe
-from geoloc.training.pair_store import PairStore, load_pairs, read_index
+from geoloc.training.optimizer import learning_rate
+from geoloc.training.pair_index import read_index
+from geoloc.training.pair_store import PairStore, load_pairs
 from geoloc.training.pair_trainer import PairTrainer
-from geoloc.training.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,39 @@ def test_a_resumed_run_goes_on_as_it_would_have(store: PairStore, tiny: Recipe) 
     assert resumed.steps_done == 3
     for step in range(3, 6):
         got = resumed.step(step / 40)
-    assert float(got.loss.detach()) == pytest.approx(float(expected.loss.detach()), rel=1e-3)
+    assert float(got.loss.detach()) == pytest.approx(float(expected.loss.detach()), rel=1e-6)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_broken_batch_is_named_before_it_reaches_a_weight(
+    store: PairStore, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = PairTrainer(store, tiny)
+    rows = next(trainer._batches_from(0))
+    before = [value.clone() for value in trainer.model.parameters()]
+    shown = trainer.model.columns_of
+
+    def broken(*views: Any) -> Any:
+        photos, *others = shown(*views)
+        return [torch.where(torch.arange(len(photos)).view(-1, 1, 1) == 5, torch.nan, photos), *others]
+
+    monkeypatch.setattr(trainer.model, "columns_of", broken)
+    name = f"q{rows[5]:04d} and t{rows[5]:04d}"
+    with pytest.raises(TrainingDiverged, match=rf"of 1 of 16 items .* \(rows {rows[5]}: {name}\)"):
+        trainer.step(0.0)
+    for value, old in zip(trainer.model.parameters(), before, strict=True):
+        assert torch.equal(value, old)
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weight(store: PairStore, tiny: Recipe) -> None:
+    trainer = PairTrainer(store, tiny)
+    parameter = next(trainer.model.parameters())
+    parameter.register_hook(lambda gradient: gradient * torch.inf)
+    before = parameter.detach().clone()
+    with pytest.raises(TrainingDiverged, match=r"The gradient became (nan|inf) at step 0"):
+        trainer.step(0.0)
+    assert torch.equal(parameter.detach(), before)
 
 
 def test_the_aerial_term_is_part_of_the_loss(store: PairStore, tiny: Recipe) -> None:
@@ -56,12 +91,14 @@ def test_a_broken_run_stops_with_one_sentence(store: PairStore, tiny: Recipe) ->
     trainer = PairTrainer(store, tiny)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
-    with pytest.raises(GeolocError, match=r"The loss became nan at step 0; lower training\.learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"The loss became nan at step 0; the batch has 16 items \(rows \d"
+    ):
         trainer.step(0.0)
     dead = PairTrainer(store, tiny)
     with torch.no_grad():
         dead.model.heads["aerial"].project.weight.zero_()  # type: ignore[union-attr, operator]
-    with pytest.raises(GeolocError, match="All embeddings became equal at step 0"):
+    with pytest.raises(TrainingDiverged, match="All embeddings became equal at step 0"):
         dead.step(0.0)
 
 

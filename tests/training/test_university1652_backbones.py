@@ -47,7 +47,7 @@ def test_a_backbone_from_training_to_an_answer(backbone: dict[str, Any], tmp_pat
     write_places(str(tmp_path / "places"), 6)
     wanted = recipe(backbone, "avg_max" if backbone["kind"] == "plain_cnn" else "gem")
     store = load_places(str(tmp_path / "places"), read_places(str(tmp_path / "places"), wanted), wanted)
-    trainer = PlaceTrainer(store, wanted, places=len(store))
+    trainer = PlaceTrainer(store, wanted)
     before = [value.clone() for value in trainer.model.parameters()]
     assert all(np.isfinite(float(trainer.step(step / 2).loss.detach())) for step in range(2))
     assert any((old != new).any() for old, new in zip(before, trainer.model.parameters(), strict=True))

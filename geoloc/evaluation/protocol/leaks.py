@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +86,8 @@ def check_leaks(
         pictures = shuffle(split_keys, _with(work, column, True), merge_keys, partitions)
         found += _shared_pictures(_overlap(pictures), kind)
         if kind == "queries" and not shared_area:
-            near = shuffle(split_places, _with(work, radius_m), merge_places(radius_m), partitions)
+            merge = partial(merge_places, radius_m=radius_m)
+            near = shuffle(split_places, _with(work, radius_m), merge, partitions)
             found += _near(near, radius_m)
     return found
 
@@ -230,26 +232,20 @@ def map_cells(
     return unique[:, 0], mixed & np.int64(2**62 - 1)
 
 
-class merge_places:  # noqa: N801  # a function with a setting
-    """Compares the positions of one partition."""
+def merge_places(tables: Sequence[pa.Table], radius_m: float) -> Nearness:
+    """How many photos of the evaluation of one partition lie near one of the training."""
+    table = pa.concat_tables(tables)
+    own = np.asarray(table["ours"].to_numpy())
+    where = np.stack([table["lat"].to_numpy(), table["lon"].to_numpy()], axis=1)
+    ours, theirs = where[own], where[~own]
+    if not len(ours) or not len(theirs):
+        return Nearness(len(ours), 0, np.inf)
+    from sklearn.neighbors import BallTree
 
-    def __init__(self, radius_m: float) -> None:
-        self._radius_m = radius_m
-
-    def __call__(self, tables: Sequence[pa.Table]) -> Nearness:
-        """How many photos of the evaluation lie near one of the training."""
-        table = pa.concat_tables(tables)
-        own = np.asarray(table["ours"].to_numpy())
-        where = np.stack([table["lat"].to_numpy(), table["lon"].to_numpy()], axis=1)
-        ours, theirs = where[own], where[~own]
-        if not len(ours) or not len(theirs):
-            return Nearness(len(ours), 0, np.inf)
-        from sklearn.neighbors import BallTree
-
-        tree = BallTree(np.radians(theirs), metric="haversine")
-        nearest = tree.query(np.radians(ours), k=1, return_distance=False)[:, 0]
-        metres = geodesy.distance_m(*ours.T, *theirs[nearest].T)
-        return Nearness(len(ours), int((metres <= self._radius_m).sum()), float(metres.min()))
+    tree = BallTree(np.radians(theirs), metric="haversine")
+    nearest = tree.query(np.radians(ours), k=1, return_distance=False)[:, 0]
+    metres = geodesy.distance_m(*ours.T, *theirs[nearest].T)
+    return Nearness(len(ours), int((metres <= radius_m).sum()), float(metres.min()))
 
 
 def _near(parts: Sequence[Nearness], radius_m: float) -> list[str]:

@@ -38,6 +38,11 @@ class Protocol(BaseModel):
     components: int | None = Field(
         default=None, ge=1, description="Principal components of the gallery's embeddings to compare by."
     )
+    routes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Random routes along the photos' streets to locate by their photos as well.",
+    )
     ks: tuple[int, ...] = (1, 5, 10)
     top_percent: TopPercent = "int_plus_one"
     radii_m: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 100.0)
@@ -192,6 +197,20 @@ _ALL = (
         "that is K = 51 of 5,000.",
         components=128,
         top_percent="max_round_plus_one",
+        single_match=(PHOTOS_TO_TILES,),
+        published_queries=5000,
+        published_gallery=5000,
+    ),
+    Protocol(
+        name="map25d-route",
+        definition="Single images as in map25d-single-image. Beside it 500 random routes of 40 panoramas that visit "
+        "none twice, on the graph of neighbouring panoramas (links of up to 20 m without a third one between). A route "
+        "is right at length m when the last five places (all where fewer) of its best candidate are right, in order. "
+        "Observations are distances in the 128 components; with turns it is also known whether the heading changed by "
+        "more than 30 degrees. The published enumeration keeps 50 % of its candidates at each step, or the best 5,000.",
+        components=128,
+        top_percent="max_round_plus_one",
+        routes=500,
         single_match=(PHOTOS_TO_TILES,),
         published_queries=5000,
         published_gallery=5000,

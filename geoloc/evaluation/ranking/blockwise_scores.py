@@ -12,7 +12,7 @@ which 0.2 GB are the queries; their scores would be 400 GB.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -165,6 +165,11 @@ class Thresholds:
     value: Float32Array
 
 
+Pairs = tuple[IntArray, IntArray]  # query, gallery row
+NO_THRESHOLDS = Thresholds(np.empty(0, np.int64), np.empty(0, np.float32))
+NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 @dataclass(frozen=True)
 class ScanResult:
     """Counts and best items of one scan.
@@ -181,6 +186,17 @@ class ScanResult:
     rows: IntArray
     scores: Float32Array
     gallery: int
+
+    @classmethod
+    def of_nothing(cls, queries: int, k: int, thresholds: Thresholds, pairs: Pairs) -> ScanResult:
+        """The result of scanning no item, to be filled."""
+        return cls(
+            np.zeros(len(thresholds.query), np.int64),
+            np.full(len(pairs[0]), -np.inf, np.float32),
+            np.full((queries, k), -1, np.int64),
+            np.full((queries, k), -np.inf, np.float32),
+            0,
+        )
 
 
 def candidates(rows: AnyArray) -> AnyArray:
@@ -224,8 +240,8 @@ def scan(
     gallery: Blocks,
     similarity: Similarity,
     *,
-    thresholds: Thresholds | None = None,
-    pairs: tuple[IntArray, IntArray] | None = None,
+    thresholds: Thresholds = NO_THRESHOLDS,
+    pairs: Pairs = NO_PAIRS,
     dropped: BoolArray | None = None,
     k: int = 0,
 ) -> ScanResult:
@@ -238,10 +254,8 @@ def scan(
     count, heads = prepared.shape[:2]
     order, values, starts = _sorted_thresholds(thresholds, count)
     bins = np.zeros(len(values), dtype=np.int64)
-    pair_query, pair_row = pairs or (np.empty(0, np.int64), np.empty(0, np.int64))
-    pair_score = np.full(len(pair_query), -np.inf, dtype=np.float32)
-    best = np.full((count, k), -np.inf, dtype=np.float32)
-    rows = np.full((count, k), -1, dtype=np.int64)
+    found = ScanResult.of_nothing(count, k, thresholds, pairs)
+    pair_query, pair_row = pairs
     size = 0
     for start, raw in gallery_blocks(gallery):
         size = start + len(raw)
@@ -254,13 +268,14 @@ def scan(
             part = slice(first, min(first + step, count))
             scores = _block_scores(similarity, prepared[part], block)
             pairs_here = by_query[slice(*np.searchsorted(pair_query[by_query], [part.start, part.stop]))]
-            pair_score[pairs_here] = scores[pair_query[pairs_here] - first, pair_row[pairs_here] - start]
+            found.pair_scores[pairs_here] = scores[
+                pair_query[pairs_here] - first, pair_row[pairs_here] - start
+            ]
             if out is not None and len(out):
                 scores[:, out] = np.nan
-            _visit(scores, first, start, values, starts, bins, best, rows)
-    above = np.empty(len(values), dtype=np.int64)
-    above[order] = _counts_above(bins, starts)
-    return ScanResult(above, pair_score, rows, best, size)
+            _visit(scores, first, start, values, starts, bins, found.scores, found.rows)
+    found.above[order] = _counts_above(bins, starts)
+    return replace(found, gallery=size)
 
 
 class Scanner(Protocol):
@@ -277,8 +292,8 @@ class Scanner(Protocol):
         queries: AnyArray,
         similarity: Similarity,
         *,
-        thresholds: Thresholds | None = None,
-        pairs: tuple[IntArray, IntArray] | None = None,
+        thresholds: Thresholds = NO_THRESHOLDS,
+        pairs: Pairs = NO_PAIRS,
         dropped: BoolArray | None = None,
         k: int = 0,
     ) -> ScanResult:
@@ -303,12 +318,8 @@ class BlockScanner:
         return scan(queries, self.gallery, similarity, **wanted)
 
 
-def _sorted_thresholds(
-    thresholds: Thresholds | None, queries: int
-) -> tuple[IntArray, Float32Array, IntArray]:
+def _sorted_thresholds(thresholds: Thresholds, queries: int) -> tuple[IntArray, Float32Array, IntArray]:
     """(original position of each threshold, values ascending within each query, start of each query int64[Q + 1])."""
-    if thresholds is None:
-        return np.empty(0, np.int64), np.empty(0, np.float32), np.zeros(queries + 1, np.int64)
     value = np.where(np.isfinite(thresholds.value), thresholds.value, np.inf).astype(np.float32)
     order = np.lexsort((value, thresholds.query))
     starts = np.searchsorted(thresholds.query[order], np.arange(queries + 1)).astype(np.int64)

@@ -7,15 +7,19 @@ in one process and on a cluster alike. The caller holds one chunk of queries and
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array, IntArray
 from geoloc.evaluation.ranking.blockwise_scores import (
+    NO_PAIRS,
+    NO_THRESHOLDS,
     Blocks,
+    Pairs,
     ScanResult,
     Similarity,
     Thresholds,
@@ -38,9 +42,9 @@ class ShardTask:
     shard: int
     queries: Any
     similarity: Similarity
-    pairs: tuple[IntArray, IntArray]
+    pairs: Pairs
     scores_only: bool = False
-    thresholds: Thresholds | None = None
+    thresholds: Thresholds = NO_THRESHOLDS
     dropped: BoolArray | None = None
     k: int = 0
 
@@ -60,6 +64,22 @@ class ShardTask:
 
 
 Run = Callable[[Iterable[ShardTask]], Iterator[Any]]
+Place = TypeVar("Place")
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A chunk of queries (`part` of all, rows [q, R, E]) against one shard, and the pairs of both.
+
+    pair: int64[p], the positions of those pairs among all; pairs: the pairs as numbered within chunk and shard.
+    """
+
+    shard: int
+    first_row: int
+    part: slice
+    queries: AnyArray
+    pair: IntArray
+    pairs: Pairs
 
 
 class ShardedScanner:
@@ -78,21 +98,13 @@ class ShardedScanner:
     ) -> Float32Array:
         """Scores float32[P], see `blockwise_scores.pair_scores`."""
         out = np.full(len(query), -np.inf, dtype=np.float32)
-        places: list[IntArray] = []
-
-        def tasks() -> Iterator[ShardTask]:
-            for part, chunk in self._chunks(queries):
-                mine = np.flatnonzero((query >= part.start) & (query < part.stop))
-                edges = np.searchsorted(item[mine], self._starts)
-                for shard in range(len(self._starts) - 1):
-                    inside = mine[edges[shard] : edges[shard + 1]]
-                    if len(inside):
-                        pairs = query[inside] - part.start, item[inside] - self._starts[shard]
-                        places.append(inside)
-                        yield ShardTask(shard, chunk, similarity, pairs, scores_only=True)
-
-        for number, scores in enumerate(self._run(tasks())):
-            out[places[number]] = scores
+        planned = (
+            (ShardTask(cut.shard, cut.queries, similarity, cut.pairs, scores_only=True), cut)
+            for cut in self._cuts(queries, (query, item))
+            if len(cut.pair)
+        )
+        for cut, scores in self._results(planned):
+            out[cut.pair] = scores
         return out
 
     def scan(
@@ -100,51 +112,58 @@ class ShardedScanner:
         queries: AnyArray,
         similarity: Similarity,
         *,
-        thresholds: Thresholds | None = None,
-        pairs: tuple[IntArray, IntArray] | None = None,
+        thresholds: Thresholds = NO_THRESHOLDS,
+        pairs: Pairs = NO_PAIRS,
         dropped: BoolArray | None = None,
         k: int = 0,
     ) -> ScanResult:
         """Counts and best items of queries [Q, D] or [Q, R, D], see `blockwise_scores.scan`."""
-        limits = thresholds or Thresholds(np.empty(0, np.int64), np.empty(0, np.float32))
-        query, item = pairs or (np.empty(0, np.int64), np.empty(0, np.int64))
-        count, size = len(queries), int(self._starts[-1])
-        whole = ScanResult(
-            np.zeros(len(limits.query), np.int64),
-            np.full(len(query), -np.inf, np.float32),
-            np.full((count, k), -1, np.int64),
-            np.full((count, k), -np.inf, np.float32),
-            size,
-        )
-        places: list[tuple[slice, int, IntArray, IntArray]] = []
+        whole = ScanResult.of_nothing(len(queries), k, thresholds, pairs)
+
+        def planned() -> Iterator[tuple[ShardTask, tuple[_Cut, IntArray]]]:
+            for cut in self._cuts(queries, pairs):
+                counted = _within(thresholds.query, cut.part)
+                own = Thresholds(thresholds.query[counted] - cut.part.start, thresholds.value[counted])
+                out = None if dropped is None else dropped[cut.first_row : self._starts[cut.shard + 1]]
+                task = ShardTask(
+                    cut.shard,
+                    cut.queries,
+                    similarity,
+                    cut.pairs,
+                    thresholds=own,
+                    dropped=out if out is not None and out.any() else None,
+                    k=k,
+                )
+                yield task, (cut, counted)
+
+        for (cut, counted), found in self._results(planned()):
+            whole.above[counted] += found.above
+            whole.pair_scores[cut.pair] = found.pair_scores
+            _merge_best(whole, cut.part, found, cut.first_row)
+        return replace(whole, gallery=int(self._starts[-1]))
+
+    def _results(self, planned: Iterable[tuple[ShardTask, Place]]) -> Iterator[tuple[Place, Any]]:
+        """The results of tasks in their order, each with what was planned beside its task."""
+        places: deque[Place] = deque()
 
         def tasks() -> Iterator[ShardTask]:
-            for part, chunk in self._chunks(queries):
-                mine = np.flatnonzero((query >= part.start) & (query < part.stop))
-                edges = np.searchsorted(item[mine], self._starts)
-                counted = np.flatnonzero((limits.query >= part.start) & (limits.query < part.stop))
-                own = Thresholds(limits.query[counted] - part.start, limits.value[counted])
-                for shard in range(len(self._starts) - 1):
-                    inside = mine[edges[shard] : edges[shard + 1]]
-                    start, stop = self._starts[shard : shard + 2]
-                    out = None if dropped is None else dropped[start:stop]
-                    places.append((part, int(start), counted, inside))
-                    yield ShardTask(
-                        shard,
-                        chunk,
-                        similarity,
-                        (query[inside] - part.start, item[inside] - start),
-                        thresholds=own,
-                        dropped=out if out is not None and out.any() else None,
-                        k=k,
-                    )
+            for task, place in planned:
+                places.append(place)
+                yield task
 
-        for number, found in enumerate(self._run(tasks())):
-            part, start, counted, inside = places[number]
-            whole.above[counted] += found.above
-            whole.pair_scores[inside] = found.pair_scores
-            _merge_best(whole, part, found, start)
-        return whole
+        for result in self._run(tasks()):
+            yield places.popleft(), result
+
+    def _cuts(self, queries: AnyArray, pairs: Pairs) -> Iterator[_Cut]:
+        """Every chunk of queries with every shard; `pairs` have their rows ascending."""
+        query, item = pairs
+        for part, chunk in self._chunks(queries):
+            mine = _within(query, part)
+            edges = np.searchsorted(item[mine], self._starts)
+            for shard, first_row in enumerate(self._starts[:-1]):
+                inside = mine[edges[shard] : edges[shard + 1]]
+                own = query[inside] - part.start, item[inside] - first_row
+                yield _Cut(shard, int(first_row), part, chunk, inside, own)
 
     def _chunks(self, queries: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
         """Queries in chunks of bounded size: (positions, rows [q, R, E])."""
@@ -157,6 +176,11 @@ class ShardedScanner:
         size = max(1, min(fitting, -(-wanted // step) * step))
         for first in range(0, len(rows), size):
             yield slice(first, min(first + size, len(rows))), rows[first : first + size]
+
+
+def _within(query: IntArray, part: slice) -> IntArray:
+    """Positions of the values that lie in a part of the queries."""
+    return np.flatnonzero((query >= part.start) & (query < part.stop))
 
 
 def _merge_best(whole: ScanResult, part: slice, found: ScanResult, start: int) -> None:

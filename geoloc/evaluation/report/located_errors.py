@@ -167,9 +167,7 @@ def coverage(locator: Locator, photos: LocatedPhotos, *, rerank: int) -> list[Co
         errors, top = photos.error_m[rows][known], photos.top1_error_m[rows][known]
         row = coverage_of(group.query_kind, errors, chosen, top <= fit.place_m)
         some = np.flatnonzero(known)[:: max(1, int(known.sum()) // _HIDDEN_PHOTOS)]
-        tried = KnownPhotos(
-            queries.rows(some), photos.true_lat[rows][some], photos.true_lon[rows][some], rows[some]
-        )
+        tried = KnownPhotos(queries.rows(some), photos.true_lat[rows][some], photos.true_lon[rows][some])
         accepts = _false_accepts(locator, fit, tried, group.settings, rerank)
         found.append(row.model_copy(update={"false_accept_percent": accepts}))
     return found

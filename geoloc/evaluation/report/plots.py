@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from geoloc.core import geodesy
 from geoloc.core.arrays import FloatArray, IntArray
 
 _SMALLEST_M = 0.1  # a logarithmic axis has no zero
-_MOST_LINES = 300
-_MOST_TILES = 20_000
-
-
-@dataclass(frozen=True)
-class MapPositions:
-    """True and estimated positions of queries float64[Q] and those of the gallery float64[N]: WGS84 degrees.
-
-    NaN where unknown; error_m float64[Q] in metres.
-    """
-
-    true_lat: FloatArray
-    true_lon: FloatArray
-    lat: FloatArray
-    lon: FloatArray
-    gallery_lat: FloatArray
-    gallery_lon: FloatArray
-    error_m: FloatArray
+_FEW_POINTS = 30  # of a curve, which are marked
 
 
 def recall_curves(
@@ -49,6 +29,18 @@ def recall_curves(
     return _done(figure, axes, place="best")
 
 
+def route_curves(lengths: Sequence[int], curves: Mapping[str, Sequence[float]]) -> bytes:
+    """Percent of routes that are right over their length in photos, for each algorithm; with turns dashed."""
+    figure, axes = _axes()
+    colours: dict[str, str] = {}
+    for name, values in curves.items():
+        algorithm = name.removesuffix(", turns")
+        colour = colours.setdefault(algorithm, f"C{len(colours)}")
+        axes.plot(lengths, values, label=name, color=colour, ls="-" if name == algorithm else "--")
+    axes.set(xlabel="photos of the route", ylabel="last five places right, % of routes", ylim=(0, 101))
+    return _done(figure, axes)
+
+
 def within_curves(error_m: FloatArray, ks: Sequence[int], most_m: float = 500.0) -> bytes:
     """Share of queries with an answer among the first K within r metres, over r: error_m float64[Q, k]."""
     figure, axes = _axes()
@@ -58,6 +50,28 @@ def within_curves(error_m: FloatArray, ks: Sequence[int], most_m: float = 500.0)
         axes.plot(radii, [100.0 * float((nearest <= r).mean()) for r in radii], label=f"first {k}")
     axes.set(xscale="log", xlabel="r, metres", ylabel="an answer within r, % of queries", ylim=(0, 101))
     return _done(figure, axes)
+
+
+def training_curve(log: Sequence[Mapping[str, float]]) -> bytes:
+    """Loss and shares in percent over the steps of a training, from the lines of its log that have them."""
+    figure, axes = _axes()
+    shares = axes.twinx()
+    for name, label, scale, where, colour in (
+        ("loss", "loss (left)", 1.0, axes, "C0"),
+        ("batch_accuracy", "first in batch, %", 100.0, shares, "C1"),
+        ("validation_recall_1", "R@1 of held-out photos, %", 1.0, shares, "C2"),
+    ):
+        points = [(line["step"], scale * line[name]) for line in log if {"step", name} <= line.keys()]
+        if points:
+            steps, values = zip(*points, strict=True)
+            where.plot(
+                steps, values, label=label, color=colour, marker="." if len(points) < _FEW_POINTS else ""
+            )
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    shares.set(ylabel="%", ylim=(0, 101))
+    lines = [*axes.get_lines(), *shares.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="center right", fontsize="small")
+    return encode_figure(figure)
 
 
 def error_curve(errors: Mapping[str, FloatArray]) -> bytes:
@@ -70,38 +84,6 @@ def error_curve(errors: Mapping[str, FloatArray]) -> bytes:
             axes.step(finite, share, where="post", label=name)
     axes.set(xscale="log", xlabel="error, metres", ylabel="queries within it, %", ylim=(0, 101))
     return _done(figure, axes)
-
-
-def error_map(positions: MapPositions) -> bytes:
-    """True positions coloured by error over the gallery, with lines to the estimates of the worst.
-
-    Convention: metres east (right) and north (up) of the middle of the queries.
-    """
-    known = np.flatnonzero(np.isfinite(positions.error_m))
-    lat, lon = positions.true_lat[known], positions.true_lon[known]
-    frame = geodesy.LocalFrame(geodesy.LatLon(float(np.median(lat)), float(np.median(lon))))
-    east, north = frame.to_metres(lat, lon)
-    to_east, to_north = frame.to_metres(positions.lat[known], positions.lon[known])
-    errors = np.maximum(positions.error_m[known], _SMALLEST_M)
-    figure, axes = _axes(width=8.0, height=6.0)
-    _gallery(axes, positions, frame)
-    for row in np.argsort(-errors)[: min(_MOST_LINES, len(errors) // 4)]:
-        axes.plot(
-            [east[row], to_east[row]], [north[row], to_north[row]], color="#c33", lw=0.5, alpha=0.4, zorder=2
-        )
-    norm = LogNorm(1.0, max(100.0, float(errors.max())))
-    dots = axes.scatter(east, north, c=errors, s=10, cmap="viridis_r", norm=norm, zorder=3, label="queries")
-    figure.colorbar(dots, label="error, metres")
-    axes.set(xlabel="metres east", ylabel="metres north", aspect="equal")
-    return _done(figure, axes, place="upper right")
-
-
-def _gallery(axes: Axes, positions: MapPositions, frame: geodesy.LocalFrame) -> None:
-    """Tile centres, at most so many of them, evenly."""
-    known = np.flatnonzero(np.isfinite(positions.gallery_lat))
-    known = known[:: max(1, len(known) // _MOST_TILES)]
-    east, north = frame.to_metres(positions.gallery_lat[known], positions.gallery_lon[known])
-    axes.scatter(east, north, s=4, marker="s", color="#ddd", linewidths=0, zorder=1, label="gallery")
 
 
 def _axes(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:

@@ -11,10 +11,12 @@ import numpy as np
 
 from geoloc.evaluation.protocol.protocols import PHOTOS_TO_TILES
 from geoloc.evaluation.ranking.ranks import chance_counts
+from geoloc.evaluation.ranking.route_accuracy import RouteFigures
 from geoloc.evaluation.report import plots
 from geoloc.evaluation.report.best_and_worst import Cases, Pictures
 from geoloc.evaluation.report.html import page, plot, table
 from geoloc.evaluation.report.located_errors import LocatedPhotos
+from geoloc.evaluation.report.position_map import MapPositions, position_map
 from geoloc.evaluation.report.recall_table import CHANCE, DirectionTables, recall_curve
 from geoloc.evaluation.report.results import (
     DirectionResult,
@@ -29,6 +31,7 @@ from geoloc.localization.fix import PROMISE
 __all__ = ["Pictures", "render"]
 
 _KS = (1, 5, 10)
+_ROUTE_LENGTHS = (1, 2, 3, 5, 10, 20, 40)
 _MOST_K = 100  # of the curve of recall
 
 
@@ -38,8 +41,12 @@ def render(
     photos: LocatedPhotos | None,
     pictures: Pictures,
     count: int,
+    log: Sequence[Mapping[str, float]] = (),
 ) -> str:
-    """The report as HTML; `count` queries are shown with pictures, half of them the best, half the worst."""
+    """The report as HTML; `count` queries are shown with pictures, half of them the best, half the worst.
+
+    `log` is that of the model's training.
+    """
     sections = [
         f"<h1>geoloc evaluation</h1>{_summary(result)}",
         *(f'<p class="finding">{html.escape(sentence)}</p>' for sentence in result.findings),
@@ -50,6 +57,9 @@ def render(
         if number == 0:
             sections += [_located(result), Cases(tables, located).section(pictures, count)]
             sections.append(_by_kind(result.protocols))
+    sections += [_map(directions, photos), _training(log)]
+    if result.routes is not None:
+        sections.append(_routes(result.routes))
     sections.append(_provenance(result))
     return page("geoloc evaluation", sections)
 
@@ -92,6 +102,18 @@ def _direction(figures: DirectionResult, tables: DirectionTables, photos: Locate
             "<h3>Distance of the best answer</h3>" + _summary_table({"best answer": figures.best_error})
         )
     return sections
+
+
+def _routes(figures: RouteFigures) -> str:
+    """Accuracy against length as a plot and, at some lengths, as a table."""
+    shown = [place for place, length in enumerate(figures.lengths) if length in _ROUTE_LENGTHS]
+    head = ["percent of routes", *(f"{figures.lengths[place]} photos" for place in shown)]
+    rows = dict(figures.accuracy)
+    rows |= {f"{name}: 90 % region holds": values for name, values in figures.region_held.items()}
+    cells = [[name, *(f"{values[place]:.1f}" for place in shown)] for name, values in rows.items()]
+    words = f"{figures.routes:,} routes on a graph of {figures.nodes:,} places and {figures.links:,} links."
+    picture = plot(plots.route_curves(figures.lengths, figures.accuracy))
+    return f'<h2>Routes</h2><p>{words}</p>{table(head, cells)}<p class="plots">{picture}</p>'
 
 
 def _sizes(figures: DirectionResult) -> str:
@@ -138,20 +160,27 @@ def _plots(tables: DirectionTables, photos: LocatedPhotos | None) -> str:
         if photos is not None:
             errors = {"best match": photos.top1_error_m[known], "located": photos.error_m[known]}
         pictures.append(plots.error_curve(errors))
-        positions = _positions(tables, photos)
-        if np.isfinite(positions.error_m).any():
-            pictures.append(plots.error_map(positions))
     return '<p class="plots">' + "".join(map(plot, pictures)) + "</p>"
 
 
-def _positions(tables: DirectionTables, photos: LocatedPhotos | None) -> plots.MapPositions:
+def _map(directions: Sequence[DirectionTables], photos: LocatedPhotos | None) -> str:
+    """Photos on the map of their errors; nothing where positions are unknown."""
+    for tables in directions:
+        if tables.questions.direction == PHOTOS_TO_TILES and tables.within:
+            positions = _positions(tables, photos)
+            if np.isfinite(positions.error_m).any():
+                return "<h2>Where the photos were taken</h2>" + position_map(positions)
+    return ""
+
+
+def _positions(tables: DirectionTables, photos: LocatedPhotos | None) -> MapPositions:
     queries, gallery = tables.questions.queries, tables.questions.gallery
     if photos is not None:
         lat, lon, error_m = photos.lat, photos.lon, photos.error_m
     else:
         best = np.maximum(tables.best_rows[:, 0], 0)
         lat, lon, error_m = gallery.lat[best], gallery.lon[best], tables.error_m[:, 0]
-    return plots.MapPositions(queries.lat, queries.lon, lat, lon, gallery.lat, gallery.lon, error_m)
+    return MapPositions(queries.lat, queries.lon, lat, lon, error_m, gallery.lat, gallery.lon)
 
 
 def _located(result: EvaluateResult) -> str:
@@ -227,6 +256,14 @@ def _by_kind(kinds: Mapping[str, Any]) -> str:
         return ""
     tables = (f"<h3>{html.escape(name)}</h3>{_text_table(tie_table(rows))}" for name, rows in kinds.items())
     return "<h2>By kind of query</h2>" + "".join(tables)
+
+
+def _training(log: Sequence[Mapping[str, float]]) -> str:
+    """How the training of the model went; nothing where its log has no curve."""
+    if sum("loss" in line for line in log) < 2:
+        return ""
+    picture = plot(plots.training_curve(log), "loss and shares over the steps of the training")
+    return f'<h2>How the model was trained</h2><p class="plots">{picture}</p>'
 
 
 def _provenance(result: EvaluateResult) -> str:

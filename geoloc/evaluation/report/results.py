@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core.errors import InputError
 from geoloc.evaluation.ranking.metrics import TopPercent
+from geoloc.evaluation.ranking.route_accuracy import RouteFigures
 from geoloc.evaluation.report.located_errors import Coverage
 from geoloc.evaluation.report.recall_table import RecallRow
 from geoloc.localization.fix import PROMISE
@@ -99,6 +100,7 @@ class EvaluateResult(BaseModel):
     located_error_by_protocol: dict[str, Summary]
     coverage: list[Coverage] = Field(default_factory=list)
     calibrated: bool
+    routes: RouteFigures | None = None
     findings: list[str]
     data: dict[str, Any]
     recipe: dict[str, Any]

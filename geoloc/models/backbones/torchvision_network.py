@@ -21,6 +21,7 @@ _HEAVY_CLASSIFIER = ("alexnet", "vgg16", "vgg16_bn")  # more weights in the part
 _RESNET = ((64, 4), (128, 8), (256, 16), (512, 32))
 _BOTTLENECK = tuple((4 * channels, stride) for channels, stride in _RESNET)
 _VGG = ((64, 2), (128, 4), (256, 8), (512, 16), (512, 32))
+_RESNET_LAST = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 # Channels and stride after each stage; families whose inner stages are not offered have the last one only.
 _TORCHVISION: dict[str, tuple[tuple[int, int], ...]] = {
     "resnet18": _RESNET,
@@ -57,6 +58,10 @@ class TorchvisionBackbone(BackboneSection):
         None, description="stages of a resnet (1 to 4) or vgg (1 to 5) that are kept; all by default"
     )
     max_pool: bool = Field(True, description="false: a resnet without its max pool, half the stride")
+    neck: PositiveInt | None = Field(
+        None,
+        description="of a resnet: its last block gives way to a 1 x 1 and a 3 x 3 convolution of so many channels",
+    )
     weights: str | None = Field(
         None, description="URI of torchvision's own weights as .safetensors, to start training from"
     )
@@ -68,12 +73,14 @@ class TorchvisionBackbone(BackboneSection):
             raise ValueError(f"{self.name} has {known} stages to choose from (got {self.stages})")
         if not self.max_pool and not self.name.startswith("resnet"):
             raise ValueError(f"only resnets go without max pool ({self.name} does not)")
+        if self.neck is not None and (not self.name.startswith("resnet") or (self.stages or known) < known):
+            raise ValueError(f"neck takes the place of the last block of a whole resnet (got {self.name})")
         return self
 
     @property
     def channels(self) -> int:
         """Channels of the feature map."""
-        return _TORCHVISION[self.name][(self.stages or 0) - 1][0]
+        return self.neck or _TORCHVISION[self.name][(self.stages or 0) - 1][0]
 
     @property
     def stride(self) -> int:
@@ -158,6 +165,9 @@ def _cut(network: Any, recipe: TorchvisionBackbone) -> nn.Sequential:
     if recipe.name.startswith("resnet"):
         stem = [network.conv1, network.bn1, network.relu, *([network.maxpool] if recipe.max_pool else [])]
         stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+        if recipe.neck is not None:
+            blocks = list(network.layer4)[:-1]
+            stages[-1] = nn.Sequential(*blocks, _neck(_RESNET_LAST[recipe.name], recipe.neck))
         return nn.Sequential(*stem, *stages[: recipe.stages])
     if recipe.name.startswith("vgg"):
         pools = [at for at, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
@@ -165,6 +175,15 @@ def _cut(network: Any, recipe: TorchvisionBackbone) -> nn.Sequential:
         return nn.Sequential(*list(network.features)[: last + 1])
     closing = [nn.ReLU()] if recipe.name.startswith("densenet") else []
     return nn.Sequential(network.features, *closing)
+
+
+def _neck(inputs: int, channels: int) -> nn.Sequential:
+    """What takes the place of the last block in the 2.5D map networks (arXiv 2308.05993)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.Conv2d(channels, channels, 3, padding=1),
+    )
 
 
 def _names_used(network: nn.Module, recipe: TorchvisionBackbone) -> set[str]:

@@ -14,7 +14,6 @@ from geoloc.core.errors import ConfigError
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder, Side
 from geoloc.recipe.model import HashEncoderSection, HashHead
 from geoloc.recipe.recipe import ModelRecipe
-from geoloc.recipe.registry import register
 
 
 class LinearHash(nn.Module):
@@ -78,12 +77,11 @@ def make_hash(recipe: ModelRecipe) -> LinearHash | ColumnHash | None:
 
 
 class TrainedSection(HashEncoderSection):
-    """The head that is trained with the model."""
+    """The head that is trained with the model. It is not registered: a recipe has it where it names no encoder."""
 
     kind: Literal["trained"] = "trained"
 
 
-@register(TrainedSection)
 class TrainedEncoder(HashEncoder):
     """The model's own head as an encoder; `head` is in evaluation mode, on its device."""
 

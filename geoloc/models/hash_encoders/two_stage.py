@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from geoloc.core.arrays import AnyArray, Float32Array
+from geoloc.core.errors import InputError
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder, Side
 from geoloc.models.hash_encoders.two_stage_losses import CodeBank, ranking_loss
 from geoloc.recipe.model import HashEncoderSection
@@ -27,6 +28,7 @@ _ROWS = 4096  # of a pass: bounds the memory of the hidden layers
 class TwoStage(HashEncoderSection):
     """MLPs of three layers, noise-contrastive loss against a memory bank, and a ranking loss; learns from pairs."""
 
+    paired = True
     kind: Literal["two_stage"] = "two_stage"
     hidden: PositiveInt = 8192
     epochs: PositiveInt = 10
@@ -71,9 +73,14 @@ class TwoStageEncoder(HashEncoder):
 
     @classmethod
     def fit(cls, section: HashEncoderSection, bits: int, sample: FitSample) -> Self:
-        """Raises `InputError` for a sample without photos."""
+        """Raises `InputError` for a sample of fewer than two pairs: a ranking needs another one."""
         assert isinstance(section, TwoStage)
         photos, tile_of = sample.pairs(section.kind)
+        if len(photos) < 2:
+            raise InputError(
+                "The hash encoder 'two_stage' ranks a pair among others, and the sample has a single pair; give more.",
+                reason="no_pairs",
+            )
         torch.manual_seed(section.seed)
         networks: dict[Side, CodeNetwork] = {
             side: CodeNetwork(photos.shape[1], section.hidden, bits) for side in ("aerial", "ground")
@@ -142,7 +149,7 @@ def _train(
     for epoch in range(section.epochs):
         for rows in torch.split(torch.randperm(len(photos), generator=generator), section.batch_size):
             if len(rows) < 2:
-                continue  # a ranking needs another pair
+                continue  # the last of an odd number
             ground = F.normalize(networks["ground"](photos[rows]), dim=1)
             aerial = F.normalize(networks["aerial"](tiles[rows]), dim=1)
             contrast = bank(aerial, ground, rows, warm_up=epoch == 0)

@@ -43,6 +43,18 @@ class ViewTransform(nn.Module, ABC):
         seen: torch.Tensor = self(images if whole else look_down(images, side_px=self.side_px, **pose_px))
         return seen
 
+    def place_points(self, right: torch.Tensor, forward: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Where points of the ground lie in the output, seen as a map of `size` (height, width): [..., 2].
+
+        Convention: right and forward [...] are in halves of the field, 0 in its middle; places (x, y) are those of
+        `geometry.warp`. Recipes refuse fusions that need it where the view's section has no `places_points`.
+        """
+        raise TypeError(f"{type(self).__name__} places no points.")
+
+    def ground_places(self, height: int, width: int) -> torch.Tensor:
+        """Right and forward float64[height, width, 2] of the pixels of a map of the output; undoes `place_points`."""
+        raise TypeError(f"{type(self).__name__} places no points.")
+
     def control_places(self, images: torch.Tensor) -> torch.Tensor:
         """Where control points lie in squares float[B, 3, S, S], float[B, K, 2]; K = 0 for transforms without any."""
         return images.new_empty((len(images), 0, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ class SquareView(ViewSection):
     """The aerial tile as it is, north up: no transform."""
 
     title = "no transform"
+    places_points = True
     size_keys = ("tile_px", "tile_px")
     kind: Literal["none"] = "none"
 
@@ -31,6 +33,7 @@ class PolarView(ViewSection):
     """Aerial tile to polar image; `radial_power` 1 spaces the rows evenly, above 1 densely near the centre."""
 
     title = "polar image"
+    places_points = True
     azimuth_columns = True
     kind: Literal["polar"] = "polar"
     height_px: PositiveInt = 64
@@ -60,6 +63,14 @@ class SquareTransform(ViewTransform):
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """Places [B, S, S, 2] of the pixels of squares float[B, 3, S, S]."""
         return pixel_grid(*images.shape[-2:]).expand(len(images), -1, -1, -1)
+
+    def place_points(self, right: torch.Tensor, forward: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Places [..., 2] of points of the ground; the square's top is forward."""
+        return torch.stack([right, -forward], dim=-1)
+
+    def ground_places(self, height: int, width: int) -> torch.Tensor:
+        """Right and forward float64[height, width, 2] of pixels."""
+        return pixel_grid(height, width) * torch.tensor([1.0, -1.0], dtype=torch.float64)
 
     def orientation(self, yaw_deg: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
         """Orientation maps float[B, 2, side_px, side_px] of pictures of a pose."""
@@ -101,6 +112,23 @@ class PolarTransform(ViewTransform):
         right = radius[:, None] * torch.sin(azimuth)[None] + shift
         down = -radius[:, None] * torch.cos(azimuth)[None] + shift
         return torch.stack([right, down], dim=-1).expand(len(images), -1, -1, -1)
+
+    def place_points(self, right: torch.Tensor, forward: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Places [..., 2] of points of the ground: azimuth to the right, the centre at the bottom."""
+        share = torch.hypot(right, forward) ** (1 / self.recipe.radial_power)
+        shift = (1 / size[0], 1 / size[1]) if self.sampling == "paper" else (0.0, 0.0)
+        return torch.stack(
+            [torch.atan2(right, forward) / math.pi + shift[1], 1 - 2 * share - shift[0]], dim=-1
+        )
+
+    def ground_places(self, height: int, width: int) -> torch.Tensor:
+        """Right and forward float64[height, width, 2] of pixels."""
+        radius, azimuth = polar_offsets(
+            height, width, radius_px=1.0, radial_power=self.recipe.radial_power, sampling=self.sampling
+        )
+        return torch.stack(
+            [radius[:, None] * torch.sin(azimuth)[None], radius[:, None] * torch.cos(azimuth)[None]], dim=-1
+        )
 
     def orientation(self, yaw_deg: torch.Tensor | None, scale: torch.Tensor | None) -> torch.Tensor:
         """Orientation maps float[B, 2, height_px, width_px] of pictures of a pose."""

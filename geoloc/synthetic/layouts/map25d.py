@@ -25,6 +25,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ConfigError
+from geoloc.geometry.street_graph import StreetGraph
 from geoloc.synthetic.layouts.cities import STYLES, city_seed
 from geoloc.synthetic.layouts.placement import sphere_at
 from geoloc.synthetic.layouts.spread import GAP_M, grow
@@ -40,7 +41,7 @@ from geoloc.synthetic.layouts.view_images import (
 )
 from geoloc.synthetic.world.network import Bounds, Network
 from geoloc.synthetic.world.noise import hash_array
-from geoloc.synthetic.world.routes import StreetGraph, random_routes, street_graph
+from geoloc.synthetic.world.routes import random_routes, street_graph
 
 TILE_PX = 256
 TILE_M = 152.0

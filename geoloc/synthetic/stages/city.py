@@ -5,6 +5,7 @@
 <output>/<split>/photos/*.jpg, photos.csv   panoramas with latitude, longitude and heading
 <output>/<split>/centres.csv                where benchmark tiles are cut
 <output>/<validation or test>/anywhere/     photos anywhere in a tile, not near its centre
+<output>/<validation or test>/routes/   photos along the streets, with --routes: photos.csv, truth.csv, streets.csv
 <output>/test/distractors.csv
 <output>/city.json                          counts and extents; written last
 """
@@ -33,15 +34,25 @@ from geoloc.synthetic.world.export import (
     photos_csv,
     render_photo,
     render_sheet,
+    route_tables,
     sheet_name,
     tiles_csv,
     work_bounds,
 )
 from geoloc.synthetic.world.georeference import CRS, to_latlon
 from geoloc.synthetic.world.raster import City
+from geoloc.synthetic.world.route_photos import (
+    DistrictRoutes,
+    RoutePhoto,
+    RouteSettings,
+    plan_routes,
+    render_route_photo,
+)
+from geoloc.synthetic.world.street import StreetCamera
 from geoloc.synthetic.world.style import STYLES, style_named
 
 _CHUNKS = 60  # three rows of neighbours beside a row of six sheets: no chunk of a task is made twice
+_ROUTE_PX = 320, 240
 RECORD_NAME = "city.json"
 RENDERER_VERSION = 2
 """Goes up whenever the same configuration gives other bytes."""
@@ -110,6 +121,19 @@ class CityConfig(BaseModel):
     random_heading: bool = Field(
         default=False, description="Give photos random headings; otherwise their centre is grid north."
     )
+    routes: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Routes of photos along the streets of validation and of test.",
+    )
+    route_photos: int = Field(default=20, ge=2, le=1000, description="Photos of a route.")
+    route_spacing_m: float = Field(
+        default=12.0, ge=2, le=100, description="Metres along the street between two photos of a route."
+    )
+    route_fov_deg: float = Field(
+        default=90.0, ge=20, le=120, description="Horizontal field of view of the photos of a route, degrees."
+    )
     sheets_per_task: int = Field(default=18, ge=1, description="Neighbouring sheets that one task renders.")
 
     def districts(self) -> DistrictSettings:
@@ -128,9 +152,17 @@ class CityConfig(BaseModel):
             self.panorama_height_px, self.panorama_width_px, self.panorama_top_deg, self.panorama_bottom_deg
         )
 
+    def route_settings(self) -> RouteSettings:
+        """The settings of the routes."""
+        camera = StreetCamera(*_ROUTE_PX, self.route_fov_deg)
+        return RouteSettings(self.routes, self.route_photos, self.route_spacing_m, camera)
+
     def fingerprint(self) -> str:
         """Identifies the bytes of the data set."""
-        text = self.model_dump_json(exclude={"sheets_per_task"}) + f"/{RENDERER_VERSION}"
+        unused = {"sheets_per_task"}
+        if not self.routes:
+            unused |= {"routes", "route_photos", "route_spacing_m", "route_fov_deg"}
+        text = self.model_dump_json(exclude=unused) + f"/{RENDERER_VERSION}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -167,14 +199,28 @@ def run(config: CityConfig, output: str, *, overwrite: bool = False) -> CityResu
 
 def _render_city(config: CityConfig, output: str) -> dict[str, Any]:
     """Write all files and the record; returns the counts."""
-    districts = plan_districts(City(config.seed, style_named(config.style)), config.districts())
+    city, settings = City(config.seed, style_named(config.style)), config.districts()
+    districts = plan_districts(city, settings)
+    routes: dict[str, DistrictRoutes] = {}
+    if config.routes:
+        routes = {
+            district.name: plan_routes(city, district, config.route_settings(), settings.margin_m)
+            for district in districts[1:]
+        }
     for district in districts:
         _write_tables(output, district)
-    _render_all(config, output, districts)
+    for split, planned in routes.items():
+        for name, table in route_tables(planned, config.route_fov_deg).items():
+            storage.write_bytes(storage.join(output, split, "routes", name), table)
+    _render_all(config, output, districts, routes)
+    splits = {district.name: _describe(district) for district in districts}
+    for split, planned in routes.items():
+        splits[split]["route_photos"] = len(planned.photos)
     done = {
         "sheets": sum(len(d.sheets) for d in districts),
-        "photos": sum(len(d.photos) + len(d.anywhere) for d in districts),
-        "splits": {d.name: _describe(d) for d in districts},
+        "photos": sum(len(d.photos) + len(d.anywhere) for d in districts)
+        + sum(len(planned.photos) for planned in routes.values()),
+        "splits": splits,
     }
     content = {"fingerprint": config.fingerprint(), "crs": CRS, "config": config.model_dump(), **done}
     storage.write_bytes(storage.join(output, RECORD_NAME), json.dumps(content, indent=1).encode())
@@ -206,11 +252,14 @@ Work = tuple[Sheet, bool, list[Photo]]
 """A sheet, whether its picture is still to be made, and the photos still to be taken in it."""
 
 
-def _render_all(config: CityConfig, output: str, districts: list[District]) -> None:
+def _render_all(
+    config: CityConfig, output: str, districts: list[District], routes: dict[str, DistrictRoutes]
+) -> None:
     """Render what is missing, each district cut into runs of neighbouring sheets."""
     tasks: list[tuple[str, list[Work]]] = []
     for district in districts:
-        work = _missing_work(output, district)
+        on_routes = routes[district.name].photos if district.name in routes else []
+        work = _missing_work(output, district, [*district.photos, *district.anywhere, *on_routes])
         runs = max(1, math.ceil(len(work) / config.sheets_per_task))
         bounds = [round(k * len(work) / runs) for k in range(runs + 1)]
         tasks += [(district.name, work[a:b]) for a, b in itertools.pairwise(bounds) if b > a]
@@ -233,23 +282,23 @@ def completed_results(pending: list[Any]) -> Iterator[int]:
         yield ray.get(ready[0])
 
 
-def _missing_work(output: str, district: District) -> list[Work]:
+def _missing_work(output: str, district: District, photos: list[Photo]) -> list[Work]:
     """Sheets and photos without a file, sheet by sheet in rows that run back and forth."""
     folder = storage.join(output, district.name)
     names = {file.name for file in storage.list_files(folder)}
     west, _, _, north = district.bounds
     side = district.sheets[0].bounds[2] - district.sheets[0].bounds[0]
     by_cell: dict[tuple[int, int], list[Photo]] = {}
-    for photo in district.photos + district.anywhere:
+    for photo in photos:
         if photo.name not in names:
             cell = (int((north - photo.y) // side), int((photo.x - west) // side))
             by_cell.setdefault(cell, []).append(photo)
     work = []
     for sheet in sorted(district.sheets, key=lambda s: (s.row, -s.column if s.row % 2 else s.column)):
-        photos = by_cell.get((sheet.row, sheet.column), [])
+        there = by_cell.get((sheet.row, sheet.column), [])
         todo = sheet_name(sheet) not in names
-        if todo or photos:
-            work.append((sheet, todo, photos))
+        if todo or there:
+            work.append((sheet, todo, there))
     return work
 
 
@@ -273,7 +322,11 @@ def _render_run(config: CityConfig, output: str, split: str, work: list[Work]) -
             storage.write_bytes(uri, render_sheet(flown, sheet, config.metres_per_pixel, seen))
         for photo in photos:
             uri = storage.join(output, photo.folder, photo.name)
-            storage.write_bytes(uri, render_photo(city, photo, camera, window))
+            if isinstance(photo, RoutePhoto):
+                content = render_route_photo(city, photo, config.route_settings().camera, window)
+            else:
+                content = render_photo(city, photo, camera, window)
+            storage.write_bytes(uri, content)
         count += todo + len(photos)
     return count
 

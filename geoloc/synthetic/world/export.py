@@ -25,6 +25,7 @@ from geoloc.synthetic.world.georeference import (
 from geoloc.synthetic.world.network import Bounds
 from geoloc.synthetic.world.panorama import render_panorama
 from geoloc.synthetic.world.raster import City, Window
+from geoloc.synthetic.world.route_photos import DistrictRoutes
 from geoloc.synthetic.world.style import VIEW_RANGE_M
 from geoloc.synthetic.world.view_conditions import flight_look, photo_look
 
@@ -32,6 +33,8 @@ _FLIGHT_M = 1024.0
 _LEG_M = 4096.0
 PHOTO_COLUMNS = ("photo", "lat", "lon", "heading_deg", "fov_deg", "view")
 TILE_COLUMNS = ("tile_id", "lat", "lon")
+ROUTE_COLUMNS = ("photo", "route_id", "step", "moved_m", "turn_deg", "fov_deg", "view", "lat", "lon")
+STREET_COLUMNS = ("id", "lat", "lon", "neighbours")
 
 
 def sheet_name(sheet: Sheet) -> str:
@@ -107,6 +110,40 @@ def tiles_csv(tiles: Sequence[tuple[str, float, float]]) -> bytes:
     """
     lat, lon = to_latlon([t[1] for t in tiles], [t[2] for t in tiles])
     return _csv(TILE_COLUMNS, ((tile[0], f"{lat[k]:.8f}", f"{lon[k]:.8f}") for k, tile in enumerate(tiles)))
+
+
+def route_tables(routes: DistrictRoutes, fov_deg: float) -> dict[str, bytes]:
+    """The tables of a district's routes by file name.
+
+    photos.csv: photos in order, with the way to each by the odometer; the heading stays untold. truth.csv: headings.
+    streets.csv: places of the street graph and their neighbours.
+
+    Convention: WGS84 degrees; headings clockwise from TRUE north; a positive turn is to the right.
+    """
+    photos, streets = routes.photos, routes.streets
+    x, y = np.array([p.x for p in photos]), np.array([p.y for p in photos])
+    lat, lon = to_latlon(x, y)
+    heading = (np.array([p.heading_deg for p in photos]) + convergence_deg(x, y)) % 360
+    rows = (
+        (p.name, p.route_id, str(p.step), _cell(p.moved_m), _cell(p.turn_deg), f"{fov_deg:g}", "street",
+         f"{lat[k]:.8f}", f"{lon[k]:.8f}")
+        for k, p in enumerate(photos)
+    )  # fmt: skip
+    truth = ((p.name, p.route_id, str(p.step), f"{heading[k]:.4f}") for k, p in enumerate(photos))
+    node_lat, node_lon = to_latlon(streets.x, streets.y)
+    places = (
+        (str(k), f"{node_lat[k]:.8f}", f"{node_lon[k]:.8f}", ";".join(map(str, streets.neighbours(k))))
+        for k in range(len(streets))
+    )
+    return {
+        "photos.csv": _csv(ROUTE_COLUMNS, rows),
+        "truth.csv": _csv(("photo", "route_id", "step", "heading_deg"), truth),
+        "streets.csv": _csv(STREET_COLUMNS, places),
+    }
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:

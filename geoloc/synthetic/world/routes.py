@@ -5,67 +5,15 @@ Nodes lie on the middle of the streets every ten to fifteen metres; crossings ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
-from geoloc.core.arrays import BoolArray, FloatArray, Int32Array, IntArray
-from geoloc.core.errors import ConfigError
+from geoloc.core.arrays import FloatArray, IntArray
+from geoloc.geometry.street_graph import StreetGraph
+from geoloc.geometry.street_graph import random_routes as walks
 from geoloc.synthetic.world.network import Bounds, Edges, Network
 from geoloc.synthetic.world.noise import generator, uniform
 
 _STEPS = np.array([(1, 0), (0, 1), (1, 1), (-1, 1)])
-_TRIES = 200
-"""Walks begun anew for each route before the graph is called too small."""
-
-
-@dataclass(frozen=True)
-class StreetGraph:
-    """Places on streets and which of them are neighbours.
-
-    x, y: float64[N] in city metres. yaw_deg: float64[N], where the camera car looked. links: int64[M, 2], each
-    pair of neighbours once, the lower number first.
-
-    Convention: x east, y north; yaw clockwise from grid north in [0, 360).
-    """
-
-    x: FloatArray
-    y: FloatArray
-    yaw_deg: FloatArray
-    links: IntArray
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @cached_property
-    def matrix(self) -> csr_array:
-        """The symmetric adjacency matrix: bool[N, N], sparse, columns in order."""
-        a, b = self.links.T
-        there = np.ones(2 * len(self.links), bool)
-        made = coo_array((there, (np.r_[a, b], np.r_[b, a])), shape=(len(self), len(self))).tocsr()
-        made.sort_indices()
-        return made
-
-    def neighbours(self, node: int) -> Int32Array:
-        """Numbers of the neighbours of a node in ascending order: int32[K]."""
-        matrix = self.matrix
-        return np.asarray(matrix.indices[matrix.indptr[node] : matrix.indptr[node + 1]])
-
-    def only(self, keep: BoolArray) -> StreetGraph:
-        """The nodes where keep bool[N] is true and the links between them, numbered from 0 again."""
-        number = np.cumsum(keep) - 1
-        links = self.links[keep[self.links].all(1)]
-        return StreetGraph(self.x[keep], self.y[keep], self.yaw_deg[keep], number[links])
-
-    def largest_part(self) -> StreetGraph:
-        """The greatest set of nodes that can be reached from each other."""
-        if not len(self):
-            return self
-        _, part = connected_components(self.matrix, directed=False)
-        return self.only(part == np.argmax(np.bincount(part)))
 
 
 def street_graph(
@@ -129,34 +77,5 @@ def _cut(curve: FloatArray, spacing_m: float) -> tuple[FloatArray, FloatArray]:
 
 
 def random_routes(graph: StreetGraph, count: int, steps: int, seed: int) -> IntArray:
-    """Random walks from random nodes that visit no node twice: node numbers int64[count, steps].
-
-    A walk that ends in a dead end is begun anew. Raises `ConfigError` when the graph holds no such walk.
-    """
-    routes = np.empty((count, steps), np.int64)
-    for route in range(count):
-        for attempt in range(_TRIES):
-            walk = _walk(graph, steps, generator(seed + 42, route, attempt))
-            if walk is not None:
-                routes[route] = walk
-                break
-        else:
-            raise ConfigError(
-                f"No walk of {steps} nodes was found in a street graph of {len(graph)} nodes; ask for shorter "
-                "routes or a larger area."
-            )
-    return routes
-
-
-def _walk(graph: StreetGraph, steps: int, rng: np.random.Generator) -> list[int] | None:
-    if not len(graph):
-        return None
-    walk = [int(rng.integers(len(graph)))]
-    been = set(walk)
-    while len(walk) < steps:
-        open_ = [int(n) for n in graph.neighbours(walk[-1]) if int(n) not in been]
-        if not open_:
-            return None
-        walk.append(open_[int(rng.integers(len(open_)))])
-        been.add(walk[-1])
-    return walk
+    """The walks int64[count, steps] of `geoloc.geometry.street_graph.random_routes`, with the city's randomness."""
+    return walks(graph, count, steps, lambda route, attempt: generator(seed + 42, route, attempt))

@@ -18,7 +18,7 @@ from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
 from geoloc.training.heading_and_fov import PROTOCOL_SEED, ProtocolPhotos, protocol_photos
-from geoloc.training.pair_store import PairStore
+from geoloc.training.pair_store import PairStore, encode_tiles
 
 OTHER_TILES = 100  # that photos are scored against, beside their own
 _CANDIDATES = 32  # headings tried where a model does not turn with its picture
@@ -78,11 +78,9 @@ def score_headings(encoder: Encoder, store: PairStore, rows: IntArray) -> Headin
     shown = protocol_photos(
         store.panoramas[rows], 360.0, heading_known=False, rng=np.random.default_rng(PROTOCOL_SEED)
     )
-    extent_m = store.tiles.shape[1] * recipe.metres_per_pixel
     evenly = np.linspace(0, len(store.tiles) - 1, min(OTHER_TILES, len(store.tiles))).astype(np.int64)
     gallery = np.union1d(evenly, store.tile_of[rows])
-    prepared = encoder.prepare(list(store.tiles[gallery]), "aerial", extent_m=extent_m)
-    tiles = encoder.encode(prepared, "aerial").embedding
+    tiles = encode_tiles(encoder, store, gallery).embedding
     if recipe.turns_by_rolling:
         photos = encoder.encode(shown.canvases, "panorama").embedding
         scores = turned_similarity(torch.from_numpy(photos), torch.from_numpy(tiles), recipe.columns).numpy()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geoloc.core import storage
 from geoloc.core.arrays import IntArray
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
@@ -20,6 +21,7 @@ from geoloc.training.comparison.measurements import MeasurementStore, Model, Tes
 from geoloc.training.comparison.model_facts import ModelFacts, recipe_summary, sorted_by_bridge
 from geoloc.training.comparison.report import ReportImage
 from geoloc.training.pair_store import PairStore
+from geoloc.training.pictures import row_names
 
 _PLACES = 3
 _TURNED = 4
@@ -61,11 +63,11 @@ def _places(opened: Mapping[str, _LoadedModel], store: PairStore) -> Iterator[Re
     extent_m = store.tiles.shape[1] * recipe.metres_per_pixel
     tiles = np.stack([prepare_aerial(store.tiles[row], recipe, extent_m) for row in store.tile_of[rows]])
     views = _titled_views(opened, tiles)
-    for place, row in enumerate(rows):
-        drawn = draw_place(store.panoramas[row], tiles[place], views, place)
-        yield ReportImage(
-            "What the aerial branch sees", f"{store.index.query_id[row]}. {_VIEW_CAPTION}", drawn
-        )
+    photos = store.index.photo[rows]
+    names = row_names(storage.join(store.uri, "queries"), "query_id", store.index.photo_rows[photos])
+    for place, (photo, name) in enumerate(zip(photos, names, strict=True)):
+        drawn = draw_place(store.photos[photo], tiles[place], views, place)
+        yield ReportImage("What the aerial branch sees", f"{name}. {_VIEW_CAPTION}", drawn)
 
 
 def _titled_views(opened: Mapping[str, _LoadedModel], tiles: npt.NDArray[np.uint8]) -> list[TitledView]:

@@ -21,7 +21,8 @@ from geoloc.models.encoder import Encoder
 from geoloc.models.store import read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.heading_and_fov import PROTOCOL_SEED, Condition, ConditionResult, measure_conditions
-from geoloc.training.pair_store import PairStore, load_pairs, read_index
+from geoloc.training.pair_index import read_index
+from geoloc.training.pair_store import PairStore, load_pairs
 
 MEASUREMENT_VERSION = 2  # of what the figures mean; files of other versions are measured again
 _FOLDER = "measured"
@@ -163,9 +164,4 @@ def _evenly_spaced(store: PairStore, photos: int | None) -> PairStore:
     if photos is None or photos >= len(store):
         return store
     rows = np.linspace(0, len(store) - 1, photos).round().astype(np.int64)
-    return replace(
-        store,
-        panoramas=store.panoramas[rows],
-        tile_of=store.tile_of[rows],
-        index=store.index.take(rows),
-    )
+    return replace(store, index=store.index.pick(rows))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoloc.core import storage
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.store import METRICS_NAME, read_card
+from geoloc.models.store import read_card, read_log
 from geoloc.recipe.model import ViewSection
 from geoloc.recipe.recipe import Recipe
 from geoloc.recipe.registry import registered
@@ -69,14 +67,6 @@ def read_model_facts(uri: str, recipe: Recipe, name: str, seed: int, workers: in
 def count_parameters(recipe: Recipe) -> int:
     """Numbers that training a recipe learns, of all branches, what branches share counted once."""
     return sum(parameter.numel() for parameter in GeoLocalizer(recipe.model).parameters())
-
-
-def read_log(uri: str) -> list[dict[str, float]]:
-    """The lines of a model's `metrics.jsonl`, none where it has no log."""
-    place = storage.join(uri, METRICS_NAME)
-    if not storage.exists(place):
-        return []
-    return [json.loads(line) for line in storage.read_text(place).splitlines() if line]
 
 
 def read_curve(uri: str) -> list[CurvePoint]:

@@ -57,6 +57,13 @@ def test_the_same_id_is_refused(tmp_path, trained):
     assert caught.value.reason == "train_test_overlap"
 
 
+def test_the_very_table_of_the_training_is_refused(trained):
+    """Sides are told apart by their part in the comparison: here both have the same URI."""
+    with pytest.raises(InputError, match=r"2 of 2 queries of the evaluation were trained on") as caught:
+        check_leaks(trained, trained, radius_m=25.0)
+    assert caught.value.reason == "train_test_overlap"
+
+
 def test_the_same_photo_under_another_id_is_refused(tmp_path, trained):
     leaking = ingested(tmp_path, "test", photos={"c": (b"B", 600.0)}, tiles={})
     with pytest.raises(

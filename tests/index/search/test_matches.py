@@ -57,3 +57,14 @@ def test_a_list_without_padding_has_one_entry_a_tile() -> None:
     (only,) = matches([[3, -1]]).of(0)
     assert (only.tile_id, only.row, only.lat, only.distance_bits) == ("t3", 3, pytest.approx(3.5), 6)
     assert only.similarity is None
+
+
+def test_the_first_row_of_a_snapshot_at_no_distance_is_a_tile() -> None:
+    found = matches([[0, -1], [-1, -1]])
+    assert found.counts.tolist() == [1, 0]
+    np.testing.assert_array_equal(found.scores(64), [[1.0, np.nan], [np.nan, np.nan]])
+    (only,) = found.of(0)
+    assert (only.tile_id, only.row, only.distance_bits, only.similarity) == ("t0", 0, 0, None)
+    assert matches([[0]], similarity=0.0).of(0)[0].similarity == 0.0
+    assert found.of(1) == []
+    assert_equal(found.take(np.array([[0], [0]])), matches([[0], [-1]]))

@@ -130,3 +130,6 @@ def test_samples_and_lengths_that_cannot_be_are_refused() -> None:
         fit(Itq(), 24, sample)
     with pytest.raises(InputError, match="photos and their tiles"):
         fit(TwoStage(), 24, FitSample(sample.tiles))
+    assert sample.photos is not None
+    with pytest.raises(InputError, match="single pair"):
+        fit(SMALL_MLP, 24, FitSample(sample.tiles, sample.photos[:1], np.zeros(1, np.int64)))

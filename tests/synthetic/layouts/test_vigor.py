@@ -12,7 +12,7 @@ from pyproj import Geod
 from geoloc.synthetic.layouts import vigor
 from geoloc.synthetic.layouts.view_images import Export
 
-from .conftest import Files, picture, rendered, truth
+from .conftest import picture, rendered, truth
 
 GEOD = Geod(ellps="WGS84")
 CITIES = ("NewYork", "Seattle", "SanFrancisco", "Chicago")
@@ -127,21 +127,15 @@ def test_truth_is_what_the_names_say(vigor_plan: Export) -> None:
             assert row["heading_deg"] == "0.0000"
 
 
-@pytest.fixture(scope="module")
-def seattle(vigor_plan: Export) -> Files:
-    return rendered(vigor_plan, lambda path: path.startswith("Seattle/"))
-
-
-def test_pictures_have_their_sizes_and_overlap_by_half(vigor_plan: Export, seattle: Files) -> None:
-    photo = next(data for path, data in seattle.items() if path.startswith("Seattle/panorama/"))
-    assert picture(photo).shape == (32, 64, 3)
+def test_pictures_have_their_sizes_and_overlap_by_half(vigor_plan: Export) -> None:
     names = vigor_plan.annotations["splits/Seattle/satellite_list.txt"].decode().split()
     columns = len({name.split("_")[2] for name in names})
     middle = columns * (len(names) // columns // 2) + columns // 2
-    one, east, north = (
-        picture(seattle[f"Seattle/satellite/{names[k]}"]).astype(float)
-        for k in (middle, middle + 1, middle + columns)
-    )
+    photo = next(one.path for one in vigor_plan.pictures if one.path.startswith("Seattle/panorama/"))
+    wanted = [f"Seattle/satellite/{names[k]}" for k in (middle, middle + 1, middle + columns)]
+    files = rendered(vigor_plan, lambda path: path in {photo, *wanted})
+    assert picture(files[photo]).shape == (32, 64, 3)
+    one, east, north = (picture(files[path]).astype(float) for path in wanted)
     assert one.shape == (64, 64, 3)
     # 36.5 m of 64.5 m: the neighbour's picture is this one's, moved by 36.3 of 64 pixels.
     assert np.abs(one[:, 37:] - east[:, 1:28]).mean() < 0.35 * np.abs(one[:, 37:] - east[:, 27:0:-1]).mean()

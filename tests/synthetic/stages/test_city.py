@@ -14,7 +14,7 @@ from geoloc.synthetic.world.raster import City
 
 TINY = CityConfig(
     seed=3, train_photos=6, validation_photos=3, test_photos=4, distractors=6, anywhere_photos=3, sheet_m=256.0,
-    sheets_per_task=1,
+    sheets_per_task=1, routes=1, route_photos=2,
 )  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def made(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("city") / "out"
     result = run(TINY, str(output))
     assert not result.reused
-    assert (result.sheets, result.photos) == (3, 16)
+    assert (result.sheets, result.photos) == (3, 20)
     return output
 
 
@@ -37,19 +37,32 @@ def test_all_files_are_there_and_the_record_tells_of_them(made: Path) -> None:
         f"{split}/{name}.csv" for split in ("train", "validation", "test") for name in ("photos", "centres")
     }
     tables |= {"test/distractors.csv", "test/anywhere/photos.csv", "city.json", "plan.json"}
+    tables |= {
+        f"{split}/routes/{name}.csv"
+        for split in ("validation", "test")
+        for name in ("photos", "truth", "streets")
+    }
     assert tables <= names
     assert {f"{split}/imagery/sheet_00_00.tif" for split in ("train", "validation", "test")} <= names
-    assert sum(name.endswith(".jpg") for name in names) == 16
+    assert sum(name.endswith(".jpg") for name in names) == 20
     record = json.loads((made / "city.json").read_bytes())
     assert record["config"]["seed"] == 3
     assert record["splits"]["test"]["distractors"] == 6
     assert record["splits"]["train"]["width_m"] == 256
+    assert record["splits"]["test"]["route_photos"] == 2
 
 
 def test_a_photo_is_what_the_library_renders(made: Path) -> None:
     city = City(TINY.seed)
     photo = plan_districts(city, TINY.districts())[2].anywhere[0]
     assert (made / photo.folder / photo.name).read_bytes() == render_photo(city, photo, TINY.camera())
+
+
+def test_a_city_without_routes_is_the_one_of_before() -> None:
+    plain = TINY.model_copy(update={"routes": 0})
+    assert plain.fingerprint() == plain.model_copy(update={"route_photos": 9}).fingerprint()
+    assert plain.fingerprint() != TINY.fingerprint()
+    assert TINY.fingerprint() != TINY.model_copy(update={"route_photos": 9}).fingerprint()
 
 
 def test_a_second_run_makes_nothing(made: Path) -> None:

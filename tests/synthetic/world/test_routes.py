@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from geoloc.core.errors import ConfigError
+from geoloc.geometry.street_graph import StreetGraph
 from geoloc.synthetic.world.network import Network
 from geoloc.synthetic.world.raster import City
-from geoloc.synthetic.world.routes import StreetGraph, random_routes, street_graph
+from geoloc.synthetic.world.routes import random_routes, street_graph
 
 BOUNDS = (0.0, 0.0, 700.0, 600.0)
 

@@ -1,0 +1,1 @@
+"""Encoders of point clouds, one module each: clouds to features of points."""

@@ -1,0 +1,1 @@
+"""Map data of OpenStreetMap: extracts to ways and areas, to the 25 classes, to points and map tiles."""
