@@ -71,12 +71,20 @@ class KindCalibration(BaseModel):
     sigma_m: float
     temperature: float
     place_m: float
+    fine_m: float | None = None
+    fine_temperature: float = ClusterSettings.fine_temperature
     photos: int = Field(description="Photos of known position that were fitted.")
     strangers: dict[str, int] = Field(description="Photos of other places that were fitted, by their kind.")
 
     def settings(self) -> ClusterSettings:
         """The cluster settings of the fit, with which alone it holds."""
-        return ClusterSettings(sigma_m=self.sigma_m, temperature=self.temperature, place_m=self.place_m)
+        return ClusterSettings(
+            sigma_m=self.sigma_m,
+            temperature=self.temperature,
+            place_m=self.place_m,
+            fine_m=self.fine_m,
+            fine_temperature=self.fine_temperature,
+        )
 
     def judge(self, features: FloatArray, spacing_m: FloatArray) -> Judgement:
         """Judge places by features float64[Q, F] of `evidence` and the spacing of their tiles, float64[Q] metres."""

@@ -25,6 +25,7 @@ _FOLDS = 5
 _GROUP = 40  # photos from which a quantile of the radius is read
 _MOST_GROUPS = 8
 _SMALLEST_M = 0.1
+_ERRORS_M = (1.0, 100.0)  # settings are not chosen by errors below and beyond
 
 
 class NotEnoughQueries(GeolocError):
@@ -111,6 +112,8 @@ def fit_kind(
         sigma_m=settings.sigma_m,
         temperature=settings.temperature,
         place_m=settings.place_m,
+        fine_m=settings.fine_m,
+        fine_temperature=settings.fine_temperature,
         photos=count,
         strangers={str(name): int((places.kind == name).sum()) for name in np.unique(places.kind[~here])},
     )
@@ -234,12 +237,15 @@ def _fit_alternative(fit: KindCalibration, places: JudgedPlaces) -> MonotoneMode
 def choose_settings(
     candidates: Iterable[ClusterSettings], errors_of: Iterable[FloatArray], tolerance: float = 0.01
 ) -> ClusterSettings:
-    """The cluster settings with the lowest median error; `errors_of` has the errors float64[Q] that each gives.
+    """The cluster settings with the lowest mean error; `errors_of` has the errors float64[Q] in metres of each.
 
-    Settings within `tolerance` (a share) of the lowest count as equal: then the earlier candidate is kept.
+    The mean is geometric, of errors between 1 and 100 m: it counts both how many photos are right and how near the
+    right ones are. How far a wrong place is away says nothing. Settings within `tolerance` (a share) of the lowest
+    count as equal: then the earlier candidate is kept.
     """
     pairs = [
-        (setting, float(np.median(errors))) for setting, errors in zip(candidates, errors_of, strict=True)
+        (setting, float(np.exp(np.log(np.clip(errors, *_ERRORS_M)).mean())))
+        for setting, errors in zip(candidates, errors_of, strict=True)
     ]
-    lowest = min(median for _, median in pairs)
-    return next(setting for setting, median in pairs if median <= lowest * (1.0 + tolerance))
+    lowest = min(mean_m for _, mean_m in pairs)
+    return next(setting for setting, mean_m in pairs if mean_m <= lowest * (1.0 + tolerance))

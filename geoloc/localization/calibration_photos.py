@@ -18,9 +18,10 @@ from geoloc.localization.hypotheses import MOST_PLACES
 from geoloc.localization.locator import MAX_K, Locator, SearchResult, in_order
 
 HIDDEN = "hidden"
-# Among equals the first is preferred: the best match alone (nothing is within 2 cm of it), then wider clusters.
+# Among equals the first is preferred: the best match alone (nothing is within 2 cm of it), then wider clusters, then
+# those with a finer position.
 CANDIDATES = tuple(
-    ClusterSettings(sigma_m=sigma, temperature=temperature, members=20)
+    ClusterSettings(sigma_m=sigma, temperature=temperature)
     for sigma, temperature in (
         (0.01, 0.03),
         (15.0, 0.015),
@@ -31,6 +32,11 @@ CANDIDATES = tuple(
         (60.0, 0.03),
         (60.0, 0.06),
     )
+) + tuple(
+    ClusterSettings(sigma_m=sigma, temperature=temperature, fine_m=fine_m, fine_temperature=fine)
+    for sigma, fine_m in ((15.0, 15.0), (30.0, 30.0))  # tiles every 10 and 20 metres
+    for temperature in (0.015, 0.03)
+    for fine in (0.03, 0.06, 0.12)
 )
 
 

@@ -3,6 +3,9 @@
 After the location step of "Hashing for Geo-localization" (TGRS 2023), with three changes: distances are metres
 on the ellipsoid, the update is simultaneous, and tiles count by how similar they are. Where no cluster of
 several tiles weighs more than the best match alone, the best match is the answer.
+
+The cluster says which place it is. Where in this place is another question: a small temperature tells places apart,
+and a larger one weighs the neighbouring tiles that all show the camera (`ClusterSettings.fine_m`).
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ class ClusterSettings:
     posterior over tiles; half of it moved right fixes least in trials. `members` best matches take part; a
     member weaker than `threshold` of the strongest is dropped. Matches within `place_m` of each other speak of the
     same place, however the position is computed.
+
+    Where `fine_m` is set, the position is the mean of the matches within `fine_m` of the cluster's most similar tile,
+    by their softmax weights at `fine_temperature`. About one and a half steps of the tiles' grid are a good reach.
     """
 
     sigma_m: float = 30.0
@@ -35,6 +41,8 @@ class ClusterSettings:
     iterations: int = 50
     threshold: float = 0.1
     place_m: float = 60.0
+    fine_m: float | None = None
+    fine_temperature: float = 0.06
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,9 @@ def find_cluster(
     east, north = _around_best(lat, lon, placed)
     weights = weights_of(known, settings.temperature)
     chosen = _members(east, north, weights, settings)
+    if settings.fine_m is not None:
+        chosen = _about_best(east, north, chosen, known, settings.fine_m)
+        weights = weights_of(np.where(chosen, known, np.nan), settings.fine_temperature)
     inside = np.where(chosen, weights, 0.0)
     mass = inside.sum(axis=1)
     share = np.divide(inside, mass[:, None], out=np.zeros_like(inside), where=mass[:, None] > 0)
@@ -117,6 +128,16 @@ def _members(
     best[np.arange(len(best)), weights.argmax(axis=1)] = weights.max(axis=1, initial=0.0) > 0
     heavier = np.where(chosen, weights, 0.0).sum(axis=1) > weights.max(axis=1, initial=0.0)
     return np.asarray(np.where(heavier[:, None], chosen, best))
+
+
+def _about_best(
+    east: FloatArray, north: FloatArray, chosen: BoolArray, similarity: FloatArray, reach_m: float
+) -> BoolArray:
+    """Which points [Q, K] with a similarity lie within `reach_m` of the most similar chosen one."""
+    best = np.where(chosen, np.nan_to_num(similarity, nan=-np.inf), -np.inf).argmax(axis=1)[:, None]
+    from_east, from_north = (values - np.take_along_axis(values, best, axis=1) for values in (east, north))
+    near = np.hypot(from_east, from_north) <= reach_m
+    return np.asarray(near & np.isfinite(similarity) & chosen.any(axis=1, keepdims=True))
 
 
 def _around_best(lat: FloatArray, lon: FloatArray, placed: BoolArray) -> tuple[FloatArray, FloatArray]:

@@ -136,6 +136,18 @@ def test_among_equal_settings_the_simplest_is_chosen() -> None:
     assert choose_settings(settings, errors) is settings[1]
 
 
+def test_settings_are_chosen_by_how_many_are_right_and_by_how_near_these_are() -> None:
+    settings = [ClusterSettings(sigma_m=sigma) for sigma in (1.0, 2.0)]
+    sharp, blunt = np.full(100, 2.6), np.full(100, 3.0)
+    sharp[60:], blunt[70:] = 500.0, 500.0  # the lower median is that of fewer right photos
+    assert np.median(sharp) < np.median(blunt)
+    assert choose_settings(settings, [sharp, blunt]) is settings[1]
+    nearer = np.where(blunt < 100, 2.0, blunt)
+    assert choose_settings(settings, [blunt, nearer]) is settings[1]
+    farther = np.where(blunt > 100, 5000.0, blunt)  # a wrong place is wrong wherever it lies
+    assert choose_settings(settings, [farther, blunt]) is settings[0]
+
+
 def test_settings_at_the_tolerance_count_as_equal() -> None:
     settings = [ClusterSettings(sigma_m=sigma) for sigma in (1.0, 2.0)]
     assert choose_settings(settings, [np.array([5.0]), np.array([4.0])], tolerance=0.25) is settings[0]

@@ -123,3 +123,66 @@ def test_matches_beyond_the_members_change_nothing():
 def test_weights_are_a_softmax_that_skips_missing_matches():
     weights = weights_of(np.array([[0.5, np.nan, 0.5], [np.nan, np.nan, np.nan]]), 0.1)
     np.testing.assert_allclose(weights, [[0.5, 0, 0.5], [0, 0, 0]])
+
+
+def grid(rng: np.random.Generator, step_m: float, true: tuple[float, float]) -> tuple[np.ndarray, ...]:
+    """Matches of a photo at `true` (metres): a grid about it whose similarity falls with distance, best first."""
+    east, north = (
+        values.ravel() for values in np.meshgrid(np.arange(-4, 5) * step_m, np.arange(-4, 5) * step_m)
+    )
+    apart = np.hypot(east - true[0], north - true[1])
+    similarity = 0.6 * np.exp(-((apart / (1.8 * step_m)) ** 2)) + rng.normal(0, 0.003, apart.shape)
+    order = np.argsort(-similarity)
+    return east[order], north[order], similarity[order]
+
+
+def test_a_fine_position_is_the_mean_of_the_tiles_about_the_best_member() -> None:
+    fine = ClusterSettings(sigma_m=15.0, temperature=0.03, fine_m=15.0, fine_temperature=0.06)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        true = (float(rng.uniform(-5, 5)), float(rng.uniform(-5, 5)))
+        east, north, similarity = grid(rng, 10.0, true)
+        lat, lon = place(list(east), list(north))
+        found = find_cluster(lat, lon, similarity[None], fine)
+        first = slice(0, fine.members)
+        near = np.hypot(east[first] - east[0], north[first] - north[0]) <= 15.0
+        weight = np.where(near, np.exp(similarity[first] / 0.06), 0.0)
+        weight /= weight.sum()
+        assert error_m(found, weight @ east[first], weight @ north[first]) < 0.01
+        assert (found.in_cluster[0, first] == near).all()
+        assert not found.in_cluster[0, fine.members :].any()
+
+
+def test_a_fine_position_is_nearer_than_the_best_tile_and_the_cluster() -> None:
+    rng = np.random.default_rng(6)
+    errors: dict[str, list[float]] = {"best": [], "cluster": [], "fine": []}
+    kinds = {
+        "best": ClusterSettings(sigma_m=0.01, temperature=0.03),
+        "cluster": ClusterSettings(sigma_m=15.0, temperature=0.03),
+        "fine": ClusterSettings(sigma_m=15.0, temperature=0.03, fine_m=15.0),
+    }
+    for _ in range(40):
+        true = (float(rng.uniform(-5, 5)), float(rng.uniform(-5, 5)))
+        east, north, similarity = grid(rng, 10.0, true)
+        lat, lon = place(list(east), list(north))
+        for name, each in kinds.items():
+            errors[name].append(error_m(find_cluster(lat, lon, similarity[None], each), *true))
+    best, cluster, finer = (float(np.median(errors[name])) for name in ("best", "cluster", "fine"))
+    assert finer < 0.8 * cluster < best
+
+
+def test_a_fine_position_stays_in_the_place_that_the_cluster_chose() -> None:
+    """A lone tile that looks best far away loses against three that agree; the mean is about the best of the three."""
+    fine = ClusterSettings(sigma_m=15.0, temperature=0.03, fine_m=15.0)
+    lat, lon = place([500.0, 0.0, 10.0, 0.0], [0.0, 0.0, 0.0, 10.0])
+    similarity = np.array([[0.60, 0.595, 0.59, 0.585]])
+    found = find_cluster(lat, lon, similarity, fine)
+    assert found.in_cluster.tolist() == [[False, True, True, True]]
+    assert error_m(found, 3.2, 2.9) < 0.5
+
+
+def test_a_fine_position_without_matches_is_none() -> None:
+    nothing = np.full((1, 3), np.nan)
+    found = find_cluster(nothing, nothing, nothing, ClusterSettings(fine_m=15.0))
+    assert np.isnan(found.lat[0])
+    assert not found.in_cluster.any()
