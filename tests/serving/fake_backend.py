@@ -32,7 +32,7 @@ PIN = Pin(
     shards=1,
     located=True,
     bounds=None,
-    model=small_recipe().model.model_dump(mode="json"),
+    inputs=small_recipe().model,
 )
 
 
