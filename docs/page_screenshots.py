@@ -7,13 +7,14 @@ tiles behind the pins, and posts photos of a table of queries through the page:
 * page_ambiguous.jpg: the first that is not located because places look alike;
 * page_not_located.jpg: the first photo in thick fog, which shows nothing to match;
 * page_phone.jpg: another located photo, on a phone in the dark;
-* page_route.jpg, with `--route FOLDER`: the photos of a folder, in the order of their names, as a route.
+* page_route.jpg, with `--city DEMO/city`: panoramas every 12 m along streets of the test district of `make demo`.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ from geoloc.core import part_table
 from geoloc.core.images import decode_image
 from geoloc.localization.fix import AMBIGUOUS
 from geoloc.serving.server import ServeConfig, start
+from geoloc.synthetic.stages.city import CityConfig
+from geoloc.synthetic.world.districts import Photo, plan_districts
+from geoloc.synthetic.world.export import render_photo
+from geoloc.synthetic.world.raster import City
+from geoloc.synthetic.world.route_photos import plan_routes
+from geoloc.synthetic.world.style import style_named
 
 _DESKTOP = {"viewport": {"width": 1280, "height": 860}}
 _PHONE = {
@@ -43,6 +50,7 @@ _MOST = 200
 _FOG = 0.02  # of the contrast is left
 _REST_MS = 4000  # until the map's pictures have come
 _MOST_BYTES = 120_000
+_ROUTE_PHOTOS = 12
 
 
 def main() -> None:
@@ -51,7 +59,7 @@ def main() -> None:
     parser.add_argument("--index", required=True, help="path of a calibrated index")
     parser.add_argument("--imagery", required=True, help="table of its tiles, with their pictures")
     parser.add_argument("--photos", required=True, help="table of queries")
-    parser.add_argument("--route", type=Path, help="folder of the photos of one route")
+    parser.add_argument("--city", type=Path, help="the city of make demo, where a route is to be shown")
     parser.add_argument("folder", type=Path, help="where the pictures go")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -65,10 +73,9 @@ def main() -> None:
                 page = opened(browser, service.url, options)
                 show_photo(page, row)
                 save(page, given.folder / f"{name}.jpg")
-            if given.route:
+            if given.city:
                 page = opened(browser, service.url, _DESKTOP)
-                page.set_input_files("#file", [str(path) for path in sorted(given.route.iterdir())])
-                page.wait_for_selector("#answer .places")
+                show_route(page, given.city)
                 save(page, given.folder / "page_route.jpg")
             browser.close()
     finally:
@@ -114,14 +121,36 @@ def opened(browser: Browser, url: str, options: dict[str, Any]) -> Page:
 
 def show_photo(page: Page, row: dict[str, Any]) -> None:
     """Ask the page about a photo of known heading."""
-    page.locator("#options summary").click()
-    page.fill("#heading", f"{row['heading_deg']:.0f}")
-    page.locator("#options summary").click()
+    fill(page, heading=f"{row['heading_deg']:.0f}")
     with tempfile.NamedTemporaryFile(suffix=".jpg") as photo:
         photo.write(row["image"])
         photo.flush()
         page.set_input_files("#file", photo.name)
         page.wait_for_selector("#answer .card")
+
+
+def show_route(page: Page, city_folder: Path) -> None:
+    """Ask the page about panoramas along streets of the city, north in their middle, an odometer known."""
+    record = json.loads((city_folder / "city.json").read_text())
+    config = CityConfig(**record["config"])
+    city, settings = City(config.seed, style_named(config.style)), config.districts()
+    (test,) = (one for one in plan_districts(city, settings) if one.name == "test")
+    route = config.model_copy(update={"routes": 1, "route_photos": _ROUTE_PHOTOS}).route_settings()
+    fill(page, heading="0", moved=f"{route.spacing_m:g}")
+    with tempfile.TemporaryDirectory() as folder:
+        for photo in plan_routes(city, test, route, settings.margin_m).photos:
+            north = Photo(photo.name, photo.folder, photo.x, photo.y, 0.0, photo.key)
+            (Path(folder) / f"{photo.step}.jpg").write_bytes(render_photo(city, north, config.camera()))
+        page.set_input_files("#file", [str(path) for path in Path(folder).iterdir()])
+        page.wait_for_selector("#answer .places", timeout=60_000)
+
+
+def fill(page: Page, **fields: str) -> None:
+    """Fill fields of what is known about the photo."""
+    page.locator("#options summary").click()
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+    page.locator("#options summary").click()
 
 
 def save(page: Page, path: Path) -> None:
