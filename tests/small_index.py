@@ -21,10 +21,11 @@ from geoloc.core.arrays import Pixels
 from geoloc.index.format.commit import commit, read_head
 from geoloc.index.format.manifest import FileEntry, Manifest, ModelEntry
 from geoloc.index.format.shard import TILES_SCHEMA, entry_of, write_shard
+from geoloc.models.card import read_card
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.preprocessing import to_unit
-from geoloc.models.store import read_card, save_model
+from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 
 ORIGIN = geodesy.LatLon(-35.28, 149.13)

@@ -23,9 +23,10 @@ from geoloc.core.arrays import Pixels
 from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.images import decode_image
 from geoloc.core.progress import say
+from geoloc.models.card import RECIPE_NAME, read_card
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.store import RECIPE_NAME, read_card, save_model
+from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.table_job import PartResult
 from geoloc.sources.jpeg import encode_jpeg

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,8 @@ class PhotoFields(BaseModel):
     """What is known of how a photo was taken."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    max_field_bytes: ClassVar[int] = 16_384
+    """Bytes of each field of a form with these fields, but for its images."""
 
     view: Literal["panorama", "street", "drone"] | None = Field(
         default=None, description="Kind of photo; guessed from its shape when left out."
@@ -152,6 +154,8 @@ class BeginRoute(PhotoAndArea):
 
 class ContinueRoute(PhotoFields):
     """The form fields beside the next images of a route."""
+
+    max_field_bytes: ClassVar[int] = MAX_ROUTE_STATE
 
     state: str = Field(max_length=MAX_ROUTE_STATE, description="`state` of the answer before.")
     steps: str | None = _STEPS

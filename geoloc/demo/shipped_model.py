@@ -22,7 +22,7 @@ from geoloc.core.progress import say
 from geoloc.demo import stages
 from geoloc.demo.photos_anywhere import Figures, measure_anywhere
 from geoloc.demo.stages import DemoRun, Sizes
-from geoloc.models.store import read_card
+from geoloc.models.card import read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import ensure_ray
 from geoloc.stages import calibrate, index_imagery, ingest, train

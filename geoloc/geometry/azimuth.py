@@ -11,21 +11,23 @@ scores best, the middle of the query looks along s / S * 360 degrees, clockwise 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from geoloc.core.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from geoloc.core.errors import ConfigError
+
+if TYPE_CHECKING:  # searching compares arrays, and needs no torch for it
+    import torch
 
 _SHOWN_SHARE = 0.5  # of a column's pixels: with fewer, more of the column is black than picture
 _SMALLEST_ENERGY = 1e-12  # squared length of a part of a unit vector that still has a direction
 _SMALLEST_CORRELATED = 1e-6  # the same in float32 sums of a correlation; it bounds the gradients too
 _UPSAMPLING = 8  # of the circle of scores before a parabola is fitted to the peak
 
-Array = TypeVar("Array", FloatArray, Float32Array, torch.Tensor)
+Array = TypeVar("Array", FloatArray, Float32Array, "torch.Tensor")
 
 
 def shown_columns(shown_px: torch.Tensor, columns: int) -> torch.Tensor:
@@ -64,7 +66,7 @@ def cosine_of_part(
     Energies below `smallest` count as that: the cosine of an empty part is about 0.
     """
     energy = query_energy.clip(smallest) * reference_energy.clip(smallest)
-    length: Any = energy.sqrt() if isinstance(energy, torch.Tensor) else np.sqrt(energy)
+    length: Any = np.sqrt(energy) if isinstance(energy, np.ndarray | np.generic) else energy.sqrt()
     cosine: Array = product / length
     return cosine
 
@@ -221,6 +223,8 @@ def _by_column(values: Array, columns: int) -> Array:
 
 def _correlate(queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Products [N, M, W] of [N, C, W], rolled to the right by every number of columns, with [M, C, W]."""
+    import torch
+
     product = torch.einsum("ncf,mcf->nmf", torch.fft.rfft(queries).conj(), torch.fft.rfft(references))
     turns: torch.Tensor = torch.fft.irfft(product, n=queries.shape[-1])
     return turns

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageFilter
 
 from geoloc.core.arrays import BoolArray, Pixels
@@ -16,7 +15,6 @@ from geoloc.core.errors import InputError, QueryError
 from geoloc.core.photo_facts import NOTHING_SAID, PhotoFacts, check_shape, looks_like_a_circle
 from geoloc.core.schemas import VIEWS, usual_fov_deg
 from geoloc.geometry.azimuth import keep_shown, shown_columns
-from geoloc.geometry.panorama import shown_pixels
 from geoloc.index.search.kernels.weighted_scan import bit_weights
 from geoloc.localization.drone_photos import ground_square
 from geoloc.localization.locator import EncodedQueries
@@ -332,6 +330,10 @@ def canvas_columns(
     """
     if all(fov >= 360.0 for fov in fov_deg):
         return None
+    import torch
+
+    from geoloc.geometry.panorama import shown_pixels
+
     kept = [width_px if fov >= 360.0 else max(1, round(width_px * fov / 360)) for fov in fov_deg]
     first = [
         (width_px - width) // 2 + round((heading or 0.0) / 360 * width_px)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from geoloc.core.arrays import Pixels
 from geoloc.core.errors import InputError, ModelMismatch
 from geoloc.geometry.perspective import WIDEST_LENS_DEG, lift
-from geoloc.recipe.model import PixelRange
-from geoloc.recipe.recipe import ModelRecipe
+from geoloc.recipe.model import ModelInputs, PixelRange
+
+if TYPE_CHECKING:  # pictures are prepared where no network runs, too
+    import torch
 
 PANORAMA_VIEWS = ("panorama", "street")
 AERIAL_VIEWS = ("aerial", "drone")
@@ -29,12 +31,12 @@ class Lens:
     roll_deg: float = 0.0
 
 
-def input_size(recipe: ModelRecipe, view: str) -> tuple[int, int]:
+def input_size(inputs: ModelInputs, view: str) -> tuple[int, int]:
     """Height and width of the model's input for a view."""
     if view in AERIAL_VIEWS:
-        return recipe.tile_px, recipe.tile_px
+        return inputs.tile_px, inputs.tile_px
     if view in PANORAMA_VIEWS:
-        return recipe.panorama_px
+        return inputs.panorama_px
     raise InputError(f"{view!r} is not a view; known are {', '.join(AERIAL_VIEWS + PANORAMA_VIEWS)}.")
 
 
@@ -60,7 +62,7 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
 
 
 def prepare_aerial(
-    image: Pixels, recipe: ModelRecipe, extent_m: float | None, *, margin_m: float = 0.0
+    image: Pixels, inputs: ModelInputs, extent_m: float | None, *, margin_m: float = 0.0
 ) -> Pixels:
     """Cut the middle of an aerial picture [H, W, 3] down to the model's field and resize it to its pixels.
 
@@ -70,7 +72,7 @@ def prepare_aerial(
     """
     height, width = image.shape[:2]
     side = min(height, width)
-    field_m = recipe.tile_m + 2 * margin_m
+    field_m = inputs.tile_m + 2 * margin_m
     extent = field_m if extent_m is None else extent_m
     if not math.isfinite(extent) or extent < SMALLEST_EXTENT * field_m:
         raise ModelMismatch(
@@ -79,13 +81,13 @@ def prepare_aerial(
         )
     crop = min(side, max(1, round(side * field_m / extent)))
     top, left = (height - crop) // 2, (width - crop) // 2
-    target = round(recipe.tile_px * field_m / recipe.tile_m)
+    target = round(inputs.tile_px * field_m / inputs.tile_m)
     return resize(image[top : top + crop, left : left + crop], target, target)
 
 
 def prepare_panorama(
     image: Pixels,
-    recipe: ModelRecipe,
+    inputs: ModelInputs,
     *,
     fov_deg: float = 360.0,
     heading_deg: float | None = None,
@@ -102,21 +104,21 @@ def prepare_panorama(
     """
     if not 1.0 <= fov_deg <= 360.0:
         raise InputError(f"fov_deg is {fov_deg:g}; give 1 to 360 degrees.", reason="fov_out_of_range")
-    height, width = recipe.panorama_px
-    if fov_deg < 360.0 and recipe.street == "whole":
+    height, width = inputs.panorama_px
+    if fov_deg < 360.0 and inputs.street == "whole":
         return resize(image, height, width)
-    if lens is not None and recipe.street == "lifted" and fov_deg <= WIDEST_LENS_DEG:
+    if lens is not None and inputs.street == "lifted" and fov_deg <= WIDEST_LENS_DEG:
         canvas = lift(
             image,
             height,
             width,
-            recipe.elevation_deg,
+            inputs.elevation_deg,
             fov_deg=fov_deg,
             pitch_deg=lens.pitch_deg,
             roll_deg=lens.roll_deg,
         )
     elif fov_deg == 360.0:
-        canvas = resize(_cut_sphere(image, recipe.elevation_deg), height, width)
+        canvas = resize(_cut_sphere(image, inputs.elevation_deg), height, width)
     else:
         columns = max(1, round(width * fov_deg / 360))
         canvas = np.zeros((height, width, 3), dtype=np.uint8)
@@ -134,7 +136,7 @@ def prepare_panorama(
 
 def prepare_picture(
     image: Pixels,
-    recipe: ModelRecipe,
+    inputs: ModelInputs,
     view: str,
     *,
     extent_m: float | None = None,
@@ -145,10 +147,10 @@ def prepare_picture(
 ) -> Pixels:
     """A picture uint8[H, W, 3] of any view to the model's input uint8[h, w, 3]; see `Encoder.prepare`."""
     if view in AERIAL_VIEWS:
-        return prepare_aerial(image, recipe, extent_m)
+        return prepare_aerial(image, inputs, extent_m)
     fov_deg = 360.0 if fov_deg is None else fov_deg
     lens = lens_of(view, pitch_deg, roll_deg)
-    return prepare_panorama(image, recipe, fov_deg=fov_deg, heading_deg=heading_deg, lens=lens)
+    return prepare_panorama(image, inputs, fov_deg=fov_deg, heading_deg=heading_deg, lens=lens)
 
 
 def lens_of(view: str, pitch_deg: float | None = None, roll_deg: float | None = None) -> Lens | None:

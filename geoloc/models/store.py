@@ -12,42 +12,24 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from geoloc.core import storage
-from geoloc.core.errors import ArtifactError, CorruptArtifact, ModelMismatch
+from geoloc.core.errors import CorruptArtifact, ModelMismatch
+from geoloc.models.card import (
+    CARD_NAME,
+    METRICS_NAME,
+    RECIPE_NAME,
+    WEIGHTS_NAME,
+    ModelCard,
+    read_card,
+    read_recipe,
+    read_verified,
+)
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.hash_encoders.encoder import EncoderCard, HashEncoder, load_encoder
+from geoloc.models.hash_encoders.encoder import HashEncoder, load_encoder
 from geoloc.models.hash_encoders.trained import TrainedEncoder
 from geoloc.recipe.recipe import Recipe
-
-FORMAT_VERSION = 1
-WEIGHTS_NAME = "model.safetensors"
-RECIPE_NAME = "recipe.yaml"
-METRICS_NAME = "metrics.jsonl"
-CARD_NAME = "model.json"
-
-
-class ModelCard(BaseModel):
-    """The content of `model.json`; `fingerprint` is that of the run that trained it.
-
-    `hash_encoder` makes the codes. One that was fitted after training has a file of its own, with a checksum.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    format_version: int = FORMAT_VERSION
-    model_id: str
-    weights_sha256: str
-    recipe_sha256: str
-    recipe_name: str
-    tile_m: float
-    bits: int
-    embedding_dim: int
-    fingerprint: str = ""
-    hash_encoder: EncoderCard | None = None
-    hash_encoder_sha256: str | None = None
 
 
 def save_model(
@@ -101,24 +83,6 @@ def read_log(uri: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in storage.read_text(place).splitlines() if line]
 
 
-def read_card(uri: str) -> ModelCard:
-    """The card of a model directory; `ArtifactError` when there is none, `CorruptArtifact` when unreadable."""
-    card_uri = storage.join(uri, CARD_NAME)
-    if not storage.exists(card_uri):
-        raise ArtifactError(
-            f"There is no finished model at {uri!r} (no {CARD_NAME}); check the path or train one."
-        )
-    try:
-        card = ModelCard.model_validate_json(storage.read_bytes(card_uri))
-    except ValidationError as error:
-        raise CorruptArtifact(f"{card_uri!r} is not a model card; train the model again.") from error
-    if card.format_version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{uri!r} has model format {card.format_version}, this geoloc reads up to {FORMAT_VERSION}; upgrade."
-        )
-    return card
-
-
 def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
     """A model in evaluation mode with its recipe and card, all checksums verified before parsing.
 
@@ -126,7 +90,7 @@ def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
     weights do not fit the recipe).
     """
     card = read_card(uri)
-    weights = _verified(storage.join(uri, WEIGHTS_NAME), card.weights_sha256)
+    weights = read_verified(storage.join(uri, WEIGHTS_NAME), card.weights_sha256)
     recipe = read_recipe(uri)
     model = GeoLocalizer(recipe.model)
     try:
@@ -137,12 +101,6 @@ def load_model(uri: str) -> tuple[GeoLocalizer, Recipe, ModelCard]:
         ) from error
     load_weights(model, state, where=uri)
     return model.eval(), recipe, card
-
-
-def read_recipe(uri: str) -> Recipe:
-    """The recipe of a model directory, its checksum verified; raises as `load_model` does."""
-    text = _verified(storage.join(uri, RECIPE_NAME), read_card(uri).recipe_sha256)
-    return Recipe.from_yaml(text.decode(), where=storage.join(uri, RECIPE_NAME))
 
 
 def load_hash_encoder(uri: str, recipe: Recipe, card: ModelCard) -> HashEncoder | None:
@@ -198,12 +156,3 @@ def _unshared(model: GeoLocalizer) -> dict[str, torch.Tensor]:
             seen.add(id(tensor))
             state[name] = tensor
     return state
-
-
-def _verified(uri: str, sha256: str) -> bytes:
-    data = storage.read_bytes(uri)
-    if storage.sha256_bytes(data) != sha256:
-        raise CorruptArtifact(
-            f"{uri!r} does not match the checksum in {CARD_NAME}; copy or train the model again."
-        )
-    return data

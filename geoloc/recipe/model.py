@@ -219,6 +219,29 @@ class Branches(Section):
         return tuple(dict.fromkeys((self.panorama, self.street, self.aerial, self.drone)))
 
 
+class ModelInputs(Section):
+    """The pictures that a model takes: all that a picture must be known for to be prepared."""
+
+    tile_m: PositiveFloat = Field(
+        64.0, description="side of the ground square that the aerial branch sees, metres"
+    )
+    tile_px: PositiveInt = Field(160, description="side of the aerial input, pixels")
+    panorama_px: tuple[PositiveInt, PositiveInt] = Field((64, 256), description="height, width of a panorama")
+    elevation_deg: tuple[float, float] = Field(
+        (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
+    )
+    street: Literal["whole", "lifted"] | None = Field(
+        None,
+        description="whole: a street photo fills the panorama's picture, whatever its field of view; lifted: its "
+        "pixels go where a level panorama shows them, by field of view, pitch and roll",
+    )
+
+    @property
+    def metres_per_pixel(self) -> float:
+        """Ground sampling distance of the aerial input."""
+        return self.tile_m / self.tile_px
+
+
 class PixelRange(Section):
     """What the network sees of a pixel in 0..1: (pixel - mean) / std, channels as they are or reversed."""
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -25,34 +25,22 @@ from geoloc.recipe.model import (
     Branches,
     CloudBranch,
     HashHead,
+    ModelInputs,
     Orientation,
     PixelRange,
     Projection,
     View,
 )
-from geoloc.recipe.registry import Part, PositiveFloat, PositiveInt, Section, registered
+from geoloc.recipe.registry import Part, Section, registered
 from geoloc.recipe.training import LossRecipe, TrainingRecipe
 
 _SMALLEST_LOCALISED_PX = 64  # four poolings of the localisation network leave something of it
 _LONGEST_CHAIN = 8  # of recipes that start from each other
 
 
-class ModelRecipe(Section):
+class ModelRecipe(ModelInputs):
     """What the network sees and how it is built."""
 
-    tile_m: PositiveFloat = Field(
-        64.0, description="side of the ground square that the aerial branch sees, metres"
-    )
-    tile_px: PositiveInt = Field(160, description="side of the aerial input, pixels")
-    panorama_px: tuple[PositiveInt, PositiveInt] = Field((64, 256), description="height, width of a panorama")
-    elevation_deg: tuple[float, float] = Field(
-        (-42.0, 32.0), description="lowest and highest elevation that the panorama rows span"
-    )
-    street: Literal["whole", "lifted"] | None = Field(
-        None,
-        description="whole: a street photo fills the panorama's picture, whatever its field of view; lifted: its "
-        "pixels go where a level panorama shows them, by field of view, pitch and roll",
-    )
     pixels: PixelRange | None = Field(None, description="range of the pixels; (x - 0.45) / 0.25 by default")
     view: View = Field(default={"kind": "polar"}, validate_default=True)
     backbone: Backbone = Field(default={"kind": "plain_cnn"}, validate_default=True)
@@ -88,11 +76,6 @@ class ModelRecipe(Section):
     def embedding_dim(self) -> int:
         """Length of the float embedding."""
         return self.columns * (self.projection.channels if self.projection else self.aggregated_channels)
-
-    @property
-    def metres_per_pixel(self) -> float:
-        """Ground sampling distance of the aerial input."""
-        return self.tile_m / self.tile_px
 
     @property
     def aerial_px(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ from geoloc.localization.query_photos import Compass
 from geoloc.localization.routes.filter import FilterState
 from geoloc.localization.routes.motion import Step
 from geoloc.localization.routes.route_answer import RouteFix
+from geoloc.recipe.model import ModelInputs
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -38,7 +39,7 @@ class Pin(BaseModel):
 
     A request carries its pin to every replica, so that no answer mixes snapshots. `generation` rises with every
     change; `current_id` is what was current in the index then. `proven` says that a replica has opened the snapshot
-    whole: one that starts later may lack broken shards. `model` holds the fields of the model's `ModelRecipe`.
+    whole: one that starts later may lack broken shards. `inputs` are the pictures that the model takes.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -55,7 +56,7 @@ class Pin(BaseModel):
     shards: int
     located: bool
     bounds: Bounds | None
-    model: dict[str, Any]
+    inputs: ModelInputs
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ from geoloc.serving.imagery import TileImagery
 from geoloc.serving.limits import ServingLimits
 from geoloc.serving.metrics import record_in_flight
 from geoloc.serving.photo_routes import RouteService
-from geoloc.serving.upload import prepare_upload, read_form, read_request, region_of
+from geoloc.serving.upload import Fields, prepare_upload, read_form, read_request, region_of
 from geoloc.serving.web import add_imagery, add_page
 
 
@@ -113,6 +113,16 @@ def _add_routes(app: FastAPI, service: _Service, door: Doorkeeper) -> None:
     refused = _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 504)
     routes = RouteService(service.backend, limits, service.pool)
 
+    async def answered(
+        request: Request,
+        model: type[Fields],
+        answer: Callable[[Sequence[bytes], Fields, str], Awaitable[RouteAnswer]],
+    ) -> RouteAnswer:
+        door.admit(request, "query")
+        images, fields = await read_form(request, limits, model, limits.max_images)
+        async with service.gate.enter(), asyncio.timeout(limits.deadline_s):
+            return await answer(images, fields, request.state.request_id)
+
     @app.post(
         "/v1/routes",
         response_model=RouteAnswer,
@@ -121,10 +131,7 @@ def _add_routes(app: FastAPI, service: _Service, door: Doorkeeper) -> None:
         summary="Where was this ordered sequence of photos taken? Each is answered by all of them.",
     )
     async def begin_route(request: Request) -> RouteAnswer:
-        door.admit(request, "query")
-        images, fields = await read_form(request, limits, BeginRoute, limits.max_images)
-        async with service.gate.enter(), asyncio.timeout(limits.deadline_s):
-            return await routes.begin(images, fields, request.state.request_id)
+        return await answered(request, BeginRoute, routes.begin)
 
     @app.post(
         "/v1/routes/continue",
@@ -134,10 +141,7 @@ def _add_routes(app: FastAPI, service: _Service, door: Doorkeeper) -> None:
         summary="The next photos of a route, with the state of the answer before.",
     )
     async def continue_route(request: Request) -> RouteAnswer:
-        door.admit(request, "query")
-        images, fields = await read_form(request, limits, ContinueRoute, limits.max_images)
-        async with service.gate.enter(), asyncio.timeout(limits.deadline_s):
-            return await routes.go_on(images, fields, request.state.request_id)
+        return await answered(request, ContinueRoute, routes.go_on)
 
 
 def _add_indices(app: FastAPI, backend: Backend, door: Doorkeeper) -> None:

@@ -31,6 +31,7 @@ DEFAULT_INDEX = "default"
 _TRIES = 3
 _REFRESH_S = 2.0  # between questions to the catalog; a reload tells the interface at once
 _STATE_TIMEOUT_S = 5.0
+_HEALTH_KEPT_S = 1.0
 
 
 class Backend(Protocol):
@@ -59,11 +60,16 @@ class ReplicaBackend:
     """The interface's `Backend`: asks the encoder, then the search replica; see the module."""
 
     def __init__(
-        self, catalog: DeploymentHandle[Any], encoder: DeploymentHandle[Any], search: DeploymentHandle[Any]
+        self,
+        catalog: DeploymentHandle[Any],
+        encoder: DeploymentHandle[Any],
+        search: DeploymentHandle[Any],
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
         self._search = search
+        self._clock_s = clock_s
         self._pins: dict[str, Pin] = {}
         self._asked_s = 0.0
         self._refreshing: asyncio.Task[None] | None = None
@@ -73,7 +79,7 @@ class ReplicaBackend:
         """What is served by name, as the catalog said within the last seconds."""
         if not self._pins:
             await self._refresh()
-        elif time.monotonic() - self._asked_s > _REFRESH_S and (
+        elif self._clock_s() - self._asked_s > _REFRESH_S and (
             self._refreshing is None or self._refreshing.done()
         ):
             self._refreshing = asyncio.create_task(self._refresh_quietly())
@@ -91,7 +97,7 @@ class ReplicaBackend:
 
     async def _refresh(self) -> None:
         pins: dict[str, Pin] = await _result_of(self._catalog.pins.remote)
-        self._asked_s = time.monotonic()
+        self._asked_s = self._clock_s()
         for pin in pins.values():
             self.adopt(pin)
 
@@ -99,7 +105,7 @@ class ReplicaBackend:
         try:
             await self._refresh()
         except ServiceUnavailable:  # the pins that we have hold
-            self._asked_s = time.monotonic()
+            self._asked_s = self._clock_s()
 
     def adopt(self, pin: Pin) -> None:
         """Take over a pin, unless a later one is known."""
@@ -134,12 +140,12 @@ class ReplicaBackend:
 
     async def health(self) -> Health:
         """What all replicas hold, compared; asked at most once a second."""
-        if self._health is not None and time.monotonic() - self._health[0] < 1.0:
+        if self._health is not None and self._clock_s() - self._health[0] < _HEALTH_KEPT_S:
             return self._health[1]
         pins = await self.pins()
         encoders, searchers = await asyncio.gather(_states(self._encoder), _states(self._search))
         health = compared(pins, encoders, searchers)
-        self._health = (time.monotonic(), health)
+        self._health = (self._clock_s(), health)
         return health
 
 

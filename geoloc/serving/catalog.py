@@ -22,7 +22,7 @@ from geoloc.core import storage
 from geoloc.core.errors import GeolocError, QueryError, ServiceUnavailable, StoreUnavailable
 from geoloc.index.format.commit import current_snapshot
 from geoloc.index.format.manifest import read_manifest
-from geoloc.models.store import read_recipe
+from geoloc.models.card import read_inputs
 from geoloc.serving.answer import Pin, Refused, ServedIndex, refusals_as_values
 from geoloc.serving.metrics import record_served
 
@@ -39,7 +39,6 @@ def resolve_pin(name: str, index: ServedIndex) -> Pin:
     current = current_snapshot(uri)  # read once: a commit meanwhile is then noticed later
     snapshot_id = index.snapshot_id or current
     manifest = read_manifest(uri, snapshot_id)
-    recipe = read_recipe(storage.join(uri, manifest.model.directory))
     return Pin(
         name=name,
         uri=uri,
@@ -51,7 +50,7 @@ def resolve_pin(name: str, index: ServedIndex) -> Pin:
         shards=len(manifest.shards),
         located=manifest.located,
         bounds=manifest.bounds,
-        model=recipe.model.model_dump(mode="json"),
+        inputs=read_inputs(storage.join(uri, manifest.model.directory)),
     )
 
 

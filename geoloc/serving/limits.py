@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from geoloc.client.schema import MAX_ROUTE_STATE
+from geoloc.client.schema import PhotoFields
 from geoloc.core.images import DEFAULT_LIMITS, ImageLimits
 from geoloc.serving.decoder import DecoderLimits
 
@@ -20,12 +20,10 @@ class ServingLimits:
     A request first sends its body, within `body_s` seconds: `max_bodies` may do so at once, `max_bodies_per_client` of
     one client, and all bodies held together have `max_held_bytes` at most. Then it is one of `max_in_flight`, for
     `deadline_s` seconds. `decoders` processes decode images. `requests_per_s` and `burst` are a client's, 0 for no
-    limit; a key may have others. A field has `max_field_bytes`; a form that continues a route has `max_state_bytes`.
+    limit; a key may have others. How long a field may be is said by the form's model.
     """
 
     max_fields: int = 24
-    max_field_bytes: int = 16_384
-    max_state_bytes: int = MAX_ROUTE_STATE
     max_images: int = 32
     max_bodies: int = 256
     max_bodies_per_client: int = 64
@@ -43,4 +41,4 @@ class ServingLimits:
     @property
     def max_body_bytes(self) -> int:
         """Bytes of a whole body: an image, which base64 makes a third longer, and room for the fields around it."""
-        return self.image.max_bytes * 4 // 3 + self.max_fields * self.max_field_bytes
+        return self.image.max_bytes * 4 // 3 + self.max_fields * PhotoFields.max_field_bytes

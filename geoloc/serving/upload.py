@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import json
 from typing import Any, TypeVar
 
@@ -12,13 +11,13 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from geoloc.client.schema import ContinueRoute, JsonRequest, LocalizeParameters, PhotoAndArea, PhotoFields
+from geoloc.client.schema import JsonRequest, LocalizeParameters, PhotoAndArea, PhotoFields
 from geoloc.core.errors import InputError, QueryError
 from geoloc.core.images import ImageLimits, Picture, image_format
 from geoloc.index.search.region import Region, box, circle, polygon
 from geoloc.localization.query_photos import photo
 from geoloc.models.preprocessing import prepare_picture
-from geoloc.recipe.recipe import ModelRecipe
+from geoloc.recipe.model import ModelInputs
 from geoloc.serving.answer import Pin, PreparedPhoto
 from geoloc.serving.decoder import DecoderPool
 from geoloc.serving.errors import UNSUPPORTED
@@ -48,8 +47,9 @@ async def read_form(
     request: Request, limits: ServingLimits, model: type[Fields], most: int
 ) -> tuple[list[bytes], Fields]:
     """(bytes of up to `most` images, the other fields as `model`) of a form; see `read_request`."""
-    longest = limits.max_state_bytes if model is ContinueRoute else limits.max_field_bytes
-    form = await request.form(max_files=most, max_fields=limits.max_fields, max_part_size=longest)
+    form = await request.form(
+        max_files=most, max_fields=limits.max_fields, max_part_size=model.max_field_bytes
+    )
     try:
         uploads = [upload for upload in form.getlist("image") if isinstance(upload, UploadFile)]
         if not uploads:
@@ -130,11 +130,6 @@ def _polygon(text: str) -> Region:
     return polygon(corners, holes)
 
 
-@functools.lru_cache(maxsize=8)
-def _recipe(model_id: str, model: str) -> ModelRecipe:
-    return ModelRecipe.model_validate_json(model)
-
-
 async def prepare_upload(
     data: bytes, parameters: PhotoFields, pin: Pin, pool: DecoderPool, limits: ImageLimits
 ) -> PreparedPhoto:
@@ -149,10 +144,9 @@ async def prepare_upload(
             f"The file starts like {kind or 'no image we know'}; send one of {', '.join(limits.formats)}.",
             reason=UNSUPPORTED,
         )
-    recipe = _recipe(pin.model_id, json.dumps(pin.model))
 
     def prepared(picture: Picture) -> PreparedPhoto:
-        return _prepared(picture, parameters, recipe)
+        return _prepared(picture, parameters, pin.inputs)
 
     try:
         return await pool.decode(data, limits, prepared)
@@ -162,7 +156,7 @@ async def prepare_upload(
         raise InputError(str(error), reason=UNSUPPORTED) from error
 
 
-def _prepared(picture: Picture, parameters: PhotoFields, recipe: ModelRecipe) -> PreparedPhoto:
+def _prepared(picture: Picture, parameters: PhotoFields, inputs: ModelInputs) -> PreparedPhoto:
     one = photo(
         picture.pixels,
         view=parameters.view,
@@ -177,7 +171,7 @@ def _prepared(picture: Picture, parameters: PhotoFields, recipe: ModelRecipe) ->
     )
     image = prepare_picture(
         one.image,
-        recipe,
+        inputs,
         one.view,
         extent_m=one.extent_m,
         fov_deg=one.fov_deg,

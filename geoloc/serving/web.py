@@ -15,7 +15,12 @@ from geoloc.core.leaflet import leaflet_file
 from geoloc.serving.access import Doorkeeper
 from geoloc.serving.imagery import MAX_ZOOM, TileImagery
 
-_PAGE = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
+_PAGE = {
+    "index.html": "text/html",
+    "app.js": "text/javascript",
+    "route.js": "text/javascript",
+    "style.css": "text/css",
+}
 _LEAFLET = {"leaflet.js": "text/javascript", "leaflet.css": "text/css"}
 _KEPT = {"cache-control": "private, max-age=3600"}
 _MOST_AT_ONCE = 4

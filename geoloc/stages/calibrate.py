@@ -29,7 +29,7 @@ from geoloc.localization.calibration_photos import KnownPhotos, Strangers, calib
 from geoloc.localization.locator import Locator
 from geoloc.localization.no_place import no_place_picture
 from geoloc.localization.query_photos import HEADINGS
-from geoloc.models.store import RECIPE_NAME
+from geoloc.models.card import RECIPE_NAME
 from geoloc.recipe.recipe import Recipe
 from geoloc.sources.folder import ANYWHERE_HELP
 from geoloc.stages import ingest

@@ -30,8 +30,8 @@ from geoloc.core.part_table import Part, TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.geometry.clouds import cloud_rows
 from geoloc.models.built_in import model_location
+from geoloc.models.card import ModelCard, read_card
 from geoloc.models.encoder import Encoded, Encoder
-from geoloc.models.store import ModelCard, read_card
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import await_resources, cpu_count, ensure_ray, gpu_count
 from geoloc.runtime.table_job import PartResult, Workers

@@ -23,7 +23,7 @@ from geoloc.core.errors import ConfigError
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.core.geodesy import cells
 from geoloc.models.built_in import model_location
-from geoloc.models.store import read_card
+from geoloc.models.card import read_card
 from geoloc.runtime.table_job import PartResult, quarantined
 from geoloc.sources.geotiff import CutTile, LeftOut, cut_tiles
 from geoloc.stages import encode

@@ -14,8 +14,8 @@ from geoloc.core.images import decode_image
 from geoloc.core.part_table import Part, TableManifest
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
 from geoloc.localization.query_photos import Photo, encode_photos, groups, photo
+from geoloc.models.card import read_card
 from geoloc.models.encoder import Encoder
-from geoloc.models.store import read_card
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers

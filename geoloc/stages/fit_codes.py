@@ -18,18 +18,11 @@ from geoloc.core.errors import ConfigError, InputError
 from geoloc.core.fingerprint import begin_output, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.models.built_in import model_location
+from geoloc.models.card import CARD_NAME, ModelCard, read_card
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder
-from geoloc.models.store import (
-    CARD_NAME,
-    ModelCard,
-    load_model,
-    load_weights,
-    read_card,
-    save_model,
-    weights_of,
-)
+from geoloc.models.store import load_model, load_weights, save_model, weights_of
 from geoloc.recipe.model import HashEncoderSection
 from geoloc.recipe.recipe import Recipe
 from geoloc.recipe.registry import registered

@@ -34,7 +34,7 @@ from geoloc.index.format.manifest import (
 )
 from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.models.built_in import model_location
-from geoloc.models.store import RECIPE_NAME, ModelCard, read_card
+from geoloc.models.card import RECIPE_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.shard_job import Build, build_shards, remove_runs

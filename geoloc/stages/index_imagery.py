@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core import storage
 from geoloc.index.build.partition_keys import Partition
 from geoloc.models.built_in import BUILT_IN, model_location
-from geoloc.models.store import RECIPE_NAME, read_card
+from geoloc.models.card import RECIPE_NAME, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.sources.sheets import Order
 from geoloc.stages import encode, encode_imagery, index_build, ingest

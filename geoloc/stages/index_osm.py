@@ -10,7 +10,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from geoloc.core import storage
-from geoloc.models.store import read_recipe
+from geoloc.models.card import read_recipe
 from geoloc.stages import encode, index_build, ingest_osm
 from geoloc.stages.encode import EncodeConfig, EncodeInputs
 from geoloc.stages.index_build import IndexConfig, IndexInputs, IndexResult

@@ -14,7 +14,7 @@ from geoloc.core.fingerprint import begin_output, fingerprint_of, is_finished, o
 from geoloc.core.progress import say
 from geoloc.index.format.local_cache import cache_directory
 from geoloc.models.built_in import model_location
-from geoloc.models.store import CARD_NAME, METRICS_NAME, RECIPE_NAME, ModelCard, read_card
+from geoloc.models.card import CARD_NAME, METRICS_NAME, RECIPE_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import await_resources, ensure_ray
 from geoloc.training.data import check_data, data_identity, table_checksums

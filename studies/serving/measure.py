@@ -1,8 +1,9 @@
-"""The service under load while something happens to it: swaps of the index and a killed replica, scaling, a soak.
+"""The service under load while something happens to it: swaps and a killed replica, scaling, a soak, hostile clients.
 
     python studies/serving/measure.py swaps   --index my-index --photos tables/queries
     python studies/serving/measure.py scaling --index my-index --photos tables/queries --plot scaling.png
     python studies/serving/measure.py soak    --index my-index --photos tables/queries --seconds 420
+    python studies/serving/measure.py hostile --index my-index --photos tables/queries --rate 5
 
 The text and the figures are in docs/serving.md. Requests are sent at a stated rate, whether or not earlier ones were
 answered, by this very process; it shares the machine with the service that it starts. JSON goes to standard output.
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -20,14 +23,17 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import ray
+from PIL import Image
 from ray import serve
 
 from geoloc.bench.serve import BOUNDARY, load_of, photo_body, photos_of, service_processes
@@ -342,25 +348,91 @@ def soak(given: argparse.Namespace, rows: list[dict[str, Any]], scratch: Path) -
     }
 
 
-def _watch_memory(samples: list[dict[str, float]], over: threading.Event) -> None:
-    """Resident memory by kind of process, and open files of all, every five seconds."""
+def hostile(given: argparse.Namespace, rows: list[dict[str, Any]], scratch: Path) -> dict[str, Any]:
+    """A steady load while bombs arrive in the second third, and bodies that never end in the last one."""
+    service = start(ServeConfig(index=given.index, port=0, watch_s=0))
+    samples: list[dict[str, float]] = []
+    over = threading.Event()
+    third = given.seconds / 3
+    statuses: dict[str, Counter[str]] = {"bombs": Counter(), "slow": Counter()}
+    try:
+        load = Load(service.url, [photo_body(row) for row in rows])
+        load.run(lambda at: given.rate, 5.0)
+        load.began = 0.0
+        watch = threading.Thread(target=_watch_memory, args=(samples, over, 0.25))
+        attack = threading.Thread(target=_attack, args=(load, third, statuses))
+        watch.start()
+        attack.start()
+        replies = load.run(lambda at: given.rate, given.seconds)
+        attack.join()
+        over.set()
+        watch.join()
+    finally:
+        over.set()
+        service.stop()
+    found: dict[str, Any] = {}
+    for number, name in enumerate(("calm", "bombs", "slow")):
+        begin, end = number * third, (number + 1) * third
+        inside = [one for one in replies if begin <= one.at_s < end]
+        memory = [one for one in samples if begin <= one["at_s"] < end]
+        found[name] = {
+            **latencies(inside),
+            "attackers": dict(statuses.get(name, ())),
+            "most_mb": {key: max(one.get(key, 0.0) for one in memory) for key in ("all_mb", "decoders_mb")},
+        }
+    return found
+
+
+def _attack(load: Load, third_s: float, statuses: dict[str, Counter[str]]) -> None:
+    while not load.began:
+        time.sleep(0.01)
+    sink = io.BytesIO()
+    Image.new("RGB", (5000, 5000), (90, 120, 60)).save(sink, "WEBP", lossless=True)
+    bomb = photo_body({"image": sink.getvalue(), "view": None, "heading_deg": None, "fov_deg": None})
+
+    def post(body: Any) -> str:
+        try:
+            answer = httpx.post(
+                f"{load.url}/v1/localize", content=body, headers=HEADERS, timeout=60, trust_env=False
+            )
+        except httpx.HTTPError as error:
+            return type(error).__name__
+        return str(answer.status_code)
+
+    def dripping() -> Iterator[bytes]:
+        yield bomb[:200]
+        while time.monotonic() < load.began + 3 * third_s:
+            time.sleep(0.5)
+            yield b"\0"
+
+    with ThreadPoolExecutor(64) as pool:
+        for number, (name, bodies) in enumerate(
+            (("bombs", [bomb] * 20), ("slow", [dripping() for _ in range(64)])), start=1
+        ):
+            time.sleep(max(0.0, load.began + number * third_s - time.monotonic()))
+            statuses[name].update(pool.map(post, bodies))
+
+
+def _watch_memory(samples: list[dict[str, float]], over: threading.Event, every_s: float = 5.0) -> None:
+    """Resident memory by kind of process, and open files of all, from time to time."""
     began = time.monotonic()
     while True:
         sample: dict[str, float] = {"at_s": round(time.monotonic() - began, 1), "files": 0.0, "all_mb": 0.0}
         for kind, process in service_processes():
-            megabytes = process.memory_info().rss / 2**20
-            sample[f"{kind}_mb"] = round(sample.get(f"{kind}_mb", 0.0) + megabytes, 1)
-            sample["all_mb"] = round(sample["all_mb"] + megabytes, 1)
-            sample["files"] += process.num_fds()
+            with contextlib.suppress(psutil.Error):  # a decoder may end meanwhile
+                megabytes = process.memory_info().rss / 2**20
+                sample[f"{kind}_mb"] = round(sample.get(f"{kind}_mb", 0.0) + megabytes, 1)
+                sample["all_mb"] = round(sample["all_mb"] + megabytes, 1)
+                sample["files"] += process.num_fds()
         samples.append(sample)
-        if over.wait(5.0):
+        if over.wait(every_s):
             return
 
 
 def main() -> None:
     """Run one of the studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("study", choices=("swaps", "scaling", "soak"))
+    parser.add_argument("study", choices=("swaps", "scaling", "soak", "hostile"))
     parser.add_argument("--index", required=True, help="path of an index")
     parser.add_argument("--photos", required=True, help="table of queries, whose photos are posted")
     parser.add_argument("--count", type=int, default=64, help="photos to take from it")
@@ -373,7 +445,8 @@ def main() -> None:
     given = parser.parse_args()
     rows = photos_of(given.photos, given.count)
     with tempfile.TemporaryDirectory(prefix="geoloc-study-") as scratch:
-        found = {"swaps": swaps, "scaling": scaling, "soak": soak}[given.study](given, rows, Path(scratch))
+        studies = {"swaps": swaps, "scaling": scaling, "soak": soak, "hostile": hostile}
+        found = studies[given.study](given, rows, Path(scratch))
     report = {
         **vars(given),
         "cpus": len(os.sched_getaffinity(0)),

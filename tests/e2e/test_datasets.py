@@ -24,8 +24,9 @@ from geoloc.core import geodesy, part_table, schemas, storage
 from geoloc.core.fingerprint import fingerprint_of
 from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND
 from geoloc.index.search.kernels.weighted_scan import bit_weights
+from geoloc.models.card import read_card
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.store import read_card, save_model
+from geoloc.models.store import save_model
 from geoloc.recipe.recipe import Recipe
 from geoloc.stages import encode_queries
 

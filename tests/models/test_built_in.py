@@ -12,8 +12,8 @@ from geoloc.core import part_table, storage
 from geoloc.localization.calibration import read_calibration
 from geoloc.localization.judgement import describe_index
 from geoloc.models.built_in import BUILT_IN, model_location
+from geoloc.models.card import read_card, read_recipe
 from geoloc.models.encoder import Encoder
-from geoloc.models.store import read_card, read_recipe
 from geoloc.stages import index_imagery
 from geoloc.stages.index_imagery import ImageryIndexConfig, ImageryIndexInputs
 from tests.stages.ingest_inputs import make_sheets

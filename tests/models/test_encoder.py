@@ -9,9 +9,10 @@ import torch
 
 from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, ConfigError, CorruptArtifact, InputError, ModelMismatch
+from geoloc.models.card import read_card
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.store import load_model, read_card, save_model
+from geoloc.models.store import load_model, save_model
 from geoloc.recipe.recipe import Recipe
 
 TEXT = """

@@ -15,6 +15,7 @@ from geoloc.core.errors import QueryError
 from geoloc.localization.fix import Fix
 from geoloc.localization.routes.filter import FilterState
 from geoloc.localization.routes.route_answer import RouteFix, RoutePosition
+from geoloc.recipe.model import ModelInputs
 from geoloc.serving.access import KeyEntry
 from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query, RouteQuery, RouteReply
 from geoloc.serving.api import create_api
@@ -32,7 +33,7 @@ PIN = Pin(
     shards=1,
     located=True,
     bounds=None,
-    model=small_recipe().model.model_dump(mode="json"),
+    inputs=ModelInputs(**small_recipe().model.model_dump(include=set(ModelInputs.model_fields))),
 )
 
 

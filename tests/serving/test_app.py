@@ -1,5 +1,7 @@
 """Arguments of the Serve application and its configuration file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,12 @@ def test_more_indices_have_plain_names():
     for name in ("default", "a b", "../x", ""):
         with pytest.raises(ConfigError, match="cannot name an index"):
             build_app({"index": "a", "indices": {name: "b"}})
+
+
+def test_only_an_encoder_imports_torch():
+    """What every replica imports; torch would cost each of them seconds and half a gigabyte."""
+    code = "import sys, geoloc.serving.app; print([m for m in ('torch', 'timm') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]"

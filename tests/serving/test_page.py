@@ -9,17 +9,20 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from small_index import SmallIndex, encoded
 
 from geoloc.localization.fix import Fix, Match
-from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query
+from geoloc.localization.routes.filter import FilterState
+from geoloc.localization.routes.route_answer import RouteFix, RoutePosition
+from geoloc.serving.answer import Answer, Pin, PreparedPhoto, Query, RouteQuery, RouteReply
 from geoloc.serving.api import create_api
 from geoloc.serving.decoder import DecoderPool
 from geoloc.serving.imagery import TileImagery
@@ -46,6 +49,7 @@ class PageBackend(FakeBackend):
     def __init__(self, small: SmallIndex) -> None:
         super().__init__()
         self.small = small
+        self.routes: list[RouteQuery] = []
 
     async def locate(self, one: PreparedPhoto, pin: Pin, query: Query) -> Answer:
         self.queries.append(query)
@@ -69,6 +73,23 @@ class PageBackend(FakeBackend):
             }
         fix = Fix(**place, snapshot_id=pin.snapshot_id, matches=matches)
         return Answer(fix, pin.model_id, 1, 1, {"encode": 1.0, "search": 1.0})
+
+    async def follow(self, photos: Sequence[PreparedPhoto], pin: Pin, query: RouteQuery) -> RouteReply:
+        """A route along the tiles from the first on; its second photo is off the map."""
+        before = sum(len(one.steps) for one in self.routes) if query.before is not None else 0
+        self.routes = [*self.routes, query] if query.before is not None else [query]
+        places = [self._place(before + number) for number in range(len(photos))]
+        fix = RouteFix(located=True, positions=tuple(places), calibrated=False, snapshot_id=pin.snapshot_id)
+        one = np.ones(1)
+        return RouteReply(fix, FilterState(np.zeros(1, np.int64), one, one, 0.0, 0.0), 1, pin.model_id, 1, 1)
+
+    def _place(self, number: int) -> RoutePosition:
+        known = number != 1
+        lat, lon = float(self.small.lat[number]), float(self.small.lon[number])
+        return RoutePosition(
+            lat=lat if known else None, lon=lon if known else None, radius_m=8.0 if known else None,
+            off_map=0.0 if known else 1.0, path_id=None, path_lat=None, path_lon=None,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +218,69 @@ def test_an_area_is_drawn_on_the_map_and_asked_for(open_page: Any, photo: str, b
     assert region.radius_m > 10  # type: ignore[union-attr]
     page.click("#clear")
     assert page.inner_text("#area-text") == "Everywhere."
+
+
+def test_a_heading_is_drawn_on_the_map_and_asked_for(open_page: Any, photo: str) -> None:
+    page = open_page(viewport={"width": 1280, "height": 860})
+    page.evaluate("document.getElementById('options').open = true")
+    page.click("#draw-heading")
+    assert page.get_attribute("#draw-heading", "aria-pressed") == "true"
+    box = page.locator("#map").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 100, y, steps=4)
+    page.mouse.up()
+    assert page.get_attribute("#draw-heading", "aria-pressed") == "false"
+    assert page.input_value("#heading") == "90"
+    assert page.inner_text("#area-text") == "Everywhere."
+    page.set_input_files("#file", photo)
+    page.wait_for_selector("#answer .card.good")
+    assert "90° from north" in page.inner_text("#answer")
+
+
+def test_several_photos_are_a_route_and_others_go_on_with_it(
+    open_page: Any, small_index: SmallIndex, backend: PageBackend, tmp_path: Path
+) -> None:
+    names = [f"{number}.png" for number in (10, 2, 1)]
+    for name in names:
+        (tmp_path / name).write_bytes(encoded(small_index.panoramas[int(name.split(".")[0])]))
+    page = open_page(viewport={"width": 1280, "height": 860})
+    page.evaluate("document.getElementById('options').open = true")
+    page.fill("#moved", "12")
+    page.set_input_files("#file", [str(tmp_path / name) for name in names])
+    page.wait_for_selector("#answer .card.good")
+    places = page.locator("ol.places li").all_inner_texts()
+    assert len(places) == 3
+    assert places[0].startswith(f"1. {small_index.lat[0]:.6f}")
+    assert places[0].endswith("within 8 m")
+    assert places[1] == "2. off the map"
+    assert [step.moved_m for step in backend.routes[0].steps] == [None, 12.0, 12.0]
+    assert page.locator("#strip img").count() == 3
+    assert page.locator("#map .pin").count() == 2
+    keep(page, "route")
+    assert serious(page) == []
+    page.check("#go-on")
+    page.set_input_files("#file", str(tmp_path / "10.png"))
+    page.wait_for_selector("ol.places li:nth-child(4)")
+    assert [len(query.steps) for query in backend.routes] == [3, 1]
+    assert [step.moved_m for step in backend.routes[1].steps] == [12.0]
+    page.uncheck("#go-on")
+    page.fill("#heading", "45")
+    page.set_input_files("#file", str(tmp_path / "10.png"))
+    page.wait_for_selector("#answer ol.matches")
+    assert page.locator("#strip img").count() == 0
+    assert page.locator("#route").is_hidden()
+
+
+def test_a_finger_draws_an_area(open_page: Any) -> None:
+    page = open_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page.click("#draw")
+    touch = page.context.new_cdp_session(page)
+    for kind, x in (("touchStart", 150), ("touchMove", 190), ("touchMove", 230), ("touchEnd", None)):
+        points = [] if x is None else [{"x": x, "y": 200}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert page.inner_text("#area-text").startswith("Within ")
 
 
 def test_a_refusal_is_a_sentence(open_page: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from small_index import SmallIndex, encoded, texture
 
 from geoloc.client.client import Client
-from geoloc.client.schema import MAX_ROUTE_STATE, RouteStep
+from geoloc.client.schema import MAX_ROUTE_STATE, BeginRoute, RouteStep
 from geoloc.core.errors import QueryError
 from geoloc.index.search.region import Box, circle
 from geoloc.localization.locator import Locator
@@ -39,7 +39,7 @@ class RouteBackend(FakeBackend):
         self.served = PIN.model_copy(
             update={
                 "snapshot_id": self.locator.snapshot.snapshot_id,
-                "model": self.encoder.recipe.model.model_dump(mode="json"),
+                "inputs": self.encoder.recipe.model,
             }
         )
 
@@ -183,7 +183,7 @@ def test_a_full_state_fits_a_form_and_other_long_fields_do_not() -> None:
     text = write_state(
         _state(5000), index="default", snapshot_id=PIN.snapshot_id, region=None, places=9000, photos=4
     )
-    assert len(text) > LIMITS.max_field_bytes
+    assert len(text) > BeginRoute.max_field_bytes
 
     async def script(client: httpx.AsyncClient) -> list[httpx.Response]:
         files = {"image": ("a.png", encoded(texture(1)), "image/png")}

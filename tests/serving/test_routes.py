@@ -192,7 +192,7 @@ def test_only_a_key_of_the_scope_admin_may_reload(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_runs_no_inline_script() -> None:
-    names = ("app.js", "style.css", "leaflet.js", "leaflet.css")
+    names = ("app.js", "route.js", "style.css", "leaflet.js", "leaflet.css")
     page, *files = ask(FakeBackend(), ("GET", "/", {}), *(("GET", f"/page/{name}", {}) for name in names))
     assert {file.status_code for file in files} == {200}
     assert "script-src 'self'" in page.headers["content-security-policy"]
@@ -200,10 +200,10 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_inline_script() -> No
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
     assert sorted(loaded) == sorted(["data:,", *(f"page/{name}" for name in names)])
     assert not re.search(r"<script(?![^>]*src=)|<style|style=| on\w+=", page.text)
-    own = "".join(file.text for file in files[:2])
+    own = "".join(file.text for file in files[:3])
     assert not re.search(r"https?://", own)
     ids = set(re.findall(r'id="([\w-]+)"', page.text))
-    assert set(re.findall(r'byId\("([\w-]+)"\)', files[0].text)) <= ids
+    assert set(re.findall(r'byId\("([\w-]+)"\)', own)) <= ids
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from geoloc.evaluation.ranking.encoded_queries import ENCODED, KIND, EncodedTabl
 from geoloc.evaluation.report.located_errors import locate_group
 from geoloc.localization.locator import EncodedQueries, Locator
 from geoloc.localization.query_photos import HEADINGS, photo
-from geoloc.models.store import read_card
+from geoloc.models.card import read_card
 from geoloc.serving.replicas import EncoderReplica
 from geoloc.stages.encode_queries import QueryEncoder
 

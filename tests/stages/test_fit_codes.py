@@ -13,8 +13,8 @@ from geoloc.core.errors import ArtifactError, ConfigError, InputError
 from geoloc.index.format.commit import read_head
 from geoloc.index.format.manifest import read_manifest
 from geoloc.localization.localizer import Localizer
+from geoloc.models.card import read_card
 from geoloc.models.encoder import Encoder
-from geoloc.models.store import read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.stages import encode, fit_codes, index_build
 from geoloc.stages.encode import EncodeConfig, EncodeInputs

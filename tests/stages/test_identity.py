@@ -80,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def codes_of(root: Path, model: Path, seed: int) -> None:
     """A codes table as the model could have made it."""
-    from geoloc.models.store import read_card
+    from geoloc.models.card import read_card
 
     card, rng = read_card(str(model)), np.random.default_rng(seed)
     rows = [

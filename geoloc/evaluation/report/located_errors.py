@@ -17,7 +17,7 @@ from geoloc.localization.calibration_photos import KnownPhotos, search_hidden
 from geoloc.localization.cluster import Cluster, ClusterSettings
 from geoloc.localization.judgement import JudgedAnswers, judge_places
 from geoloc.localization.locator import MAX_K, EncodedQueries, Locator, SearchResult
-from geoloc.models.store import RECIPE_NAME
+from geoloc.models.card import RECIPE_NAME
 from geoloc.recipe.recipe import Recipe
 
 _HIDDEN_PHOTOS = 200  # of a kind of query: each is a search of its own

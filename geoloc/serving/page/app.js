@@ -4,7 +4,7 @@
 const KEPT = 12; // photos in the history of this browser
 const STORE = "geoloc-history";
 const byId = (id) => document.getElementById(id);
-const state = { photo: null, name: "", area: null, drawing: false, indices: [], imagery: true };
+const state = { photo: null, area: null, drawing: null, indices: [], imagery: true };
 
 // ---------------------------------------------------------------- talking to the service
 
@@ -19,21 +19,34 @@ async function pictureOf(path) {
   return { status: 200, url: URL.createObjectURL(await response.blob()) };
 }
 
-async function ask(photo) {
+function formOf(photos, fields) {
   const form = new FormData();
-  form.append("image", photo, "photo");
-  const fields = { view: "view", heading: "heading_deg", fov: "fov_deg", extent: "extent_m", index: "index" };
+  for (const photo of photos) form.append("image", photo, "photo");
   for (const [id, name] of Object.entries(fields)) if (byId(id).value) form.append(name, byId(id).value);
-  form.append("k", "12");
-  if (state.area) {
-    form.append("lat", state.area.lat);
-    form.append("lon", state.area.lon);
-    form.append("radius_m", state.area.radius_m);
-  }
-  const response = await fetch("v1/localize", { method: "POST", body: form, headers: headers() });
+  return form;
+}
+
+const KNOWN = { view: "view", heading: "heading_deg", fov: "fov_deg", extent: "extent_m" };
+
+function addArea(form) {
+  if (!state.area) return;
+  form.append("lat", state.area.lat);
+  form.append("lon", state.area.lon);
+  form.append("radius_m", state.area.radius_m);
+}
+
+async function post(path, form) {
+  const response = await fetch(path, { method: "POST", body: form, headers: headers() });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.detail || `The service answered ${response.status}.`);
   return answer;
+}
+
+function ask(photo) {
+  const form = formOf([photo], { ...KNOWN, index: "index" });
+  form.append("k", "12");
+  addArea(form);
+  return post("v1/localize", form);
 }
 
 // ---------------------------------------------------------------- the map
@@ -43,6 +56,7 @@ map.setView([0, 0], 2);
 L.control.scale({ imperial: false }).addTo(map);
 const shown = L.layerGroup().addTo(map);
 const areaLayer = L.layerGroup().addTo(map);
+const headingLayer = L.layerGroup().addTo(map);
 
 // Tiles are fetched by hand, because an <img> cannot carry an API key.
 const Imagery = L.GridLayer.extend({
@@ -99,22 +113,29 @@ function showOnMap(answer) {
       const box = circle.getBounds();
       points.push(box.getSouthWest(), box.getNorthEast());
     }
-    if (answer.heading_deg !== null) showHeading(answer, here);
+    if (answer.heading_deg !== null) {
+      const length = Math.max(15, (answer.radius_m || 30) * 1.2);
+      arrow(here, answer.heading_deg, length, "#d4271e").bindTooltip("middle of the photo").addTo(shown);
+    }
     const icon = L.divIcon({ className: "pin", iconSize: [22, 22] });
     L.marker(here, { icon, title: "The photo was taken here", alt: "The photo was taken here" }).addTo(shown);
   }
   if (points.length) map.fitBounds(L.latLngBounds(points).pad(0.3), { maxZoom: 18 });
 }
 
-function showHeading(answer, here) {
-  const length = Math.max(15, (answer.radius_m || 30) * 1.2);
-  const tip = destination(here[0], here[1], answer.heading_deg, length);
-  const left = destination(tip[0], tip[1], answer.heading_deg + 150, length / 4);
-  const right = destination(tip[0], tip[1], answer.heading_deg - 150, length / 4);
-  L.polyline([here, tip, left, tip, right], { color: "#d4271e", weight: 4 }).bindTooltip("middle of the photo").addTo(shown);
+function arrow(from, heading, length, color) {
+  const tip = destination(from[0], from[1], heading, length);
+  const left = destination(tip[0], tip[1], heading + 150, length / 4);
+  const right = destination(tip[0], tip[1], heading - 150, length / 4);
+  return L.polyline([from, tip, left, tip, right], { color, weight: 4 });
 }
 
-// ---------------------------------------------------------------- the area to search
+function bearing(from, to) {
+  const east = (to.lng - from.lng) * Math.cos((from.lat * Math.PI) / 180);
+  return ((Math.atan2(east, to.lat - from.lat) * 180) / Math.PI + 360) % 360;
+}
+
+// ---------------------------------------------------------------- area and heading, drawn on the map
 
 function showArea() {
   areaLayer.clearLayers();
@@ -134,26 +155,40 @@ function setArea(lat, lon, radius) {
   showArea();
 }
 
-function draw(on) {
-  state.drawing = on;
-  byId("draw").setAttribute("aria-pressed", String(on));
-  map.getContainer().style.cursor = on ? "crosshair" : "";
-  map.dragging[on ? "disable" : "enable"]();
+function drawHeading(from, to) {
+  const heading = bearing(from, to);
+  byId("heading").value = Math.round(heading) % 360;
+  headingLayer.clearLayers();
+  arrow([from.lat, from.lng], heading, map.distance(from, to), "#0a58a8").addTo(headingLayer);
 }
 
-let centre = null;
-map.on("mousedown", (event) => { if (state.drawing) centre = event.latlng; });
-map.on("mousemove", (event) => {
-  if (centre) setArea(centre.lat, centre.lng, Math.max(10, map.distance(centre, event.latlng)));
+const DRAWN = { // what a stroke from one point to another sets, by the button that is pressed
+  draw: (from, to) => setArea(from.lat, from.lng, Math.max(10, map.distance(from, to))),
+  "draw-heading": drawHeading,
+};
+
+function draw(what) {
+  state.drawing = what;
+  for (const id of Object.keys(DRAWN)) byId(id).setAttribute("aria-pressed", String(id === what));
+  map.getContainer().classList.toggle("drawing", Boolean(what));
+  map.dragging[what ? "disable" : "enable"]();
+}
+
+// Pointer events, so that a finger draws as a mouse does.
+let begin = null;
+const ground = map.getContainer();
+ground.addEventListener("pointerdown", (event) => {
+  if (!state.drawing || !event.isPrimary || event.target.closest(".leaflet-control")) return;
+  begin = map.mouseEventToLatLng(event);
+  ground.setPointerCapture(event.pointerId);
 });
-map.on("mouseup", (event) => {
-  if (!centre) return;
-  const radius = map.distance(centre, event.latlng);
-  setArea(centre.lat, centre.lng, radius > 10 ? radius : Number(byId("radius").value));
-  centre = null;
-  draw(false);
+ground.addEventListener("pointermove", (event) => {
+  if (begin) DRAWN[state.drawing](begin, map.mouseEventToLatLng(event));
 });
-byId("draw").addEventListener("click", () => draw(!state.drawing));
+ground.addEventListener("pointerup", () => { if (begin) { begin = null; draw(null); } });
+ground.addEventListener("pointercancel", () => { begin = null; draw(null); });
+for (const id of Object.keys(DRAWN)) byId(id).addEventListener("click", () => draw(state.drawing === id ? null : id));
+byId("heading").addEventListener("input", () => headingLayer.clearLayers());
 byId("around").addEventListener("click", () => {
   const middle = map.getCenter();
   setArea(middle.lat, middle.lng, Number(byId("radius").value) || 500);
@@ -239,9 +274,15 @@ function showProblem(text) {
 
 // ---------------------------------------------------------------- photos
 
+function takePhotos(files) {
+  const photos = [...files];
+  if (photos.length > 1 || (photos.length && goesOn())) takeRoute(photos); // see route.js
+  else if (photos.length) takePhoto(photos[0]);
+}
+
 function takePhoto(file) {
-  if (!file) return;
   state.photo = file;
+  endRoute();
   const preview = byId("preview");
   if (preview.src) URL.revokeObjectURL(preview.src);
   preview.src = URL.createObjectURL(file);
@@ -254,14 +295,20 @@ function takePhoto(file) {
 }
 
 async function locate() {
-  const button = byId("locate");
-  button.disabled = true;
-  byId("answer").replaceChildren(element("p", "Looking…"));
-  try {
+  await working(async () => {
     const answer = await ask(state.photo);
     showAnswer(answer);
     showOnMap(answer);
     await remember(answer);
+  });
+}
+
+async function working(work) {
+  const button = byId("locate");
+  button.disabled = true;
+  byId("answer").replaceChildren(element("p", "Looking…"));
+  try {
+    await work();
   } catch (error) {
     showProblem(error.message);
   } finally {
@@ -269,11 +316,13 @@ async function locate() {
   }
 }
 
-byId("locate").addEventListener("click", locate);
-byId("file").addEventListener("change", (event) => takePhoto(event.target.files[0]));
+byId("locate").addEventListener("click", () => (route.photos.length ? locateRoute() : locate()));
+byId("file").addEventListener("change", (event) => {
+  takePhotos(event.target.files);
+  event.target.value = ""; // the same photo may be chosen again
+});
 document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (file) takePhoto(file);
+  takePhotos([...event.clipboardData.files].filter((one) => one.type.startsWith("image/")));
 });
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); byId("drop").classList.add("over"); });
@@ -281,7 +330,7 @@ for (const kind of ["dragenter", "dragover"]) {
 for (const kind of ["dragleave", "drop"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); byId("drop").classList.remove("over"); });
 }
-document.addEventListener("drop", (event) => takePhoto(event.dataTransfer.files[0]));
+document.addEventListener("drop", (event) => takePhotos(event.dataTransfer.files));
 
 // ---------------------------------------------------------------- history, in this browser alone
 

@@ -17,8 +17,8 @@ import numpy as np
 from geoloc.core import part_table, storage
 from geoloc.core.errors import CorruptArtifact
 from geoloc.core.progress import say
+from geoloc.models.card import read_card
 from geoloc.models.encoder import Encoder
-from geoloc.models.store import read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.training.heading_and_fov import PROTOCOL_SEED, Condition, ConditionResult, measure_conditions
 from geoloc.training.pair_index import read_index

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from geoloc.models.card import read_card
 from geoloc.models.geolocalizer import GeoLocalizer
-from geoloc.models.store import read_card, read_log
+from geoloc.models.store import read_log
 from geoloc.recipe.model import ViewSection
 from geoloc.recipe.recipe import Recipe
 from geoloc.recipe.registry import registered

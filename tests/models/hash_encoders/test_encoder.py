@@ -11,6 +11,7 @@ import torch
 from geoloc.core import storage
 from geoloc.core.arrays import AnyArray, Float32Array
 from geoloc.core.errors import ArtifactError, CorruptArtifact, ModelMismatch
+from geoloc.models.card import read_card
 from geoloc.models.encoder import Encoder
 from geoloc.models.geolocalizer import GeoLocalizer
 from geoloc.models.hash_encoders.encoder import (
@@ -22,7 +23,7 @@ from geoloc.models.hash_encoders.encoder import (
     pack_codes,
 )
 from geoloc.models.hash_encoders.trained import TrainedEncoder
-from geoloc.models.store import load_model, read_card, save_model
+from geoloc.models.store import load_model, save_model
 from geoloc.recipe.model import HashEncoderSection
 from geoloc.recipe.recipe import Recipe
 
