@@ -16,7 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,11 +38,8 @@ SIMILARITIES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "squared": lambda distance: -(distance**2),
 }
 WEIGHTS = (1.0, 0.85, 0.7, 0.5, 0.35, 0.25)
-_STAYS = {"leave": 0.0, "enter": 0.0, "starts_off_map": 0.0}  # as the published routes
-SETTINGS = {
-    "filter": FilterSettings(**_STAYS),
-    "light filter": FilterSettings(**_STAYS, least_weight=1e-3),
-}
+STAYS = FilterSettings(leave=0.0, enter=0.0, starts_off_map=0.0)  # on the map, as the published routes do
+SETTINGS = {"filter": STAYS, "light filter": replace(STAYS, least_weight=1e-3)}
 PUBLISHED, ADDED_LOGS = "published", "published, logs added"
 TURN_BACK = 0.001
 ALIKE, STREET_M, HARDNESS = 0.95, 60.0, 0.6
