@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from geoloc.core.arrays import Float32Array, FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.geometry.street_graph import StreetGraph, random_routes
-from geoloc.localization.routes.emission import EmissionModel, fit_emission
+from geoloc.localization.routes.emission import EmissionModel, fit_emission, similarity_of_distance
 from geoloc.localization.routes.enumeration import OVERLAP, CulledEnumeration, EnumerationSettings, turn_bits
 from geoloc.localization.routes.filter import FilterSettings, RouteFilter
 from geoloc.localization.routes.motion import HopMotion, Step
@@ -75,7 +75,7 @@ def route_accuracy(
             reason="no_rows",
         )
     fitted = np.arange(0, len(data.graph), _FITTED)
-    emission = fit_emission(-(data.distances(fitted) ** 2), fitted)
+    emission = fit_emission(similarity_of_distance(data.distances(fitted)), fitted)
     walks = random_routes(
         data.graph, routes, nodes, lambda route, attempt: np.random.default_rng([seed, route, attempt])
     )
@@ -128,7 +128,7 @@ def _filtered(
     """Whether each prefix is right by the filter, and how much its 90 % region holds the present place, float64[T]."""
     route, found, held = RouteFilter(motion, _FILTER), np.zeros(len(walk)), np.zeros(len(walk))
     for number, (row, step) in enumerate(zip(rows, steps, strict=True)):
-        route.update(emission.evidence(-(row**2)), step)
+        route.update(emission.evidence(similarity_of_distance(row)), step)
         tail = walk[: number + 1][-OVERLAP:]
         found[number] = np.array_equal(route.last_places(len(tail)), tail)
         held[number] = route.posterior().holds(int(walk[number]))

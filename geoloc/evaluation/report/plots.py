@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from geoloc.core.arrays import FloatArray, IntArray
 
 _SMALLEST_M = 0.1  # a logarithmic axis has no zero
+_TURNS = ", turns"
+_WIDEST, _THINNER = 5.0, 1.7  # points: the first line of a plot of several, and what each later one is less
 _FEW_POINTS = 30  # of a curve, which are marked
 
 
@@ -30,15 +32,26 @@ def recall_curves(
 
 
 def route_curves(lengths: Sequence[int], curves: Mapping[str, Sequence[float]]) -> bytes:
-    """Percent of routes that are right over their length in photos, for each algorithm; with turns dashed."""
-    figure, axes = _axes()
-    colours: dict[str, str] = {}
-    for name, values in curves.items():
-        algorithm = name.removesuffix(", turns")
-        colour = colours.setdefault(algorithm, f"C{len(colours)}")
-        axes.plot(lengths, values, label=name, color=colour, ls="-" if name == algorithm else "--")
-    axes.set(xlabel="photos of the route", ylabel="last five places right, % of routes", ylim=(0, 101))
-    return _done(figure, axes)
+    """Percent of routes that are right over their length in photos, for each algorithm: without turns, and with.
+
+    Later curves are thinner, so that those below are seen where algorithms agree. The axis begins at the lowest ten
+    below all curves.
+    """
+    kinds = [_TURNS if name.endswith(_TURNS) else "" for name in curves]
+    panels = [kind for kind in ("", _TURNS) if kind in kinds]
+    figure = Figure(figsize=(1.0 + 4.0 * len(panels), 3.6), dpi=110, layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(row, panels, strict=True):
+        shown = [name for name, kind in zip(curves, kinds, strict=True) if kind == panel]
+        for number, name in enumerate(shown):
+            width, mark = _WIDEST - _THINNER * number, "." if len(lengths) < _FEW_POINTS else ""
+            label = name.removesuffix(_TURNS)
+            axes.plot(lengths, curves[name], label=label, color=f"C{number}", lw=max(width, 1.0), marker=mark)
+        axes.grid(alpha=0.3)
+        axes.set(xlabel="photos of the route", title="turns known" if panel else "turns not known")
+    lowest = min((min(values, default=0.0) for values in curves.values()), default=0.0)
+    row[0].set(ylabel="last five places right, % of routes", ylim=(10.0 * (lowest // 10.0), 101))
+    return _done(figure, row[-1])
 
 
 def within_curves(error_m: FloatArray, ks: Sequence[int], most_m: float = 500.0) -> bytes:

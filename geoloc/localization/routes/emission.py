@@ -7,7 +7,7 @@ photos that say nothing:
 
 Its ratio to 1 / P is the likelihood of the photo at the place, against a place drawn at random. Both constants are
 fitted by maximum likelihood, as in the scaling of temperatures (Guo et al., ICML 2017). A similarity is anything that
-grows with likeness: a cosine, minus a squared distance, minus Hamming bits.
+grows with likeness: a cosine, minus Hamming bits, or that of a Euclidean distance (`similarity_of_distance`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from geoloc.localization.routes.kernels import Evidence, softmax_total
 
 _LEAST_PHOTOS = 20
 _MOST_LOG = 600.0  # of a likelihood, so that it stays a number
+_LEAST_DISTANCE = 1e-6  # of embeddings: what is nearer is the same
 
 
 def evidence_of_logs(places: IntArray, values: FloatArray, others: float, outside: float) -> Evidence:
@@ -33,6 +34,16 @@ def evidence_of_logs(places: IntArray, values: FloatArray, others: float, outsid
         top = 0.0
     others, outside = float(np.exp(others - top)), float(np.exp(outside - top))
     return Evidence(values, places, False, top, 1.0, 1.0, 0.0, 1.0, others, outside)
+
+
+def similarity_of_distance(distance: FloatArray) -> FloatArray:
+    """Similarities of the same shape from Euclidean distances of embeddings: -2 log(distance).
+
+    Photos err by different amounts, and nobody knows by how much one did. With a normal error of n dimensions and an
+    unknown scale (Jeffreys' prior), the likelihood of a place falls as distance^-n. So the temperature is about 2 / n,
+    alike for easy and for hard photos; that of a squared distance is right for photos of one scale alone.
+    """
+    return np.asarray(-2.0 * np.log(np.maximum(distance, _LEAST_DISTANCE)))
 
 
 class EmissionModel(BaseModel):

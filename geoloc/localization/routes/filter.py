@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,12 +24,12 @@ from geoloc.localization.routes.kernels import (
     Chances,
     Entries,
     Evidence,
-    arrive,
+    Moves,
+    advance,
     best_ways,
-    enter,
     weigh,
 )
-from geoloc.localization.routes.motion import UNKNOWN, Motion, Moves, Step
+from geoloc.localization.routes.motion import UNKNOWN, Motion, Step
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,13 @@ class FilterState:
         )
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """A photo that was taken in: the state after it, where each state's best path came from, what the photo said.
+class _Taken(NamedTuple):
+    """A photo that was taken in: the belief after it, where each state's best path came from, what the photo said.
 
     back: int64[A], positions in the states before, -1 for off the map; off_map_back as well. likelihood float64[A].
     """
 
-    after: FilterState
+    after: Belief
     back: IntArray
     off_map_back: int
     likelihood: FloatArray
@@ -142,47 +142,40 @@ class RouteFilter:
         self._chances = Chances(float(chances.leave), float(chances.enter), float(chances.least_weight))
         self.photos = 0
         self._taken: deque[_Taken] = deque(maxlen=self.settings.lag)
-        self._before = continued or self._entry()
+        self._before = self._entry() if continued is None else _belief(continued)
         self._begun = continued is not None
 
-    def _entry(self) -> FilterState:
+    def _entry(self) -> Belief:
         off_map = float(self.settings.starts_off_map)
         weight = self._entries.chance * (1.0 - off_map)
-        return FilterState(self._entries.states, weight, weight, off_map, off_map)
+        return Belief(self._entries.states, weight, weight, off_map, off_map)
+
+    @property
+    def _belief(self) -> Belief:
+        """The belief after the last photo."""
+        return self._taken[-1].after if self._taken else self._before
 
     @property
     def state(self) -> FilterState:
         """The state after the last photo, from which the route can be continued."""
-        return self._taken[-1].after if self._taken else self._before
+        return FilterState(*self._belief)
 
     def update(self, evidence: Evidence, step: Step = UNKNOWN) -> None:
         """Take in a photo and the way to it from the photo before; `QueryError` where the way leads nowhere at all."""
-        before, place = _belief(self.state), self.motion.place
-        arrival = self._arrive(before, evidence, step) if self._begun else _stay(before)
-        (after, back, off_map_back), likelihood, heaviest = weigh(
-            arrival, place, evidence, self._chances.least_weight
-        )
+        before, place, chances = self._belief, self.motion.place, self._chances
+        if self._begun:
+            moves = self.motion.moves(before.states, step)
+            taken = advance(moves, before, self._entries, place, evidence, chances, self._slot)
+        else:
+            taken = weigh(_stay(before), place, evidence, chances.least_weight)
+        (after, back, off_map_back), likelihood, heaviest = taken
         if not heaviest > 0:
             raise QueryError(
                 "No way leads on from where the route was; begin a new route.", reason="route_ended"
             )
-        self._taken.append(
-            _Taken(FilterState(*after), back, off_map_back, likelihood, evidence.outside, step)
-        )
+        self._taken.append(_Taken(after, back, off_map_back, likelihood, evidence.outside, step))
         self._begun = True
         self.photos += 1
-
-    def _arrive(self, before: Belief, evidence: Evidence, step: Step) -> Arrival:
-        """The states after a move, before the photo has weighed them; it only tells which ways back are worth while."""
-        found = self.motion.moves(before.states, step)
-        moved = arrive(
-            found.source, found.target, found.weight, found.leaving, before, self._chances, self._slot
-        )
-        if before.off_map * self._chances.enter > 0:
-            moved = enter(
-                moved, before, self._entries, self.motion.place, evidence, self._chances, self._slot
-            )
-        return moved
 
     def _moves(self, states: IntArray, step: Step) -> Moves:
         """The moves of the motion, less what leaves the map by chance."""
@@ -202,7 +195,8 @@ class RouteFilter:
 
     def posterior(self) -> PlacePosterior:
         """Where the last photo was taken."""
-        return self._by_place(self.state.states, self.state.weight, self.state.off_map)
+        belief = self._belief
+        return self._by_place(belief.states, belief.weight, belief.off_map)
 
     def _by_place(self, states: IntArray, weight: FloatArray, off_map: float) -> PlacePosterior:
         place, number = np.unique(self.motion.place[states], return_inverse=True)
@@ -282,7 +276,7 @@ class RouteFilter:
         return found[::-1]
 
     def _backward(
-        self, before: FilterState, taken: _Taken, beta: FloatArray, off_map_beta: float
+        self, before: Belief, taken: _Taken, beta: FloatArray, off_map_beta: float
     ) -> tuple[FloatArray, float]:
         """Likelihood of all later photos from each state before one, float64[A], up to a common factor."""
         moves = self._moves(before.states, taken.step)

@@ -20,7 +20,7 @@ from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ConfigError, QueryError
 from geoloc.geometry.street_graph import StreetGraph, expand
 from geoloc.localization.routes.enumeration import turn_bits
-from geoloc.localization.routes.kernels import row_entries
+from geoloc.localization.routes.kernels import Moves, row_entries
 
 TURN_BACK = 0.02
 """Probability that a walk turns back at a place where it could go on."""
@@ -64,21 +64,6 @@ class Step:
 
 
 UNKNOWN = Step()
-
-
-@dataclass(frozen=True)
-class Moves:
-    """Weighted moves from some states, E of them.
-
-    source: int64[E], positions in the list of those states, ascending. target: int64[E], states. weight: float64[E],
-    the probability of the move times the likelihood of what was observed of it. leaving: float64[A], the probability
-    that a state's move leads off the map.
-    """
-
-    source: IntArray
-    target: IntArray
-    weight: FloatArray
-    leaving: FloatArray
 
 
 class Motion(Protocol):

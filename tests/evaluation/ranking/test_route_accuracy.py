@@ -56,4 +56,6 @@ def test_curves_are_drawn() -> None:
     picture = Image.open(
         io.BytesIO(route_curves([1, 2, 3], {"filter": [1, 50, 99], "filter, turns": [2, 60, 99]}))
     )
-    assert picture.format == "PNG"
+    alone = Image.open(io.BytesIO(route_curves([1, 2, 3], {"filter": [1, 50, 99]})))
+    assert picture.format == alone.format == "PNG"
+    assert picture.width > 1.5 * alone.width  # a panel more, with turns

@@ -5,7 +5,12 @@ import pytest
 from scipy.special import softmax
 
 from geoloc.core.errors import InputError
-from geoloc.localization.routes.emission import EmissionModel, evidence_of_logs, fit_emission
+from geoloc.localization.routes.emission import (
+    EmissionModel,
+    evidence_of_logs,
+    fit_emission,
+    similarity_of_distance,
+)
 
 
 def photos(
@@ -79,3 +84,24 @@ def test_photos_from_elsewhere_speak_for_being_off_the_map() -> None:
 def test_few_photos_are_refused() -> None:
     with pytest.raises(InputError, match="3 photos of known place fit no emission model; give 20"):
         fit_emission(np.zeros((3, 4)), np.zeros(3, np.int64))
+
+
+def test_logarithms_of_distances_suit_easy_and_hard_photos_alike() -> None:
+    """Errors of n dimensions and of any scale: the likelihood falls as distance^-n, and squared distances know less."""
+    rng, dims, count = np.random.default_rng(5), 16, 400
+    places = rng.normal(size=(80, dims))
+    truth = rng.integers(0, len(places), count)
+    scale = np.exp(rng.normal(0, 0.8, (count, 1)))
+    photos = places[truth] + 0.5 * scale * rng.normal(size=(count, dims))
+    distance = np.linalg.norm(photos[:, None] - places, axis=-1)
+    logs = fit_emission(similarity_of_distance(distance), truth)
+    assert logs.temperature == pytest.approx(2 / dims, rel=0.25)
+    squared = fit_emission(-(distance**2), truth)
+
+    def known(model: EmissionModel, similarity: np.ndarray) -> float:
+        """The mean log likelihood ratio of the true places."""
+        rows = zip(similarity, truth, strict=True)
+        return float(np.mean([np.log(model.evidence(row).at(np.array([at]))[0]) for row, at in rows]))
+
+    assert known(logs, similarity_of_distance(distance)) > known(squared, -(distance**2)) + 0.1
+    assert np.isfinite(similarity_of_distance(np.zeros(3))).all()

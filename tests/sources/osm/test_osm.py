@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
 import shapely
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
+from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import InputError
 from geoloc.core.geodesy import LatLon, SphericalTransverseMercator
 from geoloc.core.semantics import SemanticClass as Kind
+from geoloc.geometry.street_graph import StreetGraph
 from geoloc.sources.osm.blocks import BLOCK_M, read_block, street_places, write_blocks
 from geoloc.sources.osm.classes import area_class, building_height_m, line_class, number
 from geoloc.sources.osm.extract import Area, Node, Way, read_areas, read_features, read_ways
 from geoloc.sources.osm.picture import draw_tile
 from geoloc.sources.osm.surfaces import MapFeatures, Surface, Tree, map_features, sample_surfaces
+from geoloc.sources.street_graphs import graph_of_roads
 from geoloc.synthetic.layouts.cities import STYLES, city_seed
 from geoloc.synthetic.layouts.osm import osm_xml
-from geoloc.synthetic.layouts.placement import sphere_at
+from geoloc.synthetic.layouts.placement import Placement, sphere_at
 from geoloc.synthetic.layouts.render import make_city
 from geoloc.synthetic.layouts.view_images import CitySource
 from geoloc.synthetic.world.cloud import point_cloud
+from geoloc.synthetic.world.raster import City
+from geoloc.synthetic.world.routes import street_graph
 
 SMALL = """<?xml version="1.0" encoding="UTF-8"?>
 <osm version="0.6">
@@ -208,16 +216,33 @@ def test_blocks_hold_what_reaches_them_and_no_place_twice(tmp_path: Path) -> Non
     assert len(joined) == pytest.approx(shapely.length(lines) / 10, rel=0.2)
 
 
-def test_the_citys_own_map_gives_the_citys_own_cloud(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class OwnMap:
+    """The procedural city, where it lies on Earth, and the extract that was drawn of it."""
+
+    city: City
+    placement: Placement
+    path: str
+
+
+_ORIGIN = 40.7424436, -73.9816155
+
+
+@pytest.fixture(scope="module")
+def own_map(tmp_path_factory: pytest.TempPathFactory) -> OwnMap:
+    source = CitySource("manhattan", city_seed(7, 40), STYLES["grid"], sphere_at(*_ORIGIN))
+    city, path = make_city(source, 0), tmp_path_factory.mktemp("own_map") / "city.osm"
+    path.write_bytes(osm_xml(city, source.placement, (-20.0, -20.0, 260.0, 260.0)))
+    return OwnMap(city, source.placement, str(path))
+
+
+def test_the_citys_own_map_gives_the_citys_own_cloud(own_map: OwnMap) -> None:
     """Tolerances: 3 % of the number of points; 88 % have the class of the nearest, which lies within 3 m for 95 %."""
-    source = CitySource("manhattan", city_seed(7, 40), STYLES["grid"], sphere_at(40.7424436, -73.9816155))
-    city = make_city(source, 0)
-    path = tmp_path / "city.osm"
-    path.write_bytes(osm_xml(city, source.placement, (-20.0, -20.0, 180.0, 180.0)))
-    frame = SphericalTransverseMercator(LatLon(40.7424436, -73.9816155))
     bounds = (0.0, 0.0, 160.0, 160.0)
-    mine = sample_surfaces(map_features(read_features(str(path)), frame), bounds)
-    points, kinds = point_cloud(city, bounds)
+    mine = sample_surfaces(
+        map_features(read_features(own_map.path), SphericalTransverseMercator(LatLon(*_ORIGIN))), bounds
+    )
+    points, kinds = point_cloud(own_map.city, bounds)
     assert len(mine) == pytest.approx(len(points), rel=0.03)
     for ours, theirs, other, known in (
         (mine[:, :3], mine[:, 3], points, kinds),
@@ -226,3 +251,49 @@ def test_the_citys_own_map_gives_the_citys_own_cloud(tmp_path: Path) -> None:
         apart, nearest = cKDTree(other).query(ours)
         assert float((known[nearest] == theirs).mean()) > 0.88
         assert float(np.percentile(apart, 95)) < 3.0
+
+
+def test_the_citys_own_map_gives_the_citys_own_streets(own_map: OwnMap) -> None:
+    """Tolerances: lines within 0.1 m; the same crossings of as many roads within 0.1 m; ways between them to 0.5 %."""
+    found = graph_of_roads(own_map.path)
+    x, y = own_map.placement.from_latlon(found.lat, found.lon)
+    ours = _square_of(StreetGraph(x, y, found.graph.yaw_deg, found.graph.links), -20.0, 260.0)
+    drawn = street_graph(own_map.city.network, (-60.0, -60.0, 300.0, 300.0), spacing_m=2.0, sway_m=0.0)
+    theirs = _square_of(drawn, -20.0, 260.0)
+    for graph, other in ((theirs, ours), (ours, theirs)):
+        lines = shapely.union_all(shapely.linestrings(_points(other)[other.links]))
+        places = _points(_square_of(graph, -10.0, 250.0))
+        assert len(places) > 20
+        assert float(shapely.distance(shapely.points(places), lines).max()) < 0.1
+    found_at, known_at = _crossings(ours), _crossings(theirs)
+    assert len(found_at) == len(known_at) > 6
+    apart, nearest = cKDTree(_points(ours)[found_at]).query(_points(theirs)[known_at])
+    assert float(apart.max()) < 0.1
+    same = found_at[nearest]
+    assert len(set(same.tolist())) == len(known_at)
+    assert [len(ours.neighbours(place)) for place in same] == [len(theirs.neighbours(at)) for at in known_at]
+    expected = _ways_m(theirs, known_at)
+    assert np.isfinite(expected).all()
+    assert _ways_m(ours, same) == pytest.approx(expected, rel=5e-3, abs=0.2)
+
+
+def _points(graph: StreetGraph) -> FloatArray:
+    return np.column_stack([graph.x, graph.y])
+
+
+def _square_of(graph: StreetGraph, low: float, high: float) -> StreetGraph:
+    return graph.only(((_points(graph) >= low) & (_points(graph) <= high)).all(axis=1))
+
+
+def _crossings(graph: StreetGraph) -> IntArray:
+    """Numbers of the places in the middle where three or more links meet."""
+    inside = ((_points(graph) >= -10.0) & (_points(graph) <= 250.0)).all(axis=1)
+    return np.flatnonzero((np.bincount(graph.links.ravel(), minlength=len(graph)) > 2) & inside)
+
+
+def _ways_m(graph: StreetGraph, ends: IntArray) -> FloatArray:
+    """Metres of the shortest ways along the links between some places: float64[n, n]."""
+    a, b = graph.links.T
+    metres = np.hypot(graph.x[a] - graph.x[b], graph.y[a] - graph.y[b])
+    links = coo_array((metres, (a, b)), shape=(len(graph), len(graph))).tocsr()
+    return np.asarray(dijkstra(links, directed=False, indices=ends)[:, ends])
