@@ -77,11 +77,11 @@ docs: $(READY)
 	@! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' build/site --include='*.html' || { echo "a built page" \
 		"loads something from another site." >&2; exit 1; }
 
-# A copy of the checkout is changed, never the checkout. Survivors are shown as diffs.
+# A copy of the checkout is changed, never the checkout. Survivors are shown as diffs. An interrupted run goes on.
 mutants: $(READY)
-	@rm -rf build/mutation && mkdir -p build/mutation
+	@mkdir -p build/mutation
 	@git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C build/mutation
-	@printf '%s\n' '' '[tool.mutmut]' 'source_paths = ["geoloc"]' 'process_isolation = "forkserver"' \
+	@printf '%s\n' '' '[tool.mutmut]' 'source_paths = ["geoloc"]' 'process_isolation = "forkserver"' 'timeout_multiplier = 8.0' \
 		"only_mutate = [$(call quoted,$(addsuffix *,$(MODULE)))]" \
 		"pytest_add_cli_args_test_selection = [$(call quoted,$(TESTS))]" >> build/mutation/pyproject.toml
 	cd build/mutation && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/mutmut run $(ARGS)

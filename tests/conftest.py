@@ -294,11 +294,13 @@ def ray_local(s3_server: S3Server) -> Iterator[None]:
     import ray
 
     from geoloc.runtime.ray_session import ensure_ray
+    from tests.warm_workers import warm_workers
 
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
     patch.setenv("RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT", "1")  # what cannot start fails at once
-    ensure_ray(num_cpus=2)
-    yield
-    ray.shutdown()
+    with warm_workers():
+        ensure_ray(num_cpus=2)
+        yield
+        ray.shutdown()
     patch.undo()

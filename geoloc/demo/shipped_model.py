@@ -93,7 +93,7 @@ class ShippedModelResult(BaseModel):
 def run(
     config: ShippedModelConfig, output: str = "build/model", *, overwrite: bool = False
 ) -> ShippedModelResult:
-    """Render, train and measure below `output`; what is finished is reused.
+    """Make and measure the model that ships with geoloc, below `output`; what is finished is reused.
 
     Raises what the stages raise.
     """

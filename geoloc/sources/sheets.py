@@ -91,17 +91,6 @@ class Sheet:
         """Everything that reading takes from the sheet's header and side files, for a fingerprint."""
         return {name: value for name, value in asdict(self).items() if name not in ("uri", "band_note")}
 
-    def to_pixels(self, lat: FloatArray, lon: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(column, row) of WGS84 points, elementwise; infinite where the sheet's CRS does not reach.
-
-        In a CRS whose x axis goes round the Earth, each point gets the turn that lies nearest to the sheet.
-        """
-        x, y = self._world(lat, lon)
-        period = longitude_period(self.crs_wkt)
-        if period:
-            x = x + period * np.rint((self._centre_x - x) / period)
-        return self._pixels(x, y)
-
     def placements(self, lat: FloatArray, lon: FloatArray) -> list[tuple[FloatArray, FloatArray]]:
         """(column, row) [h, w] of a mesh of WGS84 points [h, w], for every turn around the Earth that meets the sheet.
 

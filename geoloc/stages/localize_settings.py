@@ -28,13 +28,14 @@ class LocalizeConfig(BaseModel):
     )
     heading_error_deg: float | None = Field(
         default=None,
-        description="How far known headings may be off, as those of a compass, degrees: headings within it are "
-        "searched. Left out, they are exact.",
+        description="Largest error of known headings, degrees, as of a compass: all headings within it are searched. "
+        "Left out, known headings are exact.",
     )
     fov_deg: float | None = Field(default=None, description="Horizontal field of view, degrees.")
     file_fov: bool = Field(
         default=False,
-        description="Take the field of view of street photos from the focal length in their files, where not given.",
+        description="Take the field of view of street photos from the focal length in their files, where it is not "
+        "given.",
     )
     extent_m: float | None = Field(
         default=None, description="Ground along the shorter side of drone photos, metres."
@@ -45,20 +46,25 @@ class LocalizeConfig(BaseModel):
     pitch_deg: float | None = Field(
         default=None,
         description="Pitch of drone photos below the horizon, degrees: 90 is straight down. Slanting photos are "
-        "turned to what is seen straight down. With view street: of its lens.",
+        "turned to what is seen straight down. With --view street: pitch of the lens.",
     )
     roll_deg: float | None = Field(
-        default=None, description="Clockwise roll of the lens of street photos, degrees; with view street."
+        default=None, description="With --view street: clockwise roll of the lens, degrees."
     )
     drone_tags: bool = Field(
         default=False,
-        description="Take altitude, pitch, yaw and field of view of drone photos from their files, where not given.",
+        description="Take altitude, pitch, yaw and field of view of drone photos from their files, where they are "
+        "not given.",
     )
     scales: int = Field(
         default=SCALES, ge=1, le=32, description="Ground extents to try for a drone photo of unknown extent."
     )
-    near_lat: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
-    near_lon: float | None = Field(default=None, description="Centre of the area to search, WGS84 degrees.")
+    near_lat: float | None = Field(
+        default=None, description="Latitude of the centre of the area to search, WGS84 degrees."
+    )
+    near_lon: float | None = Field(
+        default=None, description="Longitude of the centre of the area to search, WGS84 degrees."
+    )
     within_m: float | None = Field(default=None, description="Radius of the area to search, metres.")
     k: int = Field(default=10, ge=1, le=1000, description="Matches to keep of each photo.")
     rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
@@ -71,7 +77,7 @@ class LocalizeConfig(BaseModel):
     )
     uncalibrated: bool = Field(
         default=False,
-        description="Give positions also to kinds of query without a calibration, with no promise.",
+        description="Give positions also to kinds of photo without a calibration, with no promise.",
     )
     headings: int = Field(
         default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
@@ -84,16 +90,16 @@ class LocalizeConfig(BaseModel):
 
     route: bool = Field(
         default=False,
-        description="Locate the photos as routes: ordered photos of one camera, each by all of its route. Of a list, "
-        "the columns are route_id and step and, where known, moved_m, turn_deg, course_deg; k, rerank and "
-        "min_confidence are not used.",
+        description="Locate ordered photos of one camera as routes: each photo by all photos of its route. A list has "
+        "the columns route_id and step and, where known, moved_m, turn_deg and course_deg. --k, --rerank and "
+        "--min-confidence are not used.",
     )
     spacing_m: float | None = Field(
         default=None,
         gt=0,
         le=10_000,
-        description="With route: metres between two photos, roughly, where the list has no moved_m; left out, 12 along "
-        "streets and 20 over tiles.",
+        description="With --route: rough distance between two photos, metres, where the list has no moved_m. Left out, "
+        "it is 12 along streets and 20 over tiles.",
     )
 
     @property
@@ -119,7 +125,7 @@ class LocalizeInputs(BaseModel):
     )
     streets: str | None = Field(
         default=None,
-        description="URI of the streets of routes: an OSM extract, a CSV or GeoJSON of positions, or AREA.csv "
+        description="With --route: URI of the streets, an OSM extract, a CSV or GeoJSON of positions, or AREA.csv "
         "of the 2.5D map data set. Left out, routes go over the tiles of the index.",
     )
     snapshot_id: str | None = Field(default=None, description="Id of the snapshot; default: the current one.")

@@ -315,7 +315,7 @@ def test_lonlat_of_a_sheet_agrees_with_pyproj(tmp_path: Path) -> None:
     (sheet,) = find_sheets([painted(tmp_path / "a.tif", smooth, transform, size, "EPSG:3301")])
     lat, lon = sheet.to_degrees(np.array([10.0, 150.0]), np.array([20.0, 30.0]))
     x, y = Transformer.from_crs("EPSG:4326", "EPSG:3301", always_xy=True).transform(lon, lat)
-    column, row = sheet.to_pixels(lat, lon)
+    ((column, row),) = sheet.placements(lat, lon)
     assert np.allclose(column, [10, 150], atol=1e-5)
     assert np.allclose(row, [20, 30], atol=1e-5)
     back = ~transform

@@ -7,7 +7,7 @@ Memory: (K + 1)^2 numbers for one query at a time.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from geoloc.evaluation.ranking.blockwise_scores import candidates
 from geoloc.evaluation.ranking.shortlist import Gather
 
 Reranking = Literal["k_reciprocal", "graph"]
-RERANKINGS: tuple[Reranking, ...] = get_args(Reranking)
 
 
 def reranked_similarities(

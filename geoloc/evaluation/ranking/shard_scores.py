@@ -195,11 +195,6 @@ def _merge_best(whole: ScanResult, part: slice, found: ScanResult, start: int) -
     whole.scores[part] = np.take_along_axis(scores, order, axis=1)
 
 
-def run_here(galleries: Sequence[Blocks]) -> Run:
-    """Computes tasks in this process, on the blocks of each shard."""
-    return lambda tasks: (task.result(galleries[task.shard]) for task in tasks)
-
-
 def with_queries(task: ShardTask, queries: Any) -> ShardTask:
     """The same task with something else in the place of its queries."""
     return replace(task, queries=queries)

@@ -16,8 +16,6 @@ from geoloc.index.search.kernels.gpu_scan import built_for_gpu as built_for_gpu
 from geoloc.index.search.kernels.gpu_scan import device_index
 from geoloc.index.search.kernels.gpu_scan import has_device as has_device
 
-Assign = Callable[[Codes, Codes], IntArray]
-
 _TIES = (
     16  # a GPU orders equals arbitrarily: this many are fetched, and all centres compared where all are equal
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from geoloc.evaluation.ranking.rank_all_methods import Methods, neighbours_name, rank_all_methods
 from geoloc.evaluation.ranking.ranks import Question, TruthTable
 from geoloc.evaluation.ranking.reranking import (
-    RERANKINGS,
+    Reranking,
     graph_scores,
     k_reciprocal_scores,
     reranked_similarities,
 )
 from tests.evaluation.small_sets import photos, tiles
+
+RERANKINGS = get_args(Reranking)
 
 
 def places(seed: int, count: int = 12, views: int = 4, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

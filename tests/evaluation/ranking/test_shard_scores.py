@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from geoloc.evaluation.ranking import shard_scores
 from geoloc.evaluation.ranking.blockwise_scores import Cosine, Hamming, PartCosine, Similarity
 from geoloc.evaluation.ranking.ranks import Question, TruthTable, rank
-from geoloc.evaluation.ranking.shard_scores import ShardedScanner, run_here
+from geoloc.evaluation.ranking.shard_scores import ShardedScanner
 
 
 def coarse(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -53,8 +53,11 @@ def test_shards_give_what_one_scan_gives(seed: int, kind: str, shards: int) -> N
     blocks = np.split(gallery, np.sort(rng.integers(0, items + 1, shards - 1)))
     wanted: dict[str, Any] = {"dropped": dropped, "k": k, "all_positives": bool(rng.random() < 0.5)}
     whole = rank(queries, lambda: blocks, similarity, questions, **wanted)
-    run = run_here([lambda block=block: [block] for block in blocks])
-    scanner = ShardedScanner([len(block) for block in blocks], run, at_once=int(rng.integers(1, 9)))
+    scanner = ShardedScanner(
+        [len(block) for block in blocks],
+        lambda tasks: (task.result(lambda block=blocks[task.shard]: [block]) for task in tasks),
+        at_once=int(rng.integers(1, 9)),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_scores, "CHUNK_BYTES", int(rng.integers(1, 4000)))
         patch.setattr(shard_scores, "_CHUNK_STEP", 4)
