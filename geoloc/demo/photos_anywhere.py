@@ -85,14 +85,12 @@ class _Answer:
     radius_m: float | None
 
 
-def measure_anywhere(
-    index: str, queries: str, looks: Sequence[Look] = LOOKS, *, seed: int = 0
-) -> list[Figures]:
+def measure_anywhere(index: str, queries: str, *, seed: int = 0) -> list[Figures]:
     """Locate the panoramas of the table `queries` in an index, in every look."""
     localizer = Localizer.open(index)
     rows = [row for batch in part_table.iterate(queries, kind="queries") for row in batch.to_pylist()]
     figures = []
-    for look in looks:
+    for look in LOOKS:
         draw = np.random.default_rng(seed)
         seen = track(rows, total=len(rows), what=look.name, unit="photos")
         answers = [_answer(localizer, row, look, draw) for row in seen]

@@ -4,7 +4,7 @@
 <output>/city/NAME    further cities of the simulator, of other seeds and in both styles
 <output>/tables       their pairs, as one ingest output
 <output>/model        the trained model with its calibration: what goes into the package
-<output>/calibration  an index of a district that training did not see; the calibration is fitted on it
+<output>/calibration  an index of a city that training did not see; the calibration is fitted on it
 <output>/index        the test district of the demo's city, a tile every 10 metres
 <output>/made_from.json   cities, recipe, steps, checksums and figures: what the model's card in the docs says
 
@@ -40,15 +40,16 @@ _FEWEST = 8  # photos of a district that nobody looks at here
 
 
 @dataclass(frozen=True)
-class TrainingCity:
-    """A city of the simulator to train on: its style, its seed, and its share of the photos.
+class SimulatedCity:
+    """A city of the simulator: its style and its seed.
 
-    `calibration` is how many photos of its validation district calibrate the model; half of them are near tile centres.
+    `share` is its part of the photos to train on. `calibration` is how many photos of its validation district calibrate
+    the model; half of them are near tile centres.
     """
 
     style: str
     seed: int
-    share: float
+    share: float = 0.0
     calibration: int = 0
 
     @property
@@ -57,8 +58,11 @@ class TrainingCity:
         return f"{self.style}-{self.seed}"
 
 
-CITIES = (TrainingCity("default", 101, 2 / 3, calibration=600), TrainingCity("harbour", 102, 1 / 3))
+CITIES = (SimulatedCity("default", 101, 2 / 3), SimulatedCity("harbour", 102, 1 / 3))
 """Cities whose photos train the model. They lie 41 km apart, so one ingest cuts the sheets of both."""
+
+CALIBRATION_CITY = SimulatedCity("default", 103, calibration=600)
+"""The city whose photos calibrate the model; training sees nothing of it."""
 
 
 class ShippedModelConfig(Sizes):
@@ -123,11 +127,11 @@ def run(
 
 def _render_cities(config: ShippedModelConfig, output: str, *, overwrite: bool) -> None:
     tile_m = Recipe.load(config.further_recipe).model.tile_m
-    for one in CITIES:
+    for one in (*CITIES, CALIBRATION_CITY):
         settings = CityConfig(
             seed=one.seed,
             style=one.style,
-            train_photos=max(1, round(config.further_photos * one.share)),
+            train_photos=max(_FEWEST, round(config.further_photos * one.share)),
             validation_photos=max(_FEWEST, one.calibration // 2),
             validation_anywhere_photos=one.calibration // 2,
             test_photos=_FEWEST,
@@ -184,8 +188,8 @@ def _train(config: ShippedModelConfig, tables: str, start: str, output: str, *, 
 
 
 def _calibrate(output: str, model: str, *, overwrite: bool) -> None:
-    """Ship the model with the calibration of an index of its first city; other indexes start with it, marked so."""
-    district = storage.join(output, "city", CITIES[0].name, "validation")
+    """Ship the model with the calibration of an index of an unseen city; other indexes start with it, marked so."""
+    district = storage.join(output, "city", CALIBRATION_CITY.name, "validation")
     below = storage.join(output, "calibration")
     index = storage.join(below, "index")
     inputs = ImageryIndexInputs(imagery=[storage.join(district, "imagery")], model=model)
