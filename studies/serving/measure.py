@@ -98,10 +98,12 @@ class Load:
 
 def latencies(replies: Sequence[Reply]) -> dict[str, Any]:
     """Counts by status, and percentiles of the answered ones in milliseconds."""
+    counts = {"requests": len(replies), "statuses": dict(Counter(str(one.status) for one in replies))}
     answered = [1e3 * one.seconds for one in replies if one.status == 200]
+    if not answered:
+        return counts
     shares = {f"p{share}_ms": round(float(np.percentile(answered, share)), 1) for share in (50, 99)}
-    statuses = Counter(str(one.status) for one in replies)
-    return {"requests": len(replies), "statuses": dict(statuses), **shares, "max_ms": round(max(answered), 1)}
+    return {**counts, **shares, "max_ms": round(max(answered), 1)}
 
 
 def first_tiles(index: str, snapshot_id: str, rows: Sequence[dict[str, Any]]) -> list[str]:
