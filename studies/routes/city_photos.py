@@ -2,11 +2,12 @@
 
     geoloc city --seed 211 --train-photos 1 --validation-photos 150 --test-photos 100 --distractors 600 \
         --anywhere-photos 0 --routes 20 --output CITY
-    geoloc index build --imagery CITY/test/imagery --output INDEXES/test          # the same for validation
-    python studies/routes/city_photos.py --city CITY --indexes INDEXES
+    geoloc index build --imagery CITY/validation/imagery --output INDEX
+    python studies/routes/city_photos.py --routes CITY/validation/routes --index INDEX
 
-Headings are unknown. The photos of `validation` fit the emission and its weight; those of `test` are measured. A route
-of N photos is a piece of a longer one; pieces do not overlap. The text and the table are in docs/routes.md.
+Headings are unknown. Every second route is measured with the emission, and its weight, that the other routes fit, and
+the other way round. A route of N photos is a piece of a longer one; pieces do not overlap. The text and the table
+are in docs/routes.md.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from geoloc import Localizer
 from geoloc.core import geodesy, storage
-from geoloc.core.arrays import FloatArray, IntArray
+from geoloc.core.arrays import BoolArray, FloatArray, IntArray
 from geoloc.geometry.street_graph import MappedGraph
 from geoloc.localization.localizer import picture
 from geoloc.localization.locator import SearchResult
@@ -65,6 +66,20 @@ class SearchedRoutes:
         """Metres between photos and a position."""
         return np.asarray(geodesy.distance_m(self.lat[photos], self.lon[photos], lat, lon))
 
+    def only(self, kept: BoolArray) -> SearchedRoutes:
+        """The photos where kept bool[Q] is true; whole routes."""
+        rows = np.flatnonzero(kept)
+        matches, columns = (
+            self.found.matches,
+            ("rows", "tile_ids", "lat", "lon", "distance_bits", "similarity"),
+        )
+        kept_matches = replace(matches, **{name: getattr(matches, name)[rows] for name in columns})
+        found = SearchResult(kept_matches, self.found.heading_deg[rows])
+        steps = [self.steps[row] for row in rows]
+        return replace(
+            self, found=found, steps=steps, route=self.route[rows], lat=self.lat[rows], lon=self.lon[rows]
+        )
+
     def pieces(self, length: int) -> Iterator[range]:
         """The photos of every piece of `length` photos; pieces of a route do not overlap."""
         for number in np.unique(self.route):
@@ -73,18 +88,16 @@ class SearchedRoutes:
                 yield range(int(photos[first]), int(photos[first]) + length)
 
 
-def searched_routes(city: str, split: str, index: str, matches: int) -> SearchedRoutes:
+def searched_routes(folder: str, index: str, matches: int) -> SearchedRoutes:
     """Search the photos of a district's routes in the index of its imagery."""
-    folder = storage.join(city, split, "routes")
     rows = list(csv.DictReader(io.StringIO(storage.read_text(storage.join(folder, "photos.csv")))))
     localizer = Localizer.open(index)
     found = localizer.search_route_photos([_photo(folder, row) for row in rows], k=matches, rerank=matches)
     steps = [Step(moved_m=_number(row["moved_m"]), turn_deg=_number(row["turn_deg"])) for row in rows]
     lat, lon = np.array([[float(row["lat"]), float(row["lon"])] for row in rows]).T
     route = np.array([int(row["route_id"]) for row in rows])
-    return SearchedRoutes(
-        localizer, found, steps, route, lat, lon, read_graph(storage.join(folder, "streets.csv"))
-    )
+    streets = read_graph(storage.join(folder, "streets.csv"))
+    return SearchedRoutes(localizer, found, steps, route, lat, lon, streets)
 
 
 def _photo(folder: str, row: dict[str, str]) -> Photo:
@@ -126,29 +139,38 @@ def fitted(routes: SearchedRoutes, route_map: RouteMap) -> EmissionModel:
     return model.model_copy(update={"weight": WEIGHTS[int(np.argmax(scores))]})
 
 
+Answers = dict[int, list[tuple[float, float]]]
+"""By the length of a route: metres from the truth to the last position, and the radius promised (NaN without)."""
+
+
 def measure(
-    routes: SearchedRoutes, route_map: RouteMap, emission: EmissionModel, odometer: bool
-) -> dict[str, dict[str, float]]:
-    """Of routes of each length: how many, per cent whose last position is within 25 m, and what the radius promised."""
-    figures = {}
+    routes: SearchedRoutes, route_map: RouteMap, emission: EmissionModel, odometer: bool, answers: Answers
+) -> None:
+    """Add the answers to the routes of each length."""
     for length in LENGTHS:
-        near, held = [], []
         for photos in routes.pieces(length):
             *_, route = follow(routes, route_map, emission, photos, odometer)
             fix = route_fix(route, route_map, routes.localizer.snapshot_id, calibrated=True).present
-            apart_m = (
-                np.inf if fix.lat is None or fix.lon is None else routes.apart_m(photos[-1], fix.lat, fix.lon)
-            )
-            near.append(float(apart_m <= NEAR_M))
-            if fix.radius_m is not None:
-                held.append(float(apart_m <= max(fix.radius_m, 10.0)))
-        figures[str(length)] = {
-            "routes": len(near),
-            "within 25 m": round(100 * float(np.mean(near)), 1),
-            "with a radius": len(held),
-            "radius held": round(100 * float(np.mean(held)), 1) if held else float("nan"),
+            unknown = fix.lat is None or fix.lon is None
+            apart_m = np.inf if unknown else float(routes.apart_m(photos[-1], fix.lat, fix.lon))
+            answers[length].append((apart_m, np.nan if fix.radius_m is None else fix.radius_m))
+
+
+def shares(answers: Answers) -> dict[str, dict[str, float]]:
+    """Of each length: routes, per cent within 25 m, median error, and per cent of radii (10 m or more) that held."""
+    found = {}
+    for length, pairs in answers.items():
+        apart_m, radius_m = np.array(pairs).T
+        promised = np.isfinite(radius_m)
+        held = apart_m[promised] <= np.maximum(radius_m[promised], 10.0)
+        found[str(length)] = {
+            "routes": len(pairs),
+            "within 25 m": round(100 * float((apart_m <= NEAR_M).mean()), 1),
+            "median m": round(float(np.median(apart_m)), 1),
+            "with a radius": int(promised.sum()),
+            "radius held": round(100 * float(held.mean()), 1) if promised.any() else float("nan"),
         }
-    return figures
+    return found
 
 
 def single_photos(routes: SearchedRoutes) -> dict[str, float]:
@@ -160,34 +182,31 @@ def single_photos(routes: SearchedRoutes) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure the routes of `test` and write the figures as JSON to standard output."""
+    """Measure the routes and write the figures as JSON to standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--city", required=True, help="output of geoloc city")
-    parser.add_argument("--indexes", required=True, help="folder of the indexes `validation` and `test`")
+    parser.add_argument("--routes", required=True, help="folder routes of a district of geoloc city")
+    parser.add_argument("--index", required=True, help="index of the imagery of the district")
     parser.add_argument("--matches", type=int, default=200, help="tiles that the search gives of each photo")
     given = parser.parse_args()
-    fit, test = (
-        searched_routes(given.city, split, storage.join(given.indexes, split), given.matches)
-        for split in ("validation", "test")
-    )
-    report: dict[str, object] = {
-        **vars(given),
-        "photos": len(test.route),
-        "single photos": single_photos(test),
-    }
+    routes = searched_routes(given.routes, given.index, given.matches)
+    halves = [routes.only(routes.route % 2 == half) for half in range(2)]
+    report: dict[str, object] = {**vars(given), "photos": len(routes.route)}
+    report["single photos"] = single_photos(routes)
+    snapshot = routes.localizer.locator.snapshot
     for places in ("tiles", "streets"):
-        maps = [
-            RouteMap.of_tiles(one.localizer.locator.snapshot)
-            if places == "tiles"
-            else RouteMap.of_graph(one.localizer.locator.snapshot, one.streets)
-            for one in (fit, test)
-        ]
-        emission = fitted(fit, maps[0])
-        report[f"{places}: emission"] = {"places": len(maps[1].ids), **emission.model_dump()}
-        for name, model in (("fitted", emission), ("usual", USUAL_EMISSION)):
+        route_map = (
+            RouteMap.of_tiles(snapshot) if places == "tiles" else RouteMap.of_graph(snapshot, routes.streets)
+        )
+        models = [fitted(half, route_map) for half in reversed(halves)]
+        report[f"{places}: emissions"] = [model.model_dump() for model in models]
+        report[f"{places}: places"] = len(route_map.ids)
+        for name, emissions in (("fitted", models), ("usual", [USUAL_EMISSION] * 2)):
             for odometer in (True, False):
+                answers: Answers = {length: [] for length in LENGTHS}
+                for half, emission in zip(halves, emissions, strict=True):
+                    measure(half, route_map, emission, odometer, answers)
                 way = "odometer" if odometer else "no odometer"
-                report[f"{places}, {way}, {name} emission"] = measure(test, maps[1], model, odometer)
+                report[f"{places}, {way}, {name} emission"] = shares(answers)
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
 
 
