@@ -1,7 +1,7 @@
 """Imports what Ray's workers need, and forks a worker for everybody who connects to its socket.
 
-Ray's library takes the number of the job and the raylet from the environment when it is loaded. So all is imported at
-the first question, and a worker of another job is started as Ray would.
+Ray's library takes the job and the raylet from the environment when it is loaded. So all is imported at the first
+question, which names the raylet, and the workers begin without a job, as those that Ray starts in advance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ MODULES = (
     "geoloc.synthetic.stages.city",
 )
 FORKABLE = {"jemalloc_bg_thd"}  # the allocator of Arrow takes care of its own thread
-LOADED_WITH = ("RAY_JOB_ID", "RAY_RAYLET_PID")
+NO_JOB = {"RAY_JOB_ID": "ffffffff"}
+RAYLET = "RAY_RAYLET_PID"
 
 
 def main() -> None:
@@ -55,14 +56,15 @@ def main() -> None:
         else:
             return  # the tests ended
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setpgrp()  # as a raylet starts its workers: with one dies what it has started
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    loaded = {name: os.environ.get(name) for name in LOADED_WITH}
+    same_raylet = os.environ.get(RAYLET) == environment.get(RAYLET)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    run_worker(words, warm=loaded == {name: environment.get(name) for name in LOADED_WITH})
+    run_worker(words, warm=same_raylet)
 
 
 def _question(asking: socket.socket) -> tuple[list[str], dict[str, str], str, list[int]]:
@@ -79,7 +81,7 @@ def _load(environment: dict[str, str]) -> None:
     """Import everything, once, for workers with this environment."""
     if "ray" in sys.modules:
         return
-    os.environ.update({name: environment[name] for name in LOADED_WITH if name in environment})
+    os.environ.update({RAYLET: environment[RAYLET]} | NO_JOB)
     for name in MODULES:
         importlib.import_module(name)
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
