@@ -34,7 +34,7 @@ PHOTO_FOLDER = "photos"
 FILE_HEADING_HELP = (
     "Take the heading of panoramas from their files (GPano PoseHeadingDegrees) where none is given."
 )
-ANYWHERE_HELP = "Read photos from wherever the list says: absolute paths, folders above the list, URIs."
+ANYWHERE_HELP = "Take photos from wherever their table says: absolute paths, folders above it, URIs."
 _OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
 
 

@@ -26,6 +26,15 @@ _LEAST_PHOTOS = 20
 _MOST_LOG = 600.0  # of a likelihood, so that it stays a number
 
 
+def evidence_of_logs(places: IntArray, values: FloatArray, others: float, outside: float) -> Evidence:
+    """Evidence from log likelihoods float64[K] of places int64[K], ascending, of others and of being off the map."""
+    top = max(float(values.max(initial=-np.inf)), others, outside)
+    if not np.isfinite(top):
+        top = 0.0
+    others, outside = float(np.exp(others - top)), float(np.exp(outside - top))
+    return Evidence(values, places, False, top, 1.0, 1.0, 0.0, 1.0, others, outside)
+
+
 class EmissionModel(BaseModel):
     """The constants of the module's formula.
 

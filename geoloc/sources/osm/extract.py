@@ -85,6 +85,18 @@ def read_ways(uri: str, *, keys: frozenset[str] | None = None, bounds: Bounds | 
             yield feature
 
 
+def read_areas(
+    uri: str, *, keys: frozenset[str] | None = None, bounds: Bounds | None = None
+) -> Iterator[Area]:
+    """The areas of an extract that have one of the tags `keys` and reach into `bounds`.
+
+    Raises what `read_features` raises.
+    """
+    for feature in read_features(uri, keys=keys, bounds=bounds):
+        if isinstance(feature, Area):
+            yield feature
+
+
 def read_features(
     uri: str, *, keys: frozenset[str] | None = None, bounds: Bounds | None = None, areas: bool = True
 ) -> Iterator[Feature]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.geometry.street_graph import StreetGraph
+from geoloc.localization.routes.emission import evidence_of_logs
 from geoloc.localization.routes.kernels import Evidence
 
 OFF = -1
@@ -35,15 +35,6 @@ def grid_graph(side: int, spacing_m: float = 10.0) -> StreetGraph:
     return StreetGraph(
         column.ravel() * spacing_m, row.ravel() * spacing_m, np.full(side * side, np.nan), links
     )
-
-
-def evidence_of_logs(places: IntArray, values: FloatArray, others: float, outside: float) -> Evidence:
-    """Evidence from log likelihoods float64[K] of places int64[K], ascending, of others and of being off the map."""
-    top = max(float(values.max(initial=-np.inf)), others, outside)
-    if not np.isfinite(top):
-        top = 0.0
-    others, outside = float(np.exp(others - top)), float(np.exp(outside - top))
-    return Evidence(values, places, False, top, 1.0, 1.0, 0.0, 1.0, others, outside)
 
 
 def random_evidence(rng: np.random.Generator, places: int, *, outside: bool) -> Evidence:

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from geoloc.core.errors import InputError
-from geoloc.localization.routes.emission import EmissionModel, fit_emission
+from geoloc.localization.routes.emission import EmissionModel, evidence_of_logs, fit_emission
 
 
 def photos(
@@ -56,6 +56,11 @@ def test_evidence_of_all_places_is_the_softmax_however_peaked_it_is(scale: float
     share = softmax(similarity / 0.7)
     expected = ((1 - outlier) * 500 * share + outlier) ** 0.8
     assert said.at(np.arange(500)) == pytest.approx(expected, rel=1e-9, abs=1e-290)
+
+
+def test_log_likelihoods_are_taken_as_they_are_up_to_a_factor() -> None:
+    said = evidence_of_logs(np.array([1, 4]), np.array([-900.0, -902.0]), -905.0, -901.0)
+    assert np.log(said.at(np.array([4, 0, 1])) / said.outside) == pytest.approx([-1, -4, 1])
 
 
 def test_photos_from_elsewhere_speak_for_being_off_the_map() -> None:

@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 
 from geoloc.core.errors import ConfigError, QueryError
-from geoloc.localization.routes.emission import EmissionModel
+from geoloc.localization.routes.emission import EmissionModel, evidence_of_logs
 from geoloc.localization.routes.filter import FilterSettings, PlacePosterior, RouteFilter
 from geoloc.localization.routes.kernels import OFF_MAP
 from geoloc.localization.routes.motion import GridMotion, HopMotion, Step
-from tests.localization.routes.small_graphs import (
-    all_walks,
-    evidence_of_logs,
-    grid_graph,
-    random_evidence,
-    random_graph,
-)
+from tests.localization.routes.small_graphs import all_walks, grid_graph, random_evidence, random_graph
 
 PHOTOS = 5
 

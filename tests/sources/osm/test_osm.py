@@ -17,15 +17,15 @@ from geoloc.core.geodesy import LatLon, SphericalTransverseMercator
 from geoloc.core.semantics import SemanticClass as Kind
 from geoloc.sources.osm.blocks import BLOCK_M, read_block, street_places, write_blocks
 from geoloc.sources.osm.classes import area_class, building_height_m, line_class, number
-from geoloc.sources.osm.extract import Area, Node, Way, read_features, read_ways
+from geoloc.sources.osm.extract import Area, Node, Way, read_areas, read_features, read_ways
 from geoloc.sources.osm.picture import draw_tile
 from geoloc.sources.osm.surfaces import MapFeatures, Surface, Tree, map_features, sample_surfaces
 from geoloc.synthetic.layouts.cities import STYLES, city_seed
+from geoloc.synthetic.layouts.osm import osm_xml
 from geoloc.synthetic.layouts.placement import sphere_at
 from geoloc.synthetic.layouts.render import make_city
 from geoloc.synthetic.layouts.view_images import CitySource
 from geoloc.synthetic.world.cloud import point_cloud
-from tests.sources.osm.city_extract import osm_xml
 
 SMALL = """<?xml version="1.0" encoding="UTF-8"?>
 <osm version="0.6">
@@ -67,8 +67,7 @@ def test_an_extract_is_ways_areas_and_nodes(small: str) -> None:
 
 def test_keys_and_bounds_choose_features(small: str) -> None:
     assert {way.osm_id for way in read_ways(small, keys=frozenset({"highway"}))} == {10, 11}
-    buildings = read_features(small, keys=frozenset({"building"}))
-    assert {area.osm_id for area in buildings if isinstance(area, Area)} == {14}
+    assert {area.osm_id for area in read_areas(small, keys=frozenset({"building"}))} == {14}
     assert list(read_ways(small, bounds=(40.0, 10.0, 41.0, 12.0))) == []
     north = read_ways(small, keys=frozenset({"highway"}), bounds=(48.0005, 10.9, 48.01, 11.1))
     assert [way.osm_id for way in north] == [10]
