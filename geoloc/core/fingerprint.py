@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from geoloc.core import storage
-from geoloc.core.errors import ArtifactError
+from geoloc.core.errors import ArtifactError, StorageError, StoreUnavailable
 from geoloc.core.lease import LEASE_NAME, Lease
 
 PLAN_NAME = "plan.json"
@@ -59,12 +59,27 @@ def _json(content: object) -> str:
     return json.dumps(content, sort_keys=True, default=str)
 
 
-def file_fingerprints(uris: Iterable[str]) -> Iterator[str | None]:
-    """What identifies the content of each raw file (`storage.content_tag`); None for a file that is missing."""
+def file_fingerprints(uris: Iterable[str | None], *, closed: str | None = None) -> Iterator[str | None]:
+    """What identifies the content of each raw file (`storage.content_tag`); None for a file that is missing.
+
+    Nothing is looked at where the URI is None. `closed` stands for a file that may not be read; without it that raises
+    `StorageError`.
+    """
     waiting = iter(uris)
+
+    def tag(uri: str | None) -> str | None:
+        try:
+            return None if uri is None else storage.content_tag(uri)
+        except StoreUnavailable:
+            raise
+        except StorageError:
+            if closed is None:
+                raise
+            return closed
+
     with ThreadPoolExecutor(_READERS) as pool:
         while some := list(itertools.islice(waiting, _FILES_AT_ONCE)):
-            yield from pool.map(storage.content_tag, some)
+            yield from pool.map(tag, some)
 
 
 @contextmanager

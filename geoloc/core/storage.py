@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -99,6 +100,13 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(other)), path
 
 
+def patient_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """As `filesystem`, for a library that reads and writes by itself; on S3 it outlives what `attempt` would."""
+    if urlparse(uri).scheme != "s3":
+        return filesystem(uri)
+    return s3.patient_filesystem(), uri.removeprefix(s3.SCHEME).rstrip("/")
+
+
 def attempt(action: str, uri: str, operation: Callable[[], Result]) -> Result:
     """The result of an operation that may be repeated, tried again while a store's error is transient.
 
@@ -140,6 +148,20 @@ def size_bytes(uri: str) -> int:
     if info.type != pafs.FileType.File:
         raise ArtifactError(f"Cannot look at {uri!r}: there is no such file.")
     return int(info.size)
+
+
+def file_size(uri: str) -> int | None:
+    """Size of a file in bytes by a single look; None where there is no file."""
+    try:
+        if is_local(uri):
+            status = attempt("look at", uri, lambda: os.stat(local_path(uri)))
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
+        if urlparse(uri).scheme == "s3":
+            return attempt("look at", uri, lambda: s3.head(uri))[0]
+    except (ArtifactError, ValueError):  # no name of a file has a zero in it
+        return None
+    info = file_info(uri)
+    return int(info.size) if info.type == pafs.FileType.File else None
 
 
 def modified(uri: str) -> str:
@@ -401,11 +423,12 @@ def content_tag(uri: str) -> str | None:
 
     A file on S3 and its local copy have different tags.
     """
-    if file_info(uri).type != pafs.FileType.File:
-        return None
     if urlparse(uri).scheme != "s3":
-        return sha256_file(uri)
-    size, etag = attempt("look at", uri, lambda: s3.head(uri))
+        return sha256_file(uri) if file_info(uri).type == pafs.FileType.File else None
+    try:
+        size, etag = attempt("look at", uri, lambda: s3.head(uri))
+    except ArtifactError:
+        return None
     return f"{size} {etag}"
 
 

@@ -1,0 +1,147 @@
+"""The whole way as jobs on machines that share nothing, before a store that fails, resets and stalls.
+
+The same inputs give the same bytes as with a store that answers; the time that it costs is printed. The second time
+two machines are killed too, one while tiles are cut and one while a model is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from PIL import Image
+from pyproj import Transformer
+from small_ingest import TINY, blotches, encoded
+
+from geoloc.core import storage
+from geoloc.geometry.polar import aerial_to_polar
+from tests.conftest import S3Server
+from tests.failing_proxy import FailingProxy, Faults, failing_proxy
+from tests.sources.sheet_files import write_sheet
+
+from .private_nodes import PrivateNodes, private_nodes
+
+PIXEL_M, TILE_M, SHEET_PX = 0.5, 40.0, 1000
+CRS, EAST_M, NORTH_M = "EPSG:32755", 500_000.0, 6_093_000.0  # on the meridian of its zone
+PLACES = 64
+# A fifth of the requests fails, and a few get half an answer or none; a stall lasts until the client gives up.
+FAULTS = {"error": 0.1, "reset": 0.06, "lost": 0.04, "half": 0.01, "stall": 0.003}
+TIMEOUT_S = 5.0
+STEPS = 24
+
+
+def write_inputs(folder: Path, uri: str) -> None:
+    """A sheet, centres of tiles on it, and at each a panorama, the polar image of the ground around it."""
+    rng = np.random.default_rng(11)
+    ground = blotches(rng, SHEET_PX)
+    corner = Affine(PIXEL_M, 0.0, EAST_M, 0.0, -PIXEL_M, NORTH_M)
+    sheet = write_sheet(
+        folder / "sheet.tif", ground.transpose(2, 0, 1), corner, CRS, tiled=True, compress="deflate"
+    )
+    storage.copy_file(sheet, f"{uri}/sheets/sheet.tif")
+    to_degrees = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
+    pixels = torch.from_numpy(ground).permute(2, 0, 1)[None].float()
+    centres, photos = ["tile_id,lat,lon"], ["id,photo,lat,lon,heading_deg"]
+    for place in range(PLACES):
+        column, row = 60 + 110 * (place % 8), 60 + 110 * (place // 8)
+        east, north = rng.uniform(-1.4, 1.4, 2)
+        for lines, name, x, y in (
+            (centres, f"t{place:03d}", 0.0, 0.0), (photos, f"q{place:03d},photos/{place:03d}.png", east, north)
+        ):  # fmt: skip
+            lon, lat = to_degrees.transform(EAST_M + PIXEL_M * column + x, NORTH_M - PIXEL_M * row + y)
+            lines.append(f"{name},{lat:.8f},{lon:.8f}" + (",0" if lines is photos else ""))
+        half = round(TILE_M / PIXEL_M / 2)
+        polar = aerial_to_polar(
+            pixels[..., row - half : row + half, column - half : column + half],
+            height_px=16,
+            width_px=64,
+            radius_px=16 / PIXEL_M,
+            east_px=torch.tensor([east / PIXEL_M]).float(),
+            north_px=torch.tensor([north / PIXEL_M]).float(),
+        )
+        picture = Image.fromarray(polar[0].permute(1, 2, 0).round().byte().numpy()).resize((128, 32))
+        storage.write_bytes(f"{uri}/photos/{place:03d}.png", encoded(np.asarray(picture)))
+    storage.write_bytes(f"{uri}/centres.csv", "\n".join(centres).encode())
+    storage.write_bytes(f"{uri}/photos.csv", "\n".join(photos).encode())
+    storage.write_bytes(f"{uri}/recipe.yaml", TINY.encode())
+
+
+def jobs(inputs: str, out: str) -> dict[str, list[str]]:
+    """The words of each stage's job, in order."""
+    index = ["--index", f"{out}/index"]
+    return {
+        "ingest": [
+            "--imagery", f"{inputs}/sheets", "--centres", f"{inputs}/centres.csv", "--photos", f"{inputs}/photos.csv",
+            "--tile-m", str(TILE_M), "--metres-per-pixel", str(PIXEL_M), "--rows-per-part", "4",
+            "--output", f"{out}/tables",
+        ],
+        "train": [
+            "--train", f"{out}/tables", "--recipe", f"{inputs}/recipe.yaml", "--steps", str(STEPS),
+            "--num-workers", "2", "--checkpoint-every", "2", "--output", f"{out}/model",
+        ],
+        "encode": [
+            "--tiles", f"{out}/tables", "--model", f"{out}/model", "--num-actors", "2", "--output", f"{out}/codes",
+        ],
+        "index": [
+            "build", "--codes", f"{out}/codes", "--model", f"{out}/model", "--shards", "4", "--output", f"{out}/index",
+        ],
+        "evaluate": [
+            *index, "--queries", f"{out}/tables", "--headings", "4", "--output", f"{out}/evaluation",
+        ],
+        "localize": [
+            *index, "--photos", f"{inputs}/photos.csv", "--headings", "4", "--uncalibrated", "--output", f"{out}/fixes",
+        ],
+    }  # fmt: skip
+
+
+def run_all(nodes: PrivateNodes, inputs: str, out: str) -> dict[str, float]:
+    """Every stage as a job, one after the other; seconds of each."""
+    times = {}
+    for stage, words in jobs(inputs, out).items():
+        start = time.monotonic()
+        nodes.submit(f"jobs/{stage}.py", *words)
+        times[stage] = time.monotonic() - start
+    return times
+
+
+def state_of(uri: str) -> dict[str, str]:
+    """What a run left: names of files with the SHA-256 of their bytes; what tells the time is left out of JSON."""
+    found = {}
+    for file in storage.list_files(uri):
+        data = storage.read_bytes(file.uri)
+        found[file.uri.removeprefix(uri)] = storage.sha256_bytes(data)
+    return found
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FailingProxy]:
+    with failing_proxy(s3_server.endpoint) as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_whole_way_before_a_failing_store_ends_with_the_same_bytes(
+    proxy: FailingProxy, s3_uri: str, tmp_path: Path
+) -> None:
+    write_inputs(tmp_path, f"{s3_uri}/inputs")
+    environment = {"AWS_ENDPOINT_URL": proxy.endpoint, "GEOLOC_STORE_TIMEOUT_S": str(TIMEOUT_S)}
+    times, states, requests = {}, {}, {}
+    for name, shares in (("calm", {}), ("hit", FAULTS)):
+        proxy.requests.clear()
+        with private_nodes(tmp_path / "private", **environment) as nodes:
+            proxy.faults = Faults(shares=shares)
+            times[name] = run_all(nodes, f"{s3_uri}/inputs", f"{s3_uri}/{name}")
+            proxy.faults = Faults()
+        requests[name] = len(proxy.requests)
+        states[name] = state_of(f"{s3_uri}/{name}")
+    print(json.dumps({"times": times, "requests": requests, "failed": dict(proxy.failed)}))  # noqa: T201
+    differing = {name for name in states["calm"].keys() | states["hit"].keys()
+                 if states["calm"].get(name) != states["hit"].get(name)}  # fmt: skip
+    assert not differing
