@@ -19,7 +19,7 @@ from geoloc.core.lease import LEASE_NAME, Lease
 
 PLAN_NAME = "plan.json"
 _READERS = 8  # on object stores the time goes into waiting
-_FILES_AT_ONCE = 4096
+_FILES_AT_ONCE, _FILES_A_TURN = 4096, 32
 
 
 class Streamed:
@@ -77,9 +77,14 @@ def file_fingerprints(uris: Iterable[str | None], *, closed: str | None = None) 
                 raise
             return closed
 
+    def tags(some: list[str | None]) -> list[str | None]:
+        return [tag(uri) for uri in some]
+
     with ThreadPoolExecutor(_READERS) as pool:
         while some := list(itertools.islice(waiting, _FILES_AT_ONCE)):
-            yield from pool.map(tag, some)
+            # A future for each of millions of files would cost more than a look at most of them.
+            groups = [some[first : first + _FILES_A_TURN] for first in range(0, len(some), _FILES_A_TURN)]
+            yield from itertools.chain.from_iterable(pool.map(tags, groups))
 
 
 @contextmanager

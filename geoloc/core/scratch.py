@@ -24,6 +24,7 @@ from geoloc.core.errors import StorageError
 
 _PREFIX = "geoloc-scratch-"
 _BLOCK_RECORDS = 64
+_to_json = json.JSONEncoder(default=astuple).encode
 Record = TypeVar("Record")
 
 
@@ -56,7 +57,7 @@ class ScratchRecords(Sequence[Record], Generic[Record]):
         """Add a record at the end."""
         self._last.append(record)
         if len(self._last) == _BLOCK_RECORDS:
-            lines = "".join(f"{json.dumps(self._plain(each), default=astuple)}\n" for each in self._last)
+            lines = "".join(f"{_to_json(self._plain(each))}\n" for each in self._last)
             try:
                 written = os.pwrite(self._file, lines.encode(), self._starts[-1])
             except OSError as error:

@@ -121,10 +121,23 @@ def _prefix(folder: Path) -> list[str]:
     pytest.skip("this system gives no mount namespace, so nodes on it cannot have private folders")
 
 
+def _await_dashboard(port: int, nodes: PrivateNodes) -> None:
+    """`ray start` does not wait until it listens."""
+    deadline = time.monotonic() + _START_LIMIT_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((_HEAD, port), timeout=1.0):
+            return
+        if time.monotonic() > deadline:
+            logs = sorted(nodes.directory.glob("session_*/logs/dashboard.*"))
+            pytest.fail("\n".join(log.read_text(errors="replace")[-3000:] for log in logs))
+        time.sleep(0.2)
+
+
 @contextlib.contextmanager
-def private_nodes(folder: Path, **environment: str) -> Iterator[PrivateNodes]:
-    """A head and machines at 127.0.0.3 and 127.0.0.4 whose private folder is `folder`; `environment` is added."""
-    folder.mkdir(exist_ok=True)
+def private_nodes(**environment: str) -> Iterator[PrivateNodes]:
+    """A head and machines at 127.0.0.3 and 127.0.0.4; `environment` is added to theirs."""
+    directory = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets lie below it
+    (directory / "own").mkdir()
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
         for one in sockets:
@@ -132,7 +145,7 @@ def private_nodes(folder: Path, **environment: str) -> Iterator[PrivateNodes]:
         port, board, agent, agent_grpc, metrics, client = (one.getsockname()[1] for one in sockets)
     left_out = ("RAY_ADDRESS", "GEOLOC_CACHE")
     nodes = PrivateNodes(
-        prefix=_prefix(folder),
+        prefix=_prefix(directory / "own"),
         environment={
             **{name: value for name, value in os.environ.items() if name not in left_out},
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -146,7 +159,7 @@ def private_nodes(folder: Path, **environment: str) -> Iterator[PrivateNodes]:
         },
         address=f"{_HEAD}:{port}",
         dashboard=f"http://{_HEAD}:{board}",
-        directory=Path(tempfile.mkdtemp(prefix="ray-")),
+        directory=directory,
     )
     try:
         nodes.start(
@@ -157,6 +170,7 @@ def private_nodes(folder: Path, **environment: str) -> Iterator[PrivateNodes]:
         )  # fmt: skip
         for ip in ("127.0.0.3", "127.0.0.4"):
             nodes.add(ip)
+        _await_dashboard(board, nodes)
         yield nodes
     finally:
         nodes.end()

@@ -135,7 +135,7 @@ def test_the_whole_way_before_a_failing_store_ends_with_the_same_bytes(
     times, states, requests = {}, {}, {}
     for name, shares in (("calm", {}), ("hit", FAULTS)):
         proxy.requests.clear()
-        with private_nodes(tmp_path / "private", **environment) as nodes:
+        with private_nodes(**environment) as nodes:
             proxy.faults = Faults(shares=shares)
             times[name] = run_all(nodes, f"{s3_uri}/inputs", f"{s3_uri}/{name}")
             proxy.faults = Faults()

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 from small_index import SmallIndex
@@ -50,9 +49,7 @@ DRIVER = """
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_no_local_path_crosses_from_driver_to_task(
-    small_index: SmallIndex, s3_uri: str, tmp_path: Path
-) -> None:
+def test_no_local_path_crosses_from_driver_to_task(small_index: SmallIndex, s3_uri: str) -> None:
     for name in ("ingested", "model"):
         source = str(getattr(small_index, name))
         for file in storage.list_files(source):
@@ -60,7 +57,7 @@ def test_no_local_path_crosses_from_driver_to_task(
     for number in range(4):
         picture = png(small_index.panoramas[number])
         storage.write_bytes(f"{s3_uri}/photos/{number}.png", picture)
-    with private_nodes(tmp_path / "private") as nodes:
+    with private_nodes() as nodes:
         words = [sys.executable, "-c", textwrap.dedent(DRIVER), nodes.address, s3_uri, f"{s3_uri}/photos"]
         done = subprocess.run(
             [*nodes.prefix, *words], env=nodes.environment, cwd=ROOT, stdin=subprocess.DEVNULL,

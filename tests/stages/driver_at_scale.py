@@ -36,6 +36,7 @@ from geoloc.stages import encode, evaluate, index_build, ingest, localize, train
 ROWS_A_PART = 1024
 FILES = 16  # photos; the rows of a list name them again and again
 QUERIES = 1000  # of the evaluation; its rows are the tiles
+CONFIG = ingest.IngestConfig(tile_px=32)  # sheets of coarse pixels are small
 
 
 class Stopped(Exception):
@@ -46,7 +47,8 @@ class Meter:
     """What this process holds, looked at every 20 ms, and when it first gave work to tasks."""
 
     def __init__(self) -> None:
-        self.start, self.planned_s = time.monotonic(), 0.0
+        self.begin()
+        self.planned_s = self.planned_cpu_s = 0.0
         self.before, self.most = held_mb(), 0.0
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -56,8 +58,14 @@ class Meter:
             self.most = max(self.most, held_mb())
             time.sleep(0.02)
 
+    def begin(self) -> None:
+        """The inputs are there, the stage begins."""
+        self.start, self.cpu = time.monotonic(), time.process_time()
+
     def first_task(self) -> None:
-        self.planned_s = self.planned_s or time.monotonic() - self.start
+        """Work is given to tasks, perhaps for the first time."""
+        if not self.planned_s:
+            self.planned_s, self.planned_cpu_s = time.monotonic() - self.start, time.process_time() - self.cpu
 
 
 def held_mb() -> float:
@@ -174,8 +182,9 @@ def write_sheet(folder: Path, rows: int) -> str:
 
 def ingest_grid(rows: int, folder: Path, meter: Meter) -> None:
     inputs = ingest.IngestInputs(imagery=[write_sheet(folder, rows)])
+    meter.begin()
     with receipts_of(meter, ROWS_A_PART, {"mostly_nodata": 0}):
-        ingest.run(ingest.IngestConfig(), inputs, str(folder / "out"))
+        ingest.run(CONFIG, inputs, str(folder / "out"))
 
 
 def ingest_centres(rows: int, folder: Path, meter: Meter) -> None:
@@ -187,19 +196,21 @@ def ingest_centres(rows: int, folder: Path, meter: Meter) -> None:
             for k in range(rows)
         )
     inputs = ingest.IngestInputs(imagery=[write_sheet(folder, 10_000_000)], centres=str(path))
+    meter.begin()
     with receipts_of(meter, ROWS_A_PART, {"mostly_nodata": 0}):
-        ingest.run(ingest.IngestConfig(), inputs, str(folder / "out"))
+        ingest.run(CONFIG, inputs, str(folder / "out"))
 
 
 def ingest_photos(rows: int, folder: Path, meter: Meter) -> None:
     inputs = ingest.IngestInputs(photos=write_list(folder, rows))
+    meter.begin()
     with receipts_of(meter, ROWS_A_PART, {"unused_file_headings": 0}):
-        ingest.run(ingest.IngestConfig(), inputs, str(folder / "out"))
+        ingest.run(CONFIG, inputs, str(folder / "out"))
 
 
 def ingest_pairs(rows: int, folder: Path, meter: Meter) -> None:
     root, config = write_ingested(folder, rows), ingest.IngestConfig()
-    meter.start = time.monotonic()
+    meter.begin()
     with (
         receipts_of(meter, ROWS_A_PART, {}),
         ingest.OutputTables(str(folder / "out"), overwrite=False) as opened,
@@ -211,6 +222,7 @@ def ingest_pairs(rows: int, folder: Path, meter: Meter) -> None:
 
 def localize_photos(rows: int, folder: Path, meter: Meter) -> None:
     inputs = localize.LocalizeInputs(index=small(folder).index, photos=write_list(folder, rows))
+    meter.begin()
     with receipts_of(meter, 0, {"outcome/located": 64}), mock.patch.object(localize, "ensure_ray"):
         localize.run(localize.LocalizeConfig(), inputs, str(folder / "out"))
 
@@ -223,14 +235,14 @@ def train_pairs(rows: int, folder: Path, meter: Meter) -> None:
         meter.first_task()
         raise Stopped
 
-    meter.start = time.monotonic()
+    meter.begin()
     with mock.patch.object(train, "_fit", fit), mock.patch.object(train, "_await_resources"):
         train.run(config, train.TrainInputs(train=root), str(folder / "out"))
 
 
 def encode_tiles(rows: int, folder: Path, meter: Meter) -> None:
     root = write_ingested(folder, rows)
-    meter.start = time.monotonic()
+    meter.begin()
     with receipts_of(meter, ROWS_A_PART, {"varied": ROWS_A_PART}), mock.patch.object(encode, "ensure_ray"):
         encode.run(
             encode.EncodeConfig(num_actors=2),
@@ -241,7 +253,7 @@ def encode_tiles(rows: int, folder: Path, meter: Meter) -> None:
 
 def index_codes(rows: int, folder: Path, meter: Meter) -> None:
     codes, model = write_codes(folder, rows)
-    meter.start = time.monotonic()
+    meter.begin()
     original = index_build.build_shards
 
     def shards(plan: Any) -> Any:
@@ -261,7 +273,7 @@ def evaluate_gallery(rows: int, folder: Path, meter: Meter) -> None:
         "image": [picture] * len(n), "heading_deg": np.zeros(len(n)), "fov_deg": np.full(len(n), 360.0),
     }, schemas.QUERIES)  # fmt: skip
     inputs = evaluate.EvaluateInputs(index=str(folder / "index"), queries=str(folder / "asked"))
-    meter.start = time.monotonic()
+    meter.begin()
     original = evaluate._open_items
 
     def opened(*words: Any) -> Any:
@@ -284,8 +296,6 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["GEOLOC_CACHE"] = str(folder / "cache")
     stage = next(each for each in STAGES if each.__name__ == name)
-    import shutil
-
     shutil.rmtree(folder / "out", ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     meter = Meter()
@@ -296,6 +306,7 @@ def main() -> None:
         "stage": name,
         "rows": rows,
         "planned_s": round(meter.planned_s, 1),
+        "planned_cpu_s": round(meter.planned_cpu_s, 1),
         "seconds": round(seconds, 1),
     }
     sys.stdout.write(
