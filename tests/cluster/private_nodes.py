@@ -63,7 +63,6 @@ class PrivateNodes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a group of its own, so that the whole machine can be killed
             )
         self.processes[ip] = process
         deadline = time.monotonic() + _START_LIMIT_S
@@ -79,7 +78,7 @@ class PrivateNodes:
     def kill(self, ip: str) -> None:
         """Kill everything that runs on a machine, its folder with it, without a word to the others."""
         process = self.processes.pop(ip)
-        os.killpg(process.pid, signal.SIGKILL)
+        _kill_all(process.pid)
         process.wait()
 
     def submit(self, *words: str, limit_s: float = 900.0) -> str:
@@ -105,10 +104,28 @@ class PrivateNodes:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_all(process.pid)
             process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _kill_all(pid: int) -> None:
+    """Kill the process and all others that see its private folder."""
+    own, theirs = (_namespace(each) for each in (os.getpid(), pid))
+    if not theirs or theirs == own:
+        return
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and _namespace(int(process.name)) == theirs:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _namespace(pid: int) -> str:
+    """The mount namespace of a process; empty for one that has ended."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
 
 
 def _prefix(folder: Path) -> list[str]:

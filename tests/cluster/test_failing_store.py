@@ -1,15 +1,20 @@
 """The whole way as jobs on machines that share nothing, before a store that fails, resets and stalls.
 
 The same inputs give the same bytes as with a store that answers; the time that it costs is printed. The second time
-two machines are killed too, one while tiles are cut and one while a model is trained.
+two machines are killed too, one while tiles are cut and one while they are encoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,48 +105,115 @@ def jobs(inputs: str, out: str) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def run_all(nodes: PrivateNodes, inputs: str, out: str) -> dict[str, float]:
-    """Every stage as a job, one after the other; seconds of each."""
-    times = {}
+@dataclass(frozen=True)
+class WholeWay:
+    """What one run of all stages left: SHA-256 of each file, seconds of each stage, and the log of the training."""
+
+    files: dict[str, str]
+    seconds: dict[str, float]
+    log: bytes
+
+
+@contextlib.contextmanager
+def killing(nodes: PrivateNodes, ip: str, next_ip: str, parts: str) -> Iterator[None]:
+    """A machine dies when the first of these parts is there, and another one comes."""
+
+    def kill() -> None:
+        while not any(".parquet" in file.name for file in storage.list_files(parts)):
+            time.sleep(0.1)
+        nodes.kill(ip)
+        nodes.add(next_ip)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    thread.join()
+
+
+def curve(log: bytes) -> list[list[float]]:
+    """What a training learnt, without how long it took."""
+    return [
+        [line[name] for name in ("step", "loss", "batch_accuracy")]
+        for line in map(json.loads, log.splitlines())
+    ]
+
+
+def run_all(
+    nodes: PrivateNodes, s3_uri: str, calm: WholeWay | None = None, *, kill: bool = False
+) -> WholeWay:
+    """Every stage as a job, one after the other, into the same place; what lay there is removed."""
+    inputs, out = f"{s3_uri}/inputs", f"{s3_uri}/out"
+    storage.delete(out)
+    seconds, log = {}, b""
     for stage, words in jobs(inputs, out).items():
-        start = time.monotonic()
-        nodes.submit(f"jobs/{stage}.py", *words)
-        times[stage] = time.monotonic() - start
-    return times
+        with contextlib.ExitStack() as stack:
+            if kill and stage == "ingest":
+                stack.enter_context(killing(nodes, "127.0.0.4", "127.0.0.5", f"{out}/tables/tiles"))
+            if kill and stage == "encode":
+                stack.enter_context(killing(nodes, "127.0.0.3", "127.0.0.6", f"{out}/codes"))
+            start = time.monotonic()
+            nodes.submit(f"jobs/{stage}.py", *words)
+            seconds[stage] = round(time.monotonic() - start, 1)
+        if stage == "train":
+            log = storage.read_bytes(f"{out}/model/metrics.jsonl")
+            if (
+                calm is not None
+            ):  # an index is named by all files of its model: the times must be the same there
+                assert curve(log) == curve(calm.log)
+                storage.write_bytes(f"{out}/model/metrics.jsonl", calm.log)
+    files = {file.uri.removeprefix(out): storage.sha256_file(file.uri) for file in storage.list_files(out)}
+    return WholeWay(files, seconds, log)
 
 
-def state_of(uri: str) -> dict[str, str]:
-    """What a run left: names of files with the SHA-256 of their bytes; what tells the time is left out of JSON."""
-    found = {}
-    for file in storage.list_files(uri):
-        data = storage.read_bytes(file.uri)
-        found[file.uri.removeprefix(uri)] = storage.sha256_bytes(data)
-    return found
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy(s3_server: S3Server) -> Iterator[FailingProxy]:
+    """All machines reach the store through it; the test itself does not."""
     with failing_proxy(s3_server.endpoint) as running:
         yield running
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_the_whole_way_before_a_failing_store_ends_with_the_same_bytes(
-    proxy: FailingProxy, s3_uri: str, tmp_path: Path
-) -> None:
-    write_inputs(tmp_path, f"{s3_uri}/inputs")
+@pytest.fixture(scope="module")
+def place(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the inputs are."""
+    uri = f"s3://{s3_server.bucket}/{secrets.token_hex(8)}"
+    write_inputs(tmp_path_factory.mktemp("inputs"), f"{uri}/inputs")
+    return uri
+
+
+def on_nodes(
+    proxy: FailingProxy, place: str, shares: dict[str, float], *words: Any, **options: Any
+) -> WholeWay:
+    """`run_all` on new machines, before a store that fails in these shares."""
+    proxy.faults = Faults()
     environment = {"AWS_ENDPOINT_URL": proxy.endpoint, "GEOLOC_STORE_TIMEOUT_S": str(TIMEOUT_S)}
-    times, states, requests = {}, {}, {}
-    for name, shares in (("calm", {}), ("hit", FAULTS)):
-        proxy.requests.clear()
-        with private_nodes(**environment) as nodes:
-            proxy.faults = Faults(shares=shares)
-            times[name] = run_all(nodes, f"{s3_uri}/inputs", f"{s3_uri}/{name}")
-            proxy.faults = Faults()
-        requests[name] = len(proxy.requests)
-        states[name] = state_of(f"{s3_uri}/{name}")
-    print(json.dumps({"times": times, "requests": requests, "failed": dict(proxy.failed)}))  # noqa: T201
-    differing = {name for name in states["calm"].keys() | states["hit"].keys()
-                 if states["calm"].get(name) != states["hit"].get(name)}  # fmt: skip
-    assert not differing
+    with private_nodes(**environment) as nodes:
+        proxy.faults = Faults(shares=shares)
+        proxy.failed.clear()
+        found = run_all(nodes, place, *words, **options)
+        proxy.faults = Faults()
+    return found
+
+
+@pytest.fixture(scope="module")
+def calm(proxy: FailingProxy, place: str) -> WholeWay:
+    """All stages with a store that answers."""
+    return on_nodes(proxy, place, {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4500)
+@pytest.mark.parametrize("kill", [False, True], ids=["store", "store and machines"])
+def test_the_whole_way_before_a_failing_store_ends_with_the_same_bytes(
+    kill: bool, proxy: FailingProxy, place: str, calm: WholeWay
+) -> None:
+    hit = on_nodes(proxy, place, FAULTS, calm, kill=kill)
+    figures = {
+        "calm": calm.seconds,
+        "hit": hit.seconds,
+        "failed": dict(proxy.failed),
+        "requests": len(proxy.requests),
+    }
+    print(json.dumps(figures))  # noqa: T201
+    assert set(proxy.failed) == set(FAULTS)
+    assert hit.files == calm.files
+    assert {"/fixes/fixes.geojson", "/evaluation/metrics.json", "/model/model.safetensors"} < set(hit.files)
