@@ -88,14 +88,25 @@ def receipts_of(meter: Meter, rows: int, counts: dict[str, int]) -> Any:
 
 
 def write_once(
-    uri: str, kind: str, rows: int, columns: Callable[[np.ndarray], dict[str, Any]], schema: pa.Schema
+    uri: str,
+    kind: str,
+    rows: int,
+    columns: Callable[[np.ndarray], dict[str, Any]],
+    schema: pa.Schema,
+    *,
+    alike: bool = False,
 ) -> str:
-    """A table of so many rows; `columns` are those of some row numbers int64[n]."""
+    """A table of so many rows; `columns` are those of some row numbers int64[n]. `alike`: all parts are one file."""
     plan = TablePlan(uri, f"{kind} {rows}")
     with part_table.begin(uri, plan.fingerprint) as table, mock.patch("os.fsync"):
         if table.finished is None:
             parts = []
             for first in range(0, rows, ROWS_A_PART):
+                if alike and parts:
+                    name = plan.part_name(len(parts))
+                    os.link(Path(uri, parts[0].name), Path(uri, name))
+                    parts.append(parts[0].model_copy(update={"name": name}))
+                    continue
                 numbers = np.arange(first, min(rows, first + ROWS_A_PART))
                 part = schemas.conform(pa.table(columns(numbers)), schema)
                 parts.append(table.write_part(len(parts), part))
@@ -108,21 +119,21 @@ def places(numbers: np.ndarray) -> dict[str, Any]:
     return {"lat": 10.0 + numbers // 4000 * 0.00045, "lon": 20.0 + numbers % 4000 * 0.00045}
 
 
-def write_ingested(folder: Path, rows: int) -> str:
+def write_ingested(folder: Path, rows: int, *, alike: bool = False) -> str:
     """Tables of tiles, queries and pairs, a pair of each."""
-    root, picture = str(folder / "tables"), encoded(texture(1))
+    root, picture = str(folder / ("alike" if alike else "tables")), encoded(texture(1))
     write_once(f"{root}/tiles", "tiles", rows, lambda n: {
         "tile_id": [f"tile-{k:08d}" for k in n], **places(n), "metres_per_pixel": np.full(len(n), 0.8),
         "image": [picture] * len(n), "source": ["x"] * len(n),
-    }, schemas.TILES)  # fmt: skip
+    }, schemas.TILES, alike=alike)  # fmt: skip
     write_once(f"{root}/queries", "queries", rows, lambda n: {
         "query_id": [f"photo-{k:08d}" for k in n], **places(n), "view": ["panorama"] * len(n),
         "image": [picture] * len(n), "heading_deg": np.zeros(len(n)), "fov_deg": np.full(len(n), 360.0),
-    }, schemas.QUERIES)  # fmt: skip
+    }, schemas.QUERIES, alike=alike)  # fmt: skip
     write_once(f"{root}/pairs", "pairs", rows, lambda n: {
         "query_id": [f"photo-{k:08d}" for k in n], "tile_id": [f"tile-{k:08d}" for k in n],
         "relation": ["positive"] * len(n), "east_m": np.zeros(len(n)), "north_m": np.zeros(len(n)),
-    }, schemas.PAIRS)  # fmt: skip
+    }, schemas.PAIRS, alike=alike)  # fmt: skip
     return root
 
 
@@ -209,7 +220,7 @@ def ingest_photos(rows: int, folder: Path, meter: Meter) -> None:
 
 
 def ingest_pairs(rows: int, folder: Path, meter: Meter) -> None:
-    root, config = write_ingested(folder, rows), ingest.IngestConfig()
+    root, config = write_ingested(folder, rows, alike=True), ingest.IngestConfig()
     meter.begin()
     with (
         receipts_of(meter, ROWS_A_PART, {}),
@@ -223,7 +234,10 @@ def ingest_pairs(rows: int, folder: Path, meter: Meter) -> None:
 def localize_photos(rows: int, folder: Path, meter: Meter) -> None:
     inputs = localize.LocalizeInputs(index=small(folder).index, photos=write_list(folder, rows))
     meter.begin()
-    with receipts_of(meter, 0, {"outcome/located": 64}), mock.patch.object(localize, "ensure_ray"):
+    with (
+        receipts_of(meter, 0, {"outcome/located": 64}),
+        mock.patch.multiple(localize, ensure_ray=mock.DEFAULT, cpu_count=lambda: 2),
+    ):
         localize.run(localize.LocalizeConfig(), inputs, str(folder / "out"))
 
 
@@ -241,7 +255,7 @@ def train_pairs(rows: int, folder: Path, meter: Meter) -> None:
 
 
 def encode_tiles(rows: int, folder: Path, meter: Meter) -> None:
-    root = write_ingested(folder, rows)
+    root = write_ingested(folder, rows, alike=True)
     meter.begin()
     with receipts_of(meter, ROWS_A_PART, {"varied": ROWS_A_PART}), mock.patch.object(encode, "ensure_ray"):
         encode.run(
