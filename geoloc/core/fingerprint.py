@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from geoloc.core import storage
-from geoloc.core.errors import ArtifactError
+from geoloc.core.errors import ArtifactError, StorageError, StoreUnavailable
 from geoloc.core.lease import LEASE_NAME, Lease
 
 PLAN_NAME = "plan.json"
 _READERS = 8  # on object stores the time goes into waiting
-_FILES_AT_ONCE = 4096
+_FILES_AT_ONCE, _FILES_A_TURN = 4096, 32
 
 
 class Streamed:
@@ -59,12 +59,32 @@ def _json(content: object) -> str:
     return json.dumps(content, sort_keys=True, default=str)
 
 
-def file_fingerprints(uris: Iterable[str]) -> Iterator[str | None]:
-    """What identifies the content of each raw file (`storage.content_tag`); None for a file that is missing."""
+def file_fingerprints(uris: Iterable[str | None], *, closed: str | None = None) -> Iterator[str | None]:
+    """What identifies the content of each raw file (`storage.content_tag`); None for a file that is missing.
+
+    Nothing is looked at where the URI is None. `closed` stands for a file that may not be read; without it that raises
+    `StorageError`.
+    """
     waiting = iter(uris)
+
+    def tag(uri: str | None) -> str | None:
+        try:
+            return None if uri is None else storage.content_tag(uri)
+        except StoreUnavailable:
+            raise
+        except StorageError:
+            if closed is None:
+                raise
+            return closed
+
+    def tags(some: list[str | None]) -> list[str | None]:
+        return [tag(uri) for uri in some]
+
     with ThreadPoolExecutor(_READERS) as pool:
         while some := list(itertools.islice(waiting, _FILES_AT_ONCE)):
-            yield from pool.map(storage.content_tag, some)
+            # A future for each of millions of files would cost more than a look at most of them.
+            groups = [some[first : first + _FILES_A_TURN] for first in range(0, len(some), _FILES_A_TURN)]
+            yield from itertools.chain.from_iterable(pool.map(tags, groups))
 
 
 @contextmanager

@@ -115,7 +115,6 @@ def retried(operation: Callable[[], Result], *, what: str, policy: RetryPolicy |
 
     Raises a permanent error as it is and `OutOfBudget` from the last transient one.
     """
-    policy = policy or RetryPolicy.from_environment()
     start = time.monotonic()
     failures, silent = 0, True
     while True:
@@ -124,6 +123,7 @@ def retried(operation: Callable[[], Result], *, what: str, policy: RetryPolicy |
         except Exception as error:
             if not is_transient(error):
                 raise
+            policy = policy or RetryPolicy.from_environment()
             failures += 1
             wait_s = policy.wait_s(failures)
             spent_s = time.monotonic() - start

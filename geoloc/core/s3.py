@@ -5,6 +5,7 @@ Credentials, region and endpoint come from the standard AWS environment. Errors 
 
 from __future__ import annotations
 
+import math
 import os
 from functools import lru_cache
 from typing import Any
@@ -14,9 +15,9 @@ import pyarrow.fs as pafs
 from geoloc.core.retry import RetryPolicy, StoreBusy, is_transient_status
 
 SCHEME = "s3://"
-_SDK_TRIES = (
-    3  # of one request inside Arrow, within a second; the policy of `retry` repeats the whole operation
-)
+# Of one request inside Arrow, within a second; the policy of `retry` repeats the whole operation.
+_SDK_TRIES = 3
+_SDK_FIRST_WAIT_S = 0.025
 
 
 def endpoint() -> str | None:
@@ -38,24 +39,47 @@ def filesystem() -> pafs.FileSystem:
     return _filesystem(endpoint(), _region(), _key(), os.getpid(), RetryPolicy.from_environment())
 
 
+class PatientFileSystem(pafs.S3FileSystem):  # type: ignore[misc]  # its stubs call it final
+    """A file system for libraries that know no policy of ours: each request is repeated for as long as ours would be.
+
+    It comes out of a pickle with the environment of the process that opens it. Arrow's own would come out with Arrow's
+    default of three tries, and with the keys of the process that it comes from.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return patient_filesystem, ()
+
+
+def patient_filesystem() -> PatientFileSystem:
+    """A `PatientFileSystem` for the present environment."""
+    policy = RetryPolicy.from_environment()
+    # The SDK waits 25 ms x 2^n after try n.
+    tries = max(_SDK_TRIES, math.floor(math.log2(1.0 + policy.budget_s / _SDK_FIRST_WAIT_S)))
+    return PatientFileSystem(**_options(endpoint(), _region(), policy, tries))
+
+
 @lru_cache(maxsize=8)
 def _filesystem(
     endpoint: str | None, region: str | None, _key: str | None, _pid: int, policy: RetryPolicy
 ) -> pafs.FileSystem:
+    return pafs.S3FileSystem(**_options(endpoint, region, policy, _SDK_TRIES))
+
+
+def _options(endpoint: str | None, region: str | None, policy: RetryPolicy, tries: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "allow_bucket_creation": True,
         "allow_delayed_open": True,
         "connect_timeout": policy.connect_timeout_s,
         "request_timeout": policy.timeout_s,
         # Arrow's own default stops retrying for good when its quota of errors is spent.
-        "retry_strategy": pafs.AwsDefaultS3RetryStrategy(max_attempts=_SDK_TRIES),
+        "retry_strategy": pafs.AwsDefaultS3RetryStrategy(max_attempts=tries),
     }
     if endpoint:
         scheme, _, host = endpoint.rpartition("://")
         options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
     if region or endpoint:
         options["region"] = region or "us-east-1"
-    return pafs.S3FileSystem(**options)
+    return options
 
 
 @lru_cache(maxsize=8)

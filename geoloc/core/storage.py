@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def join(uri: str, *parts: str) -> str:
 
 def is_local(uri: str) -> bool:
     """Whether the URI names this machine's file system."""
-    return urlparse(uri).scheme in ("", "file") or "://" not in uri
+    return "://" not in uri or urlparse(uri).scheme in ("", "file")
 
 
 def local_path(uri: str) -> Path:
@@ -70,6 +71,11 @@ def local_path(uri: str) -> Path:
     if not is_local(uri):
         raise StorageError(f"{uri!r} is not on this machine's file system; copy it here first.")
     return Path(unquote(urlparse(uri).path) if uri.startswith("file:") else uri).expanduser().absolute()
+
+
+def _plain_path(uri: str) -> str:
+    """As `local_path`, at once where there is nothing to do: lists name millions of files."""
+    return uri if uri.startswith("/") else str(local_path(uri))
 
 
 def absolute(uri: str) -> str:
@@ -99,6 +105,13 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(other)), path
 
 
+def patient_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """As `filesystem`, for a library that reads and writes by itself; on S3 it outlives what `attempt` would."""
+    if urlparse(uri).scheme != "s3":
+        return filesystem(uri)
+    return s3.patient_filesystem(), uri.removeprefix(s3.SCHEME).rstrip("/")
+
+
 def attempt(action: str, uri: str, operation: Callable[[], Result]) -> Result:
     """The result of an operation that may be repeated, tried again while a store's error is transient.
 
@@ -114,8 +127,11 @@ def attempt(action: str, uri: str, operation: Callable[[], Result]) -> Result:
             f"Cannot {action} {uri!r}: {error}. The store failed, nothing is wrong with the input: run it again."
         ) from error
     except (OSError, pa.ArrowException) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise StorageError(f"Cannot {action} {uri!r}: {detail}") from error
+        raise _refused(action, uri, error) from error
+
+
+def _refused(action: str, uri: str, error: Exception) -> StorageError:
+    return StorageError(f"Cannot {action} {uri!r}: {' '.join(str(error).split())[:300]}")
 
 
 def file_info(uri: str) -> pafs.FileInfo:
@@ -140,6 +156,29 @@ def size_bytes(uri: str) -> int:
     if info.type != pafs.FileType.File:
         raise ArtifactError(f"Cannot look at {uri!r}: there is no such file.")
     return int(info.size)
+
+
+def file_size(uri: str) -> int | None:
+    """Size of a file in bytes by a single look; None where there is no file."""
+    if is_local(uri):
+        return _local_size(uri)
+    if urlparse(uri).scheme == "s3":
+        try:
+            return attempt("look at", uri, lambda: s3.head(uri))[0]
+        except ArtifactError:
+            return None
+    info = file_info(uri)
+    return int(info.size) if info.type == pafs.FileType.File else None
+
+
+def _local_size(uri: str) -> int | None:
+    try:
+        status = os.stat(_plain_path(uri))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no name of a file has a zero in it
+        return None
+    except OSError as error:
+        raise _refused("look at", uri, error) from error
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def modified(uri: str) -> str:
@@ -401,12 +440,25 @@ def content_tag(uri: str) -> str | None:
 
     A file on S3 and its local copy have different tags.
     """
-    if file_info(uri).type != pafs.FileType.File:
-        return None
+    if is_local(uri):
+        return _local_digest(uri)
     if urlparse(uri).scheme != "s3":
-        return sha256_file(uri)
-    size, etag = attempt("look at", uri, lambda: s3.head(uri))
+        return sha256_file(uri) if file_info(uri).type == pafs.FileType.File else None
+    try:
+        size, etag = attempt("look at", uri, lambda: s3.head(uri))
+    except ArtifactError:
+        return None
     return f"{size} {etag}"
+
+
+def _local_digest(uri: str) -> str | None:
+    if _local_size(uri) is None:
+        return None
+    try:
+        with open(_plain_path(uri), "rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _refused("read", uri, error) from error
 
 
 def copy_file(source: str, target: str) -> None:

@@ -12,20 +12,25 @@ Positions inside the photos (EXIF) are never used: a phone's GPS would leak into
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 from unicodedata import normalize
 from urllib.parse import urlparse
 
 import pyarrow as pa
 
 from geoloc.core import schemas, storage
-from geoloc.core.errors import ArtifactError, GeolocError, InputError, StorageError, StoreUnavailable
+from geoloc.core.errors import ArtifactError, InputError, StorageError, StoreUnavailable
+from geoloc.core.fingerprint import file_fingerprints
 from geoloc.core.images import decode_picture, read_image_bytes
 from geoloc.core.photo_facts import PhotoFacts, check_shape
 from geoloc.core.progress import say
+from geoloc.core.repeated_ids import RepeatedIds
 from geoloc.core.schemas import VIEWS, coordinate_problem, usual_fov_deg
+from geoloc.core.scratch import ScratchRecords
 from geoloc.sources.positions import LAT_NAMES, LON_NAMES, PHOTO_NAMES, Row, number, read_columns
 from geoloc.sources.quarantine import RefusedRow
 
@@ -35,6 +40,9 @@ FILE_HEADING_HELP = (
     "Take the heading of panoramas from their files (GPano PoseHeadingDegrees) where none is given."
 )
 ANYWHERE_HELP = "Read photos from wherever the list says: absolute paths, folders above the list, URIs."
+_LOOKERS = 8
+_LOOKED_FOR_AT_ONCE = 1024
+Item, Found = TypeVar("Item"), TypeVar("Found")
 _OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
 
 
@@ -100,33 +108,44 @@ def photo_uri(name: str, folder: str, *, anywhere: bool) -> str:
     return name if elsewhere else storage.join(folder, plain.removeprefix("./"))
 
 
-class Listing:
-    """The files among which the photos of a table are looked for: those of its `folder` and of `photos/` in it.
+class PhotoFinder:
+    """Looks for the photos of a table: in its `folder`, and in `photos/` in it.
 
     A Mac writes an accent as a character of its own (Unicode's NFD), other systems in one with its letter (NFC). A name
     of the table also finds the file whose name is written the other way.
     """
 
-    def __init__(self, folder: str, uris: Iterable[str]) -> None:
-        self.folder = folder
-        self._uris = set(uris)
-        self._composed = {normalize("NFC", uri): uri for uri in self._uris if not uri.isascii()}
+    def __init__(self, folder: str) -> None:
+        self._folder = storage.join(folder, "")
+        self._photos = storage.join(folder, PHOTO_FOLDER)
 
-    def find(self, uri: str) -> str:
-        """The URI of the file that the table names as `uri`; `uri` itself where there is none."""
-        below = storage.join(self.folder, PHOTO_FOLDER, uri.removeprefix(storage.join(self.folder, "")))
-        if found := next((each for each in (uri, below) if each in self._uris), None):
-            return found
-        names = (normalize("NFC", each) for each in (uri, below))
-        return next((self._composed[name] for name in names if name in self._composed), uri)
+    def find(self, uri: str) -> tuple[str, int | None]:
+        """URI and bytes of the file that the table names as `uri`; `uri` and None where there is none.
+
+        Raises `StoreUnavailable` for a store that fails, and `StorageError` for a place that refuses to be looked at.
+        """
+        for each in self._candidates(uri):
+            if (size := storage.file_size(each)) is not None:
+                return each, size
+        return uri, None
+
+    def _candidates(self, uri: str) -> Iterator[str]:
+        names = (uri, storage.join(self._photos, uri.removeprefix(self._folder)))
+        yield from names
+        if not uri.isascii():
+            for form in ("NFC", "NFD"):
+                for name in names:
+                    if (other := normalize(form, name)) != name:  # type: ignore[arg-type]
+                        yield other
 
 
 def read_photos(
     uri: str, defaults: ViewDefaults, *, anywhere: bool = False
-) -> tuple[list[Photo], list[RefusedRow]]:
-    """Accepted and refused rows of a file of positions, in its order; no picture is opened, folders are listed.
+) -> tuple[Sequence[Photo], Sequence[RefusedRow]]:
+    """Accepted and refused rows of a file of positions, in its order; no picture is opened, files are looked for.
 
-    `anywhere` takes photos from wherever the table says: absolute paths, folders above it, URIs.
+    `anywhere` takes photos from wherever the table says: absolute paths, folders above it, URIs. Memory: 9 bytes a row
+    of a CSV, while ids are compared; the rows lie in temporary files.
 
     Raises `InputError` when the file itself cannot be used (a missing column, no rows, not UTF-8).
     """
@@ -136,46 +155,71 @@ def read_photos(
         say(unused)
     folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
     names = (photo_name, lat_name, lon_name)
-    photos: dict[str, Photo] = {}
-    refused: list[RefusedRow] = []
-    for line, row in enumerate(columns.rows, start=1):
-        key = row.get("id") or row.get("query_id") or row.get(photo_name) or f"row {line}"
-        try:
-            columns.check(line)
-            photo = _photo(row, key, names, folder, defaults, anywhere=anywhere)
-            if key in photos:
-                raise InputError(
-                    f"row {line} repeats the id {key!r}; the first one is kept", reason="duplicate_id"
-                )
-            photos[key] = photo
-        except InputError as error:
-            refused.append(RefusedRow(key, error.reason, str(error), uri))
-    found, unreachable = _found(list(photos.values()), folder)
-    return found, [*refused, *unreachable]
+    repeated = RepeatedIds(row_key(row, photo_name, line) for line, row in enumerate(columns.rows, start=1))
+    twice: set[str] = set()
+    refused, unreachable = ScratchRecords(RefusedRow), ScratchRecords(RefusedRow)
+
+    def accepted() -> Iterator[Photo]:
+        for line, row in enumerate(columns.rows, start=1):
+            key = row_key(row, photo_name, line)
+            try:
+                columns.check(line)
+                photo = _photo(row, key, names, folder, defaults, anywhere=anywhere)
+                if line - 1 in repeated:
+                    if key in twice:
+                        raise InputError(
+                            f"row {line} repeats the id {key!r}; the first one is kept", reason="duplicate_id"
+                        )
+                    twice.add(key)
+                yield photo
+            except InputError as error:
+                refused.append(RefusedRow(key, error.reason, str(error), uri))
+
+    found = ScratchRecords(Photo)
+    for each in found_photos(accepted(), PhotoFinder(folder)):
+        if isinstance(each, RefusedRow):
+            unreachable.append(each)
+        else:
+            found.append(each)
+    for row in unreachable:
+        refused.append(row)
+    return found, refused
 
 
-def _found(photos: Sequence[Photo], folder: str) -> tuple[list[Photo], list[RefusedRow]]:
-    """Photos with their URIs and sizes as the folders' listings have them; those in folders that nobody may list."""
-    sizes: dict[str, int] = {}
-    closed: dict[str, str] = {}
-    for one in sorted(
-        {photo.uri.rsplit("/", 1)[0] for photo in photos} | {storage.join(folder, PHOTO_FOLDER)}
-    ):
+def row_key(row: Row, photo_name: str, line: int) -> str:
+    """What a row is called: its id, else its photo, else its number."""
+    return row.get("id") or row.get("query_id") or row.get(photo_name) or f"row {line}"
+
+
+def found_photos(photos: Iterable[Photo], finder: PhotoFinder) -> Iterator[Photo | RefusedRow]:
+    """Photos with the URIs and sizes of their files; a refused row for one in a place that may not be looked at."""
+
+    def find(photo: Photo) -> Photo | RefusedRow:
         try:
-            sizes |= {file.uri: file.size_bytes for file in storage.list_files(one, recursive=False)}
+            uri, size = finder.find(photo.uri)
         except StoreUnavailable:
             raise
-        except GeolocError as error:
-            closed[one] = str(error)
-    listing = Listing(folder, sizes)
-    found, refused = [], []
-    for photo in photos:
-        if problem := closed.get(photo.uri.rsplit("/", 1)[0]):
-            refused.append(RefusedRow(photo.query_id, "unreachable", problem, photo.uri))
-            continue
-        uri = listing.find(photo.uri)
-        found.append(replace(photo, uri=uri, size_bytes=sizes.get(uri)))
-    return found, refused
+        except StorageError as error:
+            return RefusedRow(photo.query_id, "unreachable", str(error), photo.uri)
+        return replace(photo, uri=uri, size_bytes=size)
+
+    return looked_for(photos, find, lambda photo: photo.uri)
+
+
+def photo_fingerprints(uris: Iterable[str | None]) -> Iterator[str | None]:
+    """What identifies the content of photos, of which one that may not be read costs its row alone (None: no look)."""
+    return file_fingerprints(uris, closed="unreachable")
+
+
+def looked_for(
+    items: Iterable[Item], look: Callable[[Item], Found], uri_of: Callable[[Item], str]
+) -> Iterator[Found]:
+    """`look` of each item in order; on object stores eight at a time, since there the time goes into waiting."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        while some := list(islice(waiting, _LOOKED_FOR_AT_ONCE)):
+            local = all(storage.is_local(uri_of(item)) for item in some)
+            yield from map(look, some) if local else pool.map(look, some)
 
 
 def _photo(

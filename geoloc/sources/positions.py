@@ -3,6 +3,8 @@
 A byte-order mark, UTF-16 with one, Windows line ends, blank lines, Excel's line `sep=;` and blanks around cells are
 fine. Cells are text here; what they mean is decided by who reads them, so that a bad cell costs its row and not the
 file.
+
+A CSV is read from the disk row by row, each time that its rows are asked for; a GeoJSON is held in memory.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,10 +26,10 @@ from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
 from geoloc.core.progress import say
 from geoloc.core.schemas import coordinate_problem
+from geoloc.core.scratch import LocalFile
 from geoloc.sources.quarantine import RefusedRow
 
 _DELIMITERS = (",", ";", "\t")
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _WGS84_NAMES = ("CRS84", "4326")
 _MEANT = {
@@ -106,9 +110,7 @@ class Columns:
 
 def read_columns(uri: str) -> Columns:
     """Read a CSV or GeoJSON file; `InputError` when it is neither or holds no row."""
-    text = _text_of(uri)
-    read = _from_geojson if uri.lower().endswith((".geojson", ".json")) else _from_csv
-    columns = read(uri, text)
+    columns = _from_geojson(uri) if uri.lower().endswith((".geojson", ".json")) else _from_csv(uri)
     if not len(columns.rows):
         raise InputError(f"{uri!r} holds no rows below its header; add some.", reason="no_rows")
     return columns
@@ -125,11 +127,31 @@ def _text_of(uri: str) -> str:
 
 
 @dataclass(frozen=True)
-class _CsvRows:
-    """Rows of a CSV whose text is held as it is: each row is parsed again when it is reached."""
+class _TextFile:
+    """The lines of a text file, as often as they are asked for; a remote file is copied to the local disk once."""
 
     uri: str
-    text: str
+    file: LocalFile
+
+    def lines(self) -> Iterator[str]:
+        """Each line with its end, which is of any kind."""
+        path = self.file.path
+        with storage.attempt("read", self.uri, lambda: path.open("rb")) as stream:
+            encoding = "utf-16" if stream.read(2) in _UTF16_MARKS else "utf-8-sig"
+        try:
+            with path.open(encoding=encoding, newline="") as text:
+                yield from text
+        except UnicodeDecodeError:
+            _text_of(self.uri)  # says which byte it is
+            raise
+
+
+@dataclass(frozen=True)
+class _CsvRows:
+    """Rows of a CSV, which are read from its file each time; `skip` lines of it go before the header."""
+
+    text: _TextFile
+    skip: int
     delimiter: str
     names: tuple[str, ...]
     count: int
@@ -138,42 +160,71 @@ class _CsvRows:
         return self.count
 
     def __iter__(self) -> Iterator[Row]:
-        lines = _filled_lines(self.uri, self.text, self.delimiter)
+        lines = _filled_lines(self.text, self.skip, self.delimiter)
         next(lines, None)
         return (_csv_row(self.names, cells) for cells in lines)
 
 
-def _from_csv(uri: str, text: str) -> Columns:
-    header = next((line for match in _LINE.finditer(text) if (line := match.group()).strip()), "")
+class _LongRows(Mapping[int, str]):
+    """What is wrong with the rows of more cells than columns: 16 bytes a row."""
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._rows, self._cells = array("q"), array("q")
+
+    def note(self, row: int, cells: int) -> None:
+        """Add a row with its number of cells, in the order of the rows."""
+        self._rows.append(row)
+        self._cells.append(cells)
+
+    def __getitem__(self, row: int) -> str:
+        place = bisect_left(self._rows, row)
+        if place == len(self._rows) or self._rows[place] != row:
+            raise KeyError(row)
+        return (
+            f"row {row} has {self._cells[place]} cells, but the header {self._columns} columns; decimals take a point, "
+            "and text with the separator in it takes quotes"
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _from_csv(uri: str) -> Columns:
+    text = _TextFile(uri, LocalFile(uri))
+    numbered = ((number, line) for number, line in enumerate(text.lines(), start=1) if line.strip())
+    skip, header = next(numbered, (0, ""))
     delimiter = max(_DELIMITERS, key=header.count)
-    if header.strip().lower() in [f"sep={mark}" for mark in _DELIMITERS]:  # Excel's own way to name it
-        delimiter = header.strip()[-1] if header.strip()[-1] != "=" else "\t"
-        text = text[text.index(header) + len(header) :]
-    lines = _filled_lines(uri, text, delimiter)
+    if header.strip("\r\n ").lower() in [f"sep={mark}" for mark in _DELIMITERS]:  # Excel's own way to name it
+        delimiter = header.strip("\r\n ")[-1]
+    else:
+        skip = 0
+    lines = _filled_lines(text, skip, delimiter)
     if (first := next(lines, None)) is None:
         raise InputError(f"{uri!r} is empty; the first line names the columns.", reason="no_rows")
     names = tuple(name.strip().lower() for name in _without_empty_end(first))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{uri!r} has the column {twice!r} twice; rename one.", reason="missing_column")
-    problems, count = {}, 0
+    problems, count = _LongRows(len(names)), 0
     for count, cells in enumerate(lines, start=1):
         if len(cells) > len(names) and (filled := len(_without_empty_end(cells))) > len(names):
-            problems[count] = (
-                f"row {count} has {filled} cells, but the header {len(names)} columns; decimals take a point, and "
-                "text with the separator in it takes quotes"
-            )
-    return Columns(uri, names, _CsvRows(uri, text, delimiter, names, count), problems)
+            problems.note(count, filled)
+    return Columns(uri, names, _CsvRows(text, skip, delimiter, names, count), problems)
 
 
-def _filled_lines(uri: str, text: str, delimiter: str) -> Iterator[list[str]]:
+def _filled_lines(text: _TextFile, skip: int, delimiter: str) -> Iterator[list[str]]:
     """The cells of each line of a CSV that has any text."""
-    lines = (match.group() for match in _LINE.finditer(text))
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(islice(text.lines(), skip, None), delimiter=delimiter, skipinitialspace=True)
     try:
         yield from (cells for cells in reader if any(cell.strip() for cell in cells))
     except csv.Error as error:
-        raise InputError(f"{uri!r} is not a CSV file: line {reader.line_num}: {error}.") from error
+        raise InputError(
+            f"{text.uri!r} is not a CSV file: line {skip + reader.line_num}: {error}."
+        ) from error
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:
@@ -187,7 +238,8 @@ def _csv_row(names: tuple[str, ...], cells: list[str]) -> Row:
     return {name: cell.strip() for name, cell in zip(names, padded, strict=False)}
 
 
-def _from_geojson(uri: str, text: str) -> Columns:
+def _from_geojson(uri: str) -> Columns:
+    text = _text_of(uri)
     try:
         document = json.loads(text)
         _check_crs(uri, document)

@@ -6,8 +6,12 @@ Convention: GeoJSON puts the longitude first.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
+
+from geoloc.core import storage
 
 
 def point(lat: float, lon: float) -> dict[str, Any]:
@@ -28,3 +32,12 @@ def collection(features: Iterator[dict[str, Any]]) -> Iterator[str]:
         yield f"{separator}{json.dumps(feature)}"
         separator = ",\n"
     yield "\n]}\n"
+
+
+def write_text(uri: str, pieces: Iterable[str]) -> None:
+    """Write a text to any URI, whole or not at all; a piece of it is in memory at a time."""
+    with tempfile.TemporaryDirectory(prefix="geoloc-geojson-") as work:
+        path = Path(work) / "text"
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
+        storage.copy_file(str(path), uri)

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from geoloc.core import part_table, storage
-from geoloc.core.fingerprint import Streamed, file_fingerprints, fingerprint_of
+from geoloc.core.fingerprint import Streamed, fingerprint_of
 from geoloc.core.progress import say
 from geoloc.runtime import table_job
 from geoloc.runtime.table_job import PartResult
@@ -132,8 +132,8 @@ def _queries(
             _VERSION,
             asdict(config.views()),
             config.rows_per_part,
-            storage.sha256_bytes(storage.read_bytes(positions)),
-            Streamed(file_fingerprints(photo.uri for photo in photos)),
+            storage.sha256_file(positions),
+            Streamed(folder.photo_fingerprints(photo.uri for photo in photos)),
         ]
     )
     with opened.begin(uri, fingerprint) as table:
@@ -150,19 +150,20 @@ def _queries(
 def _query_units(
     config: IngestConfig, photos: Sequence[Photo], refused: Sequence[RefusedRow]
 ) -> table_job.Units:
-    """The photos of each part, and rows that were refused already with the first."""
+    """The photos of each part, and rows that were refused already, an equal share with each."""
     bytes_per_row = _PHOTO_PART_BYTES / config.rows_per_part
     ranges = table_job.split_ranges(
         (max(1, round((photo.size_bytes or 0) / bytes_per_row)) for photo in photos), config.rows_per_part
-    )
+    ) or [range(0)]
 
-    def describe(part: range) -> dict[str, Any]:
+    def describe(number: int) -> dict[str, Any]:
+        part, (first, last) = ranges[number], (len(refused) * (number + k) // len(ranges) for k in (0, 1))
         return {
             "photos": [asdict(photo) for photo in photos[part.start : part.stop]],
-            "refused": [asdict(row) for row in (refused if part.start == 0 else [])],
+            "refused": [asdict(row) for row in refused[first:last]],
         }
 
-    return table_job.Units(ranges or [range(0)], describe)
+    return table_job.Units(range(len(ranges)), describe)
 
 
 def make_queries(unit: dict[str, Any]) -> PartResult:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
-from geoloc.core.fingerprint import Streamed, file_fingerprints, fingerprint_of
+from geoloc.core.fingerprint import Streamed, fingerprint_of
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
@@ -24,10 +24,10 @@ from geoloc.localization.query_photos import Photo
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers
-from geoloc.sources.folder import unused_headings
+from geoloc.sources.folder import photo_fingerprints, unused_headings
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.stages import localize_routes
-from geoloc.stages.geojson_lines import collection, feature, point
+from geoloc.stages.geojson_lines import collection, feature, point, write_text
 from geoloc.stages.localize_inputs import PhotoEntry, list_photos
 from geoloc.stages.localize_settings import LocalizeConfig, LocalizeInputs, LocalizeResult, read_entry
 
@@ -71,21 +71,21 @@ def run(
         for name, lines in ((GEOJSON_NAME, _geojson), (HYPOTHESES_NAME, _hypotheses_geojson)):
             uri = storage.join(output, name)
             if not reused or not storage.exists(uri):
-                storage.write_bytes(uri, "".join(lines(fixes)).encode())
+                write_text(uri, lines(fixes))
     say(table_job.summary("fixes", manifest) + (" (reused)" if reused else ""))
     if words := unused_headings("photos", int(manifest.details.get(_UNUSED_HEADINGS, 0))):
         say(words)
     return _result(output, manifest, snapshot_id, reused=reused, seconds=time.monotonic() - start)
 
 
-def _fingerprint(config: LocalizeConfig, entries: list[PhotoEntry], index: str, snapshot_id: str) -> str:
+def _fingerprint(config: LocalizeConfig, entries: Sequence[PhotoEntry], index: str, snapshot_id: str) -> str:
     fit = calibration_uri(index, snapshot_id)
     calibrated = storage.sha256_file(fit) if storage.exists(fit) else None
     known = (asdict(entry) for entry in entries)
     photos = Streamed(
         {name: value for name, value in each.items() if name not in ("uri", "way")} for each in known
     )
-    contents = Streamed(file_fingerprints(entry.uri for entry in entries))
+    contents = Streamed(photo_fingerprints(None if entry.problem else entry.uri for entry in entries))
     return fingerprint_of([KIND, _VERSION, config.model_dump(), photos, contents, snapshot_id, calibrated])
 
 

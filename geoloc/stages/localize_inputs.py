@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from geoloc.core import storage
-from geoloc.core.errors import InputError
+from geoloc.core.errors import InputError, StorageError, StoreUnavailable
 from geoloc.core.file_selection import select
 from geoloc.core.progress import say
-from geoloc.sources.folder import PHOTO_FOLDER, POSITION_FILES, Listing, photo_uri
-from geoloc.sources.positions import LAT_NAMES, LON_NAMES, PHOTO_NAMES, Row, number, read_columns
+from geoloc.core.repeated_ids import RepeatedIds
+from geoloc.core.scratch import ScratchRecords
+from geoloc.sources.folder import POSITION_FILES, PhotoFinder, looked_for, photo_uri, row_key
+from geoloc.sources.positions import LAT_NAMES, LON_NAMES, PHOTO_NAMES, Columns, Row, number, read_columns
 
 # Endings of pictures, the first line of those that are read. All are listed, so that what cannot be read is
 # refused by name; what a file is, its first bytes decide.
@@ -102,8 +106,14 @@ class PhotoEntry:
     problem: tuple[str, str] | None = None
     way: RoutePlace | None = None
 
+    @classmethod
+    def revive(cls, *values: Any) -> PhotoEntry:
+        """An entry from the values of its fields as JSON keeps them."""
+        *plain, problem, way = values
+        return cls(*plain, problem and tuple(problem), way and RoutePlace(*way))
 
-def list_photos(uri: str, *, anywhere: bool = False, routes: bool = False) -> list[PhotoEntry]:
+
+def list_photos(uri: str, *, anywhere: bool = False, routes: bool = False) -> Sequence[PhotoEntry]:
     """The photos that a user names: a file, a folder or glob of files, or a list of them (CSV, GeoJSON).
 
     A folder with `photos.csv` or `photos.geojson` is that list. Positions in it are not needed and never used. Of a
@@ -134,7 +144,7 @@ def _common_folder(files: list[str]) -> str:
     return common
 
 
-def _from_list(uri: str, anywhere: bool, routes: bool) -> list[PhotoEntry]:
+def _from_list(uri: str, anywhere: bool, routes: bool) -> Sequence[PhotoEntry]:
     columns = read_columns(uri)
     (photo_name,) = columns.require(PHOTO_NAMES)
     if routes:
@@ -142,33 +152,50 @@ def _from_list(uri: str, anywhere: bool, routes: bool) -> list[PhotoEntry]:
     if unused := columns.unused((photo_name, *_USED, *_OF_INGEST, *(_OF_ROUTES if routes else ()))):
         say(unused)
     folder = uri.rsplit("/", 1)[0]
-    places = [storage.join(folder, PHOTO_FOLDER)]
-    if not all(row.get(photo_name, "").isascii() for row in columns.rows):
-        places.append(folder)
-    listing = Listing(
-        folder, (file.uri for place in places for file in storage.list_files(place, recursive=False))
-    )
-    entries, seen = [], set()
-    for line, row in enumerate(columns.rows, start=1):
-        name = row.get(photo_name, "")
-        key = row.get("id") or row.get("query_id") or name or f"row {line}"
+    finder = PhotoFinder(folder)
+
+    def find(entry: PhotoEntry) -> PhotoEntry:
         try:
-            entry = _entry(row, key, listing.find(photo_uri(name, folder, anywhere=anywhere)))
-            if routes:
-                entry = replace(entry, way=_way(row))
+            return entry if entry.problem else replace(entry, uri=finder.find(entry.uri)[0])
+        except StoreUnavailable:
+            raise
+        except StorageError:
+            return entry  # who reads it says why
+
+    def entry_of(row: Row, key: str) -> PhotoEntry:
+        name = row.get(photo_name, "")
+        try:
+            entry = _entry(row, key, photo_uri(name, folder, anywhere=anywhere))
+            return replace(entry, way=_way(row)) if routes else entry
         except InputError as error:
-            entry = _refused(PhotoEntry(query_id=key, uri=name), error.reason, str(error))
+            return _refused(PhotoEntry(query_id=key, uri=name), error.reason, str(error))
+
+    entries = ScratchRecords(PhotoEntry, PhotoEntry.revive)
+    for entry in looked_for(_checked(columns, photo_name, entry_of), find, lambda entry: entry.uri):
+        entries.append(entry)
+    return entries
+
+
+def _checked(
+    columns: Columns, photo_name: str, entry_of: Callable[[Row, str], PhotoEntry]
+) -> Iterator[PhotoEntry]:
+    """The entry of each row; one that does not fit the header, names no photo or repeats an id is refused."""
+    repeated = RepeatedIds(row_key(row, photo_name, line) for line, row in enumerate(columns.rows, start=1))
+    seen: set[str] = set()
+    for line, row in enumerate(columns.rows, start=1):
+        key = row_key(row, photo_name, line)
+        entry = entry_of(row, key)
         if line in columns.problems:
             entry = _refused(entry, "too_many_cells", columns.problems[line])
-        elif not name:
+        elif not row.get(photo_name):
             entry = _refused(entry, "missing_file", f"the {photo_name} cell of row {line} is empty")
         elif key in seen:
             entry = _refused(
                 entry, "duplicate_id", f"row {line} repeats the id {key!r}; the first one is kept"
             )
-        seen.add(key)
-        entries.append(entry)
-    return entries
+        if line - 1 in repeated:
+            seen.add(key)
+        yield entry
 
 
 def _entry(row: Row, key: str, uri: str) -> PhotoEntry:

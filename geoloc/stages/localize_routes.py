@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from geoloc.core import part_table, schemas, storage
 from geoloc.core.errors import ArtifactError, InputError
-from geoloc.core.fingerprint import Streamed, file_fingerprints, fingerprint_of
+from geoloc.core.fingerprint import Streamed, fingerprint_of
 from geoloc.core.part_table import TableDraft, TableManifest
 from geoloc.core.progress import say
 from geoloc.index.format.commit import current_snapshot
@@ -28,9 +28,10 @@ from geoloc.localization.routes.route_answer import RoutePosition
 from geoloc.runtime import table_job
 from geoloc.runtime.ray_session import cpu_count, ensure_ray
 from geoloc.runtime.table_job import PartResult, Workers
+from geoloc.sources.folder import photo_fingerprints
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.street_graphs import read_streets
-from geoloc.stages.geojson_lines import collection, feature, point
+from geoloc.stages.geojson_lines import collection, feature, point, write_text
 from geoloc.stages.localize_inputs import PhotoEntry, RoutePlace, list_photos
 from geoloc.stages.localize_settings import LocalizeConfig, LocalizeInputs, LocalizeResult, read_entry
 
@@ -65,7 +66,7 @@ def locate_routes(
             manifest = _make(config, table, (index, snapshot_id, streets), routes)
         uri = storage.join(output, GEOJSON_NAME)
         if not reused or not storage.exists(uri):
-            storage.write_bytes(uri, "".join(_geojson(table_uri)).encode())
+            write_text(uri, _geojson(table_uri))
     say(table_job.summary(ROUTES, manifest) + (" (reused)" if reused else ""))
     located = int(manifest.details["located"])
     return LocalizeResult(
@@ -124,7 +125,7 @@ def _fingerprint(
     photos = Streamed(
         {name: value for name, value in asdict(entry).items() if name != "uri"} for entry in entries
     )
-    contents = Streamed(file_fingerprints(entry.uri for entry in entries))
+    contents = Streamed(photo_fingerprints(None if entry.problem else entry.uri for entry in entries))
     return fingerprint_of([KIND, _VERSION, config.model_dump(), photos, contents, snapshot_id, graph])
 
 

@@ -17,6 +17,7 @@ from geoloc.models.built_in import model_location
 from geoloc.models.card import CARD_NAME, METRICS_NAME, RECIPE_NAME, ModelCard, read_card
 from geoloc.recipe.recipe import Recipe
 from geoloc.runtime.ray_session import await_resources, ensure_ray
+from geoloc.runtime.task_stream import results_in_order
 from geoloc.training.data import check_data, data_identity, table_checksums
 from geoloc.training.node_cache import NodeCache
 from geoloc.training.run_log import check_tensorboard
@@ -119,10 +120,10 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
     fingerprint = _fingerprint(config, recipe, train, start, measured)
     if not is_finished(output, fingerprint, record=CARD_NAME, shared=True):
         # Before the output is touched and any worker starts: Ray Train would repeat a worker that fails.
-        check_data(train, recipe, NodeCache(cache_directory(), data_identity(train, recipe), run=""))
         _refuse_other_model(output, recipe, overwrite=overwrite)
         ensure_ray()
         _await_resources(config)
+        _check_data(train, recipe)
     # Shared: checkpoints of an unfinished training lie here, each run's below its own name.
     with begin_output(
         output, fingerprint, record=CARD_NAME, what="a model", overwrite=overwrite, shared=True
@@ -145,6 +146,16 @@ def run(config: TrainConfig, inputs: TrainInputs, output: str, *, overwrite: boo
         storage.delete(storage.join(output, CHECKPOINTS))
         _validate(output, inputs.validation)
     return _result(output, read_card(output), reused=False)
+
+
+def _check_data(train: str, recipe: Recipe) -> None:
+    """Refuse data that cannot train a recipe, in a task: the names of all pairs are joined for it."""
+    list(results_in_order(check_on_node, [(train, recipe)]))
+
+
+def check_on_node(train: str, recipe: Recipe) -> None:
+    """`check_data` with the cache of this node, which the workers of the node then find filled."""
+    check_data(train, recipe, NodeCache(cache_directory(), data_identity(train, recipe), run=""))
 
 
 def _check_measuring(config: TrainConfig, inputs: TrainInputs) -> None:
@@ -191,7 +202,7 @@ def _fit(config: TrainConfig, worker: dict[str, Any]) -> None:
 
     from geoloc.training.loop import run_worker
 
-    filesystem, path = storage.filesystem(worker["checkpoints"])
+    filesystem, path = storage.patient_filesystem(worker["checkpoints"])
     trainer = _quiet_trainer()(
         run_worker,
         train_loop_config=worker,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from geoloc.core import storage
@@ -138,3 +143,25 @@ def test_permanent_errors_are_not_repeated(proxy: FailingProxy, s3_uri: str) -> 
     with pytest.raises(ArtifactError, match="there is no such file"):
         storage.read_bytes(f"{s3_uri}/absent")
     assert len(proxy.requests) == 1
+
+
+def test_a_library_that_writes_by_itself_outlives_it_too(
+    proxy: FailingProxy, s3_uri: str, tmp_path: Path
+) -> None:
+    """As Ray Train writes checkpoints: with a file system that came to a worker as a copy."""
+    (tmp_path / "state").write_bytes(b"state")
+    systems = {"patient": storage.patient_filesystem(s3_uri), "of-arrow": storage.filesystem(s3_uri)}
+    for name, (fs, path) in systems.items():
+        proxy.faults = Faults(shares={"error": 1.0})
+        heal = threading.Timer(1.5, setattr, (proxy, "faults", Faults()))
+        heal.start()
+        with contextlib.suppress(OSError):  # Arrow does not always say that it gave up
+            pafs.copy_files(
+                str(tmp_path / "state"),
+                f"{path}/{name}",
+                destination_filesystem=copy.copy(fs),
+                use_threads=False,
+            )
+        heal.join()
+    assert [file.name for file in storage.list_files(s3_uri)] == ["patient"]
+    assert storage.read_bytes(f"{s3_uri}/patient") == b"state"

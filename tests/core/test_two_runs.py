@@ -24,6 +24,7 @@ from geoloc.core.errors import ArtifactError
 from geoloc.core.progress import say
 
 PARTS = 3
+LONGEST_S = 600  # of a run that takes a second: machines of tests are busy
 REFUSALS = (
     "another run is at work there",
     "made from other inputs or settings",
@@ -117,7 +118,7 @@ def start(uri: str, run: Run, seed: int, *, far: bool) -> tuple[Any, Connection]
 
 def outcome(process: Any, answer: Connection) -> str:
     """`made`, `reused`, `killed` or `refused: <sentence>`."""
-    process.join(60)
+    process.join(LONGEST_S)
     assert process.exitcode is not None, "a run waits for ever"
     try:
         return str(answer.recv())
@@ -134,7 +135,7 @@ def play(uri: str, pair: Pair, seed: int) -> tuple[str, str]:
     if fate and first[0].is_alive():
         os.kill(first[0].pid, signal.SIGKILL if fate == "kill" else signal.SIGSTOP)
     if fate == "kill":
-        first[0].join(60)  # its process is gone, so nobody waits for its lease
+        first[0].join(LONGEST_S)  # its process is gone, so nobody waits for its lease
     second = start(uri, pair.second, seed + 1, far=fate == "stop")
     if fate == "stop":
         time.sleep(chance.random() * 0.8)

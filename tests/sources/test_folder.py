@@ -25,7 +25,8 @@ def photo_file(path: Path, width: int = 128, height: int = 64, **options: object
 
 def read(tmp_path: Path, text: str, name: str = "photos.csv", encoding: str = "utf-8") -> tuple[list, list]:
     (tmp_path / name).write_bytes(text.encode(encoding))
-    return read_photos(str(tmp_path / name), DEFAULTS)
+    photos, refused = read_photos(str(tmp_path / name), DEFAULTS)
+    return list(photos), list(refused)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from geoloc.core import storage
-from geoloc.core.errors import InputError, StorageError
+from geoloc.core.errors import InputError, StorageError, StoreUnavailable
 from geoloc.core.images import MAX_IMAGE_BYTES, decode_image
 from geoloc.sources import folder
 from geoloc.sources.datasets.rows import Request
 from geoloc.sources.datasets.webdataset import plan, read_shard
 from geoloc.sources.folder import ViewDefaults, load_photos, read_photos
+from geoloc.stages import localize, localize_routes
 from geoloc.stages.localize_inputs import list_photos
 
 STREET = ViewDefaults("street", 70.0)
@@ -60,7 +61,7 @@ def test_photos_from_anywhere_are_an_option_and_say_nothing_of_what_they_hold(tm
     (tmp_path / "secret.jpg").write_bytes(b"root:x:0:0:password")
     uri = _table(tmp_path, "../secret.jpg", str(tmp_path / "secret.jpg"))
     photos, refused = read_photos(uri, STREET, anywhere=True)
-    assert (len(photos), refused) == (3, [])
+    assert (len(photos), len(refused)) == (3, 0)
     rows, bad, _ = load_photos(photos)
     assert (rows.num_rows, len(bad)) == (1, 2)
     assert all("root" not in row.detail and row.reason == "undecodable" for row in bad)
@@ -85,6 +86,35 @@ def test_a_place_that_cannot_be_listed_or_read_costs_its_rows_alone(
     with pytest.raises(InputError) as caught:
         folder.read_photo("s3://private/x.jpg")
     assert caught.value.reason == "unreachable"
+
+
+def test_what_a_refused_row_names_is_never_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for its size nor for the fingerprint of the stage."""
+    uri = _table(tmp_path, *NAMES)
+    looked: list[str] = []
+    for name in ("file_size", "content_tag"):
+        original = getattr(storage, name)
+        monkeypatch.setattr(storage, name, lambda uri, look=original: (looked.append(uri), look(uri))[1])
+    read_photos(uri, STREET)
+    entries = list_photos(uri)
+    config = localize.LocalizeConfig()
+    assert localize._fingerprint(config, entries, str(tmp_path), "none")
+    assert localize_routes._fingerprint(config, [list(entries)], None, "none")
+    assert set(looked) == {str(tmp_path / "table" / "good.png")}
+
+
+def test_a_photo_that_may_not_be_read_does_not_stop_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tag(uri: str) -> str:
+        if uri == "closed":
+            raise StorageError("Cannot read 'closed': AWS Error ACCESS_DENIED")
+        if uri == "away":
+            raise StoreUnavailable("Cannot read 'away': no answer")
+        return uri
+
+    monkeypatch.setattr(storage, "content_tag", tag)
+    assert list(folder.photo_fingerprints(["a", "closed", None])) == ["a", "unreachable", None]
+    with pytest.raises(StoreUnavailable):
+        list(folder.photo_fingerprints(["away"]))
 
 
 def test_a_huge_file_is_refused_before_a_byte_of_it_is_read(

@@ -107,6 +107,7 @@ def world(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(module, "begin_output", identified)
     monkeypatch.setattr(train, "ensure_ray", lambda: None)
     monkeypatch.setattr(train, "_await_resources", lambda _config: None)
+    monkeypatch.setattr(train, "_check_data", lambda *_: None)
     root = tmp_path / "world"
     shutil.copytree(made[0], root)
     here, there = str(root), str(made[1])

@@ -23,6 +23,7 @@ import shapely
 from geoloc.core import storage
 from geoloc.core.arrays import FloatArray, IntArray
 from geoloc.core.errors import ConfigError, InputError
+from geoloc.core.scratch import LocalFile
 
 Bounds = tuple[float, float, float, float]
 _JSON = (".geojson", ".json")
@@ -198,8 +199,8 @@ def _from_geojson(uri: str) -> Iterator[Feature]:
 
 def _from_parquet(uri: str) -> Iterator[Feature]:
     number = 0
-    filesystem, path = storage.filesystem(uri)
-    for batch in pq.ParquetFile(path, filesystem=filesystem).iter_batches(batch_size=4096):
+    file = LocalFile(uri)  # one operation of the store, which is repeated when it fails
+    for batch in pq.ParquetFile(file.path).iter_batches(batch_size=4096):
         if "geometry" not in batch.schema.names:
             raise InputError(f"{uri!r} has no column geometry, so it is no GeoParquet.", reason="bad_osm")
         names = [name for name in batch.schema.names if name != "geometry"]
