@@ -42,7 +42,8 @@ FILE_HEADING_HELP = (
 ANYWHERE_HELP = "Read photos from wherever the list says: absolute paths, folders above the list, URIs."
 _LOOKERS = 8
 _LOOKED_FOR_AT_ONCE = 1024
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 _OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
 
 
@@ -135,7 +136,7 @@ class PhotoFinder:
         if not uri.isascii():
             for form in ("NFC", "NFD"):
                 for name in names:
-                    if (other := normalize(form, name)) != name:  # type: ignore[arg-type]
+                    if (other := normalize(form, name)) != name:
                         yield other
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from geoloc.core import storage
@@ -110,7 +110,8 @@ class PhotoEntry:
     def revive(cls, *values: Any) -> PhotoEntry:
         """An entry from the values of its fields as JSON keeps them."""
         *plain, problem, way = values
-        return cls(*plain, problem and tuple(problem), way and RoutePlace(*way))
+        known = dict(zip((field.name for field in fields(cls)), plain, strict=False))
+        return cls(**known, problem=problem and tuple(problem), way=way and RoutePlace(*way))
 
 
 def list_photos(uri: str, *, anywhere: bool = False, routes: bool = False) -> Sequence[PhotoEntry]:

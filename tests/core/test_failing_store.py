@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -150,18 +148,28 @@ def test_a_library_that_writes_by_itself_outlives_it_too(
 ) -> None:
     """As Ray Train writes checkpoints: with a file system that came to a worker as a copy."""
     (tmp_path / "state").write_bytes(b"state")
-    systems = {"patient": storage.patient_filesystem(s3_uri), "of-arrow": storage.filesystem(s3_uri)}
-    for name, (fs, path) in systems.items():
-        proxy.faults = Faults(shares={"error": 1.0})
-        heal = threading.Timer(1.5, setattr, (proxy, "faults", Faults()))
-        heal.start()
-        with contextlib.suppress(OSError):  # Arrow does not always say that it gave up
-            pafs.copy_files(
-                str(tmp_path / "state"),
-                f"{path}/{name}",
-                destination_filesystem=copy.copy(fs),
-                use_threads=False,
-            )
-        heal.join()
-    assert [file.name for file in storage.list_files(s3_uri)] == ["patient"]
-    assert storage.read_bytes(f"{s3_uri}/patient") == b"state"
+    fs, path = storage.patient_filesystem(s3_uri)
+    proxy.faults = Faults(script=deque(["error", "reset"] * 3))
+    pafs.copy_files(
+        str(tmp_path / "state"), f"{path}/state", destination_filesystem=copy.copy(fs), use_threads=False
+    )
+    assert not proxy.faults.script
+    assert storage.read_bytes(f"{s3_uri}/state") == b"state"
+
+
+@pytest.mark.parametrize(("budget_s", "tries"), [("300", 13), ("1", 5), ("0.01", 3)])
+def test_a_copy_of_its_file_system_tries_for_as_long_as_the_policy_says(
+    budget_s: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow waits 0.025 s x 2^n after try n, and its own copies forget how often they were to try."""
+    fs, _ = storage.patient_filesystem("s3://bucket/x")
+    asked = []
+    strategy = pafs.AwsDefaultS3RetryStrategy
+    monkeypatch.setenv("GEOLOC_STORE_BUDGET_S", budget_s)
+    monkeypatch.setattr(
+        pafs,
+        "AwsDefaultS3RetryStrategy",
+        lambda max_attempts: asked.append(max_attempts) or strategy(max_attempts),
+    )
+    assert type(copy.copy(fs)) is type(fs)
+    assert asked == [tries]
