@@ -28,7 +28,7 @@ _LEAST_DISTANCE = 1e-6  # of embeddings: what is nearer is the same
 
 
 def similarity_of_distance(distance: FloatArray) -> FloatArray:
-    """Similarities of the same shape from Euclidean distances of embeddings: -2 log(distance).
+    """Similarities float64[...] from Euclidean distances float64[...] of embeddings: -2 log(distance), elementwise.
 
     Photos err by different amounts, and nobody knows by how much one did. With a normal error of n dimensions and an
     unknown scale (Jeffreys' prior), the likelihood of a place falls as distance^-n. So the temperature is about 2 / n,
