@@ -29,7 +29,7 @@ from small_index import build, encoded, texture
 
 from geoloc.core import part_table, schemas
 from geoloc.core.part_table import Part, Receipt, TablePlan
-from geoloc.models.store import read_card
+from geoloc.models.card import read_card
 from geoloc.runtime import table_job
 from geoloc.stages import encode, evaluate, index_build, ingest, localize, train
 
