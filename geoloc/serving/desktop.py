@@ -8,7 +8,7 @@ import webbrowser
 
 
 def open_page(url: str) -> bool:
-    """Open a page in the desktop's browser; returns whether one was started.
+    """Open a page in the desktop's browser; returns whether one was asked to.
 
     Nothing happens without a terminal, without a display, in a session over ssh, and where the only browser is one
     that would take over the terminal (lynx, w3m).
@@ -17,10 +17,13 @@ def open_page(url: str) -> bool:
         return False
     try:
         browser = webbrowser.get()
-        # Browsers of a terminal are registered by this class, those of a desktop by classes derived from it or others.
-        return type(browser) is not webbrowser.GenericBrowser and browser.open(url)
     except webbrowser.Error:
         return False
+    # Browsers of a terminal are registered by this class, those of a desktop by classes derived from it or others.
+    if type(browser) is webbrowser.GenericBrowser:
+        return False
+    browser.open(url)  # its own answer is False for a program such as xdg-open that has ended already
+    return True
 
 
 def _has_display() -> bool:

@@ -52,7 +52,7 @@ def service(ray_local, own_index):
 
 @pytest.fixture(scope="module")
 def client(service):
-    with httpx.Client(base_url=service.url, timeout=60) as one:
+    with httpx.Client(base_url=service.url, timeout=180) as one:  # replicas start slowly
         yield one
 
 
@@ -393,6 +393,7 @@ def first_match(client, own_index, number: int) -> tuple[str, str, str]:
     return answer["snapshot_id"], answer["model_id"], answer["matches"][0]["tile_id"]
 
 
+@pytest.mark.timeout(900)
 def test_replicas_that_restart_serve_what_the_others_do_though_a_new_model_is_current(
     service, client, own_index, tmp_path
 ):
