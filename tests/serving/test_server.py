@@ -33,9 +33,8 @@ def serving(ray_local: None, tmp_path: Path, number: signal.Signals) -> Iterator
         environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     words = ["serve", "--index", index, "--port", "0", "--cpus-per-replica", "0.1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm_workers", *words],
+        [sys.executable, "-m", "geoloc", *words],
         env=environment,
-        cwd=Path(__file__).resolve().parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
