@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+# No test is timed: by default an example of more than 0.2 s fails, which a busy machine takes for any of them.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes side by side: a thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # 15 by default: workers would wait for the tests beside them.
