@@ -88,7 +88,7 @@ def test_the_command_trains_an_extension_and_prints_nothing_but_its_own_lines(
     environment.pop("RAY_ADDRESS", None)
     words = ["train", "--recipe", str(recipe), "--steps", "4", "--train", ingested, "--num-workers", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.warm_workers", *words, "--output", str(tmp_path / "model")],
+        [sys.executable, "-m", "geoloc", *words, "--output", str(tmp_path / "model")],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

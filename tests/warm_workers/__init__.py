@@ -3,6 +3,10 @@
 A worker that Ray starts by itself imports all that anew: three to eight seconds of a core, and the tests start
 hundreds. The Ray of the fixture `ray_local` starts `forwarder.py` in the place of its own script for workers. The
 forwarder hands its arguments, environment and files to `forker.py`, which forks. The child runs Ray's own script.
+
+Off unless GEOLOC_TESTS_WARM=1. It halves the time of the tests with a Ray, but children also inherit the state of Ray's
+random numbers: two that begin at the same moment draw the same object ids, one of them ends, and the Ray that waits for
+both hangs. It was seen once in three starts of the whole suite.
 """
 
 from __future__ import annotations
