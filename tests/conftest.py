@@ -293,20 +293,16 @@ def killed_after(parts: int) -> Iterator[None]:
 def ray_local(s3_server: S3Server) -> Iterator[None]:
     """One Ray with two CPUs for the session.
 
-    It starts after the S3 server: workers inherit the environment that Ray was started with. With GEOLOC_TESTS_WARM=1
-    its workers are forked (`warm_workers`).
+    It starts after the S3 server: workers inherit the environment that Ray was started with.
     """
     import ray
 
     from geoloc.runtime.ray_session import ensure_ray
-    from tests.warm_workers import warm_workers
 
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
     patch.setenv("RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT", "1")  # what cannot start fails at once
-    forked = os.environ.get("GEOLOC_TESTS_WARM") == "1"
-    with warm_workers() if forked else contextlib.nullcontext():
-        ensure_ray(num_cpus=2)
-        yield
-        ray.shutdown()
+    ensure_ray(num_cpus=2)
+    yield
+    ray.shutdown()
     patch.undo()
