@@ -136,7 +136,8 @@ class PhotoFinder:
         if not uri.isascii():
             for form in ("NFC", "NFD"):
                 for name in names:
-                    if (other := normalize(form, name)) != name:
+                    head = self._folder if name.startswith(self._folder) else ""  # is written as it is
+                    if (other := head + normalize(form, name.removeprefix(head))) != name:
                         yield other
 
 

@@ -155,6 +155,21 @@ def test_names_with_accents_are_found_in_both_spellings(tmp_path: Path, table: s
     assert list_photos(str(tmp_path / "photos.csv"))[0].uri == str(tmp_path / place / named)
 
 
+@pytest.mark.parametrize("folder_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("file_form", ["NFC", "NFD"])
+def test_the_folder_of_the_table_keeps_its_own_spelling(
+    tmp_path: Path, folder_form: str, file_form: str
+) -> None:
+    folder = tmp_path / normalize(folder_form, "José")  # type: ignore[arg-type]
+    folder.mkdir()
+    file = folder / normalize(file_form, "é.jpg")  # type: ignore[arg-type]
+    file.write_bytes(b"12345")
+    named = normalize("NFD" if file_form == "NFC" else "NFC", file.name)
+    photos, refused = read(folder, f"photo,lat,lon\n{named},1,2\n")
+    assert refused == []
+    assert [(photo.uri, photo.size_bytes) for photo in photos] == [(str(file), 5)]
+
+
 def test_bad_rows_are_refused_one_by_one(tmp_path: Path) -> None:
     text = """id,photo,lat,lon,view,fov_deg,step,place_id
 a,a.jpg,1,2,,,,
