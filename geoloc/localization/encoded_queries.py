@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +63,37 @@ class EncodedQueries:
             weights=None if self.weights is None else self.weights[part],
             sector=None if self.sector is None else self.sector[part],
         )
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What queries have in common that can be joined: model, view, widths, and what is known of them."""
+        known = (one is None for one in (self.shown, self.weights, self.sector))
+        return (
+            self.model_id,
+            self.view,
+            self.columns,
+            self.embedding.shape[1:],
+            self.code.shape[1:],
+            *known,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedQueries]) -> EncodedQueries:
+        """Queries of one `kind`, one below the other; `QueryError` for others."""
+        if len(parts) == 1:
+            return parts[0]
+        if len({part.kind for part in parts}) != 1:
+            raise QueryError(
+                f"{len(parts)} groups of queries are not of one kind; join those of one view and model.",
+                reason="mixed_queries",
+            )
+
+        def column(name: str) -> Any:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        names = ("embedding", "code", "heading_deg", "shown", "weights", "sector")
+        return replace(parts[0], **{name: column(name) for name in names})
 
     def searched(self) -> IntArray:
         """The candidates whose codes are searched, int64[Q, S]: those of the sector.

@@ -108,7 +108,7 @@ class ServeArgs(BaseModel):
         default=False,
         description="Give positions also to kinds of query without a calibration, with no promise.",
     )
-    max_batch: int = Field(default=16, ge=1, description="Photos in an encoding batch at most.")
+    max_batch: int = Field(default=16, ge=1, description="Photos that are encoded, or searched, together at most.")
     batch_wait_s: float = Field(
         default=0.0, ge=0, description="Seconds that an idle encoder waits for more photos to share a batch."
     )
@@ -230,7 +230,9 @@ def build_app(args: dict[str, Any]) -> Application:
         name=SEARCH,
         **chosen.replicas(SEARCH),
         ray_actor_options=cpus,
-        max_ongoing_requests=8,
+        # All that the encoders let through: they wait here, to be answered together, not in Serve's queues, whose
+        # looks for a free replica cost more than the answer.
+        max_ongoing_requests=queued,
         user_config=_START,
         max_queued_requests=queued,
     ).bind(
@@ -239,6 +241,7 @@ def build_app(args: dict[str, Any]) -> Application:
         min_confidence=chosen.min_confidence,
         uncalibrated=chosen.uncalibrated,
         asymmetric=chosen.asymmetric,
+        max_batch=chosen.max_batch,
     )
     limits = chosen.limits()
     ingress = _deployment(
@@ -262,7 +265,7 @@ def _encoder(chosen: ServeArgs, cpus: dict[str, float], queued: int) -> Any:
         name=ENCODER,
         **chosen.replicas(ENCODER),
         ray_actor_options=cpus | gpus,
-        max_ongoing_requests=2 * chosen.max_batch,
+        max_ongoing_requests=queued,
         user_config=_START,
         max_queued_requests=queued,
     )

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from ray.serve.handle import DeploymentHandle
 
 from geoloc.core import storage
-from geoloc.core.errors import ServiceUnavailable
+from geoloc.core.errors import GeolocError, ServiceUnavailable
 from geoloc.index.format.manifest import read_manifest
-from geoloc.localization.fix import Fix
 from geoloc.localization.locator import EncodedQueries, Locator
 from geoloc.localization.query_photos import Compass, encode_prepared
 from geoloc.serving.answer import (
@@ -32,8 +31,9 @@ from geoloc.serving.answer import (
     refusals_as_values,
 )
 from geoloc.serving.batching import Batcher
-from geoloc.serving.metrics import ENCODE, LOCATE, SEARCH, record_broken_shards, record_photo, record_step
+from geoloc.serving.metrics import ENCODE, record_broken_shards, record_photo, record_step
 from geoloc.serving.route_follower import RouteFollower
+from geoloc.serving.search_batch import AnswerSettings, Asked, Located, locate_together
 
 # Picture, view, heading, field of view, encoder, compass, and when it came (of `time.perf_counter`).
 Prepared = tuple[npt.NDArray[np.uint8], str, float | None, float, Any, Compass | None, float]
@@ -146,15 +146,17 @@ class SearchReplica:
         min_confidence: float,
         uncalibrated: bool = False,
         asymmetric: bool = True,
+        max_batch: int = 16,
     ) -> None:
         self._catalog = catalog
-        self._rerank = rerank
-        self._min_confidence = min_confidence
-        self._uncalibrated = uncalibrated
         self._asymmetric = asymmetric
         self._locators: dict[str, OrderedDict[str, Locator]] = {}  # of each index, the latest last
         self._opening = asyncio.Lock()
         self._routes = RouteFollower()
+        settings = AnswerSettings(rerank, min_confidence, uncalibrated)
+        self._batcher: Batcher[Asked, Located | GeolocError] = Batcher(
+            lambda asked: locate_together(asked, settings), most=max_batch
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Open what is served; Serve calls it before the replica gets requests."""
@@ -189,12 +191,14 @@ class SearchReplica:
 
     @refusals_as_values
     async def locate(self, queries: EncodedQueries, pin: Pin, query: Query) -> Answer:
-        """Search, cluster and calibrate on the snapshot that the request carries."""
+        """Search, cluster and calibrate on the snapshot that the request carries, with what came meanwhile."""
         kept = self._locators.get(pin.name)
         locator = (kept.get(pin.snapshot_id) if kept else None) or await self._open(pin)
-        came_s = time.perf_counter()
         total = len(locator.snapshot.manifest.shards)
-        fix, broken, spent = await asyncio.to_thread(self._located, locator, queries, query, came_s)
+        found = await self._batcher.result_of(Asked(locator, queries, query, time.perf_counter()))
+        if isinstance(found, GeolocError):
+            raise found
+        fix, broken = found.fix, found.broken_shards
         record_broken_shards(pin.name, broken)
         if broken and query.complete:
             raise ServiceUnavailable(
@@ -202,7 +206,7 @@ class SearchReplica:
                 "answer from the others."
             )
         record_photo(pin.name, "located" if fix.located else fix.reason or "not_located")
-        return Answer(fix, queries.model_id, total - broken, total, spent)
+        return Answer(fix, queries.model_id, total - broken, total, found.timings_ms)
 
     @refusals_as_values
     async def follow(self, queries: list[EncodedQueries], pin: Pin, query: RouteQuery) -> RouteReply:
@@ -214,30 +218,6 @@ class SearchReplica:
         for position in reply.fix.positions:
             record_photo(pin.name, "wide_posterior" if position.radius_m is None else "located")
         return reply
-
-    def _located(
-        self, locator: Locator, queries: EncodedQueries, query: Query, came_s: float
-    ) -> tuple[Fix, int, dict[str, float]]:
-        """(the fix, how many shards were left out, milliseconds by step) of one photo, in a thread."""
-        began_s = time.perf_counter()
-        rerank = self._rerank if query.rerank is None else query.rerank
-        compared = locator.compared(queries, query.k, rerank)
-        found = locator.search(queries, k=compared, region=query.region, rerank=rerank)
-        searched_s = time.perf_counter()
-        (fix,) = locator.fixes(
-            found,
-            queries,
-            k=query.k,
-            region=query.region,
-            rerank=rerank,
-            min_confidence=self._min_confidence,
-            uncalibrated=self._uncalibrated,
-        )
-        ended_s = time.perf_counter()
-        record_step(SEARCH, searched_s - began_s, began_s - came_s)
-        record_step(LOCATE, ended_s - searched_s)
-        spent = {"search": 1e3 * (searched_s - came_s), "locate": 1e3 * (ended_s - searched_s)}
-        return fix, len(locator.snapshot.broken_shards()), spent
 
     async def state(self) -> ReplicaState:
         """What this replica holds."""
