@@ -427,7 +427,7 @@ def _answer_matches(matches: Matches, cluster: Cluster, query: int, k: int) -> t
             similarity=match.similarity,
             in_cluster=bool(cluster.in_cluster[query, column]),
         )
-        for column, match in enumerate(matches.of(query)[:k])
+        for column, match in enumerate(matches.of(query, k))
     )
 
 

@@ -114,9 +114,10 @@ class Matches:
         arrays: dict[str, Any] = {name: getattr(self, name)[order] for name in _PADDING}
         return replace(self, **arrays)
 
-    def of(self, query: int) -> list[TileMatch]:
-        """The tiles of one query, best first, without padding."""
-        return [self._match(query, column) for column in range(int((self.rows[query] >= 0).sum()))]
+    def of(self, query: int, most: int | None = None) -> list[TileMatch]:
+        """The tiles of one query, `most` at most (None: all), best first, without padding."""
+        found = int((self.rows[query] >= 0).sum())
+        return [self._match(query, column) for column in range(found if most is None else min(found, most))]
 
     def _match(self, query: int, column: int) -> TileMatch:
         lat, lon = float(self.lat[query, column]), float(self.lon[query, column])
