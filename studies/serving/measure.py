@@ -304,7 +304,7 @@ def _plot(
     ]
     below.plot(seconds, middle)
     below.axvspan(*busy, alpha=0.12, color="grey")
-    below.set_yscale("log")
+    below.set_ylim(bottom=0)
     below.set_ylabel("median latency, ms")
     below.set_xlabel("seconds")
     figure.savefig(given.plot, dpi=100)
