@@ -3,10 +3,10 @@
 `python docs/page_screenshots.py --index INDEX --imagery TILES --photos QUERIES FOLDER` serves an index with a table of
 tiles behind the pins, and posts photos of a table of queries through the page:
 
-* page_located.jpg: the first photo that is located with a confidence of 90 % or more;
-* page_ambiguous.jpg: the first that is not located because places look alike;
+* page_located.jpg: the photo that is located with the highest confidence;
+* page_ambiguous.jpg: of those not located because places look alike, the one whose second place weighs most;
 * page_not_located.jpg: the first photo in thick fog, which shows nothing to match;
-* page_phone.jpg: another located photo, on a phone in the dark;
+* page_phone.jpg: the photo with the next highest confidence, on a phone in the dark;
 * page_route.jpg, with `--city DEMO/city`: panoramas every 12 m along streets of the test district of `make demo`.
 """
 
@@ -45,7 +45,6 @@ _PHONE = {
     "is_mobile": True,
     "has_touch": True,
 }
-_SURE = 0.9
 _MOST = 200
 _FOG = 0.02  # of the contrast is left
 _REST_MS = 4000  # until the map's pictures have come
@@ -87,12 +86,14 @@ def chosen(client: Client, photos: str) -> list[tuple[str, dict[str, Any], dict[
     table = part_table.read(photos, kind="queries", columns=("image", "heading_deg"))
     rows = table.to_pylist()[:_MOST]
     shown = list(answers(client, rows))
-    sure = (row for row, fix in shown if fix.located and (fix.confidence or 0) >= _SURE)
+    sure = sorted((one for one in shown if one[1].located), key=lambda one: -(one[1].confidence or 0.0))
+    unsure = [one for one in shown if one[1].reason == AMBIGUOUS and len(one[1].hypotheses) > 1]
+    torn, _ = max(unsure, key=lambda one: one[1].hypotheses[1].weight)
     return [
-        ("page_located", next(sure), _DESKTOP),
-        ("page_ambiguous", next(row for row, fix in shown if fix.reason == AMBIGUOUS), _DESKTOP),
+        ("page_located", sure[0][0], _DESKTOP),
+        ("page_ambiguous", torn, _DESKTOP),
         ("page_not_located", rows[0] | {"image": in_fog(rows[0]["image"])}, _DESKTOP),
-        ("page_phone", next(sure), _PHONE),
+        ("page_phone", sure[1][0], _PHONE),
     ]
 
 

@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import ray
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter
 
 from geoloc.core import progress
+from geoloc.runtime.gauges import LastingGauge
 
 _REFUSED = "quarantined/"
 
 
 @lru_cache(maxsize=1)
-def _gauges() -> tuple[Gauge, Gauge]:
-    done = Gauge("geoloc_work_done", "Items of a stage's work that are finished.", ("work",))
-    return done, Gauge("geoloc_work_planned", "Items of a stage's work in all.", ("work",))
+def _gauges() -> tuple[LastingGauge, LastingGauge]:
+    done = LastingGauge("geoloc_work_done", "Items of a stage's work that are finished.", ("work",))
+    return done, LastingGauge("geoloc_work_planned", "Items of a stage's work in all.", ("work",))
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import ray
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
+
+from geoloc.runtime.gauges import LastingGauge
 
 # From a cached answer to a request at its deadline.
 _BOUNDARIES_S = [
@@ -70,18 +72,18 @@ def _photos() -> Counter:
 
 
 @lru_cache(maxsize=1)
-def _in_flight() -> Gauge:
-    return Gauge("geoloc_requests_in_flight", "Requests that an ingress is answering.")
+def _in_flight() -> LastingGauge:
+    return LastingGauge("geoloc_requests_in_flight", "Requests that an ingress is answering.")
 
 
 @lru_cache(maxsize=1)
-def _served() -> tuple[Gauge, Gauge]:
-    snapshots = Gauge(
+def _served() -> tuple[LastingGauge, LastingGauge]:
+    snapshots = LastingGauge(
         "geoloc_served_snapshot",
-        "1 for the snapshot that an index is served from, 0 for those before it.",
+        "1 for the snapshot that an index is served from; 0, once, for the one before it.",
         ("index_name", "snapshot_id", "model_id"),
     )
-    broken = Gauge(
+    broken = LastingGauge(
         "geoloc_broken_shards", "Shards that a search replica leaves out as damaged.", ("index_name",)
     )
     return snapshots, broken
@@ -120,7 +122,7 @@ def record_served(index_name: str, snapshot_id: str, model_id: str, *, serving: 
     """An index is served from a snapshot, or no longer."""
     if ray.is_initialized():
         labels = {"index_name": index_name, "snapshot_id": snapshot_id, "model_id": model_id}
-        _served()[0].set(float(serving), labels)
+        _served()[0].set(float(serving), labels, lasting=serving)
 
 
 def record_broken_shards(index_name: str, count: int) -> None:

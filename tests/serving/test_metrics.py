@@ -104,6 +104,14 @@ def _exported() -> dict[str, dict[str, float]]:
     return found
 
 
+def _complete(found: dict[str, dict[str, float]], photos: int) -> bool:
+    """Whether every process of the service has reported: each does so by itself, the last after ten seconds."""
+    answered = found.get("ray_geoloc_requests_total", {}).get("/v1/localize,200")
+    steps = found.get("ray_geoloc_step_seconds_count", {})
+    located = found.get("ray_geoloc_photos_total", {}).get("located")
+    return answered == located == photos and len(steps) == 4 and "ray_geoloc_served_snapshot" in found
+
+
 @pytest.mark.slow  # Ray reports every ten seconds
 def test_steps_photos_and_snapshots_reach_the_metrics_of_the_node(ray_local: None, tmp_path: Any) -> None:
     small: SmallIndex = build(tmp_path, count=12)
@@ -121,7 +129,7 @@ def test_steps_photos_and_snapshots_reach_the_metrics_of_the_node(ray_local: Non
         until = time.monotonic() + _PATIENCE_S
         while time.monotonic() < until:
             found = _exported()
-            if found.get("ray_geoloc_photos_total", {}).get("located") == 3.0:
+            if _complete(found, photos=3):
                 break
             time.sleep(1.0)
     finally:

@@ -281,10 +281,10 @@ def index_codes(rows: int, folder: Path, meter: Meter) -> None:
 
 def evaluate_gallery(rows: int, folder: Path, meter: Meter) -> None:
     """The index of `index_codes`, which runs before."""
-    picture = encoded(texture(1)[:32])
+    pictures = [encoded(texture(number)[:32]) for number in range(FILES)]
     write_once(str(folder / "asked" / "queries"), "queries", QUERIES, lambda n: {
         "query_id": [f"photo-{k:08d}" for k in n], **places(n), "view": ["panorama"] * len(n),
-        "image": [picture] * len(n), "heading_deg": np.zeros(len(n)), "fov_deg": np.full(len(n), 360.0),
+        "image": [pictures[k % FILES] for k in n], "heading_deg": np.zeros(len(n)), "fov_deg": np.full(len(n), 360.0),
     }, schemas.QUERIES)  # fmt: skip
     inputs = evaluate.EvaluateInputs(index=str(folder / "index"), queries=str(folder / "asked"))
     meter.begin()
