@@ -1,4 +1,4 @@
-"""Builds shards of tiles on Ray: sorted runs, one plan, one task per shard; for `index build`, `add` and `compact`."""
+"""Builds shards of tiles on Ray: sorted runs, one plan, tasks that build shards; for `index build`, `add`, `compact`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from geoloc.index.search.rotation_invariant_codes import AnyHeadingCoder
 from geoloc.runtime.ray_session import cpu_count, gpu_count, remote_task
 
 _HASHES_PER_TASK = 8_000_000
+_TASK_BYTES = 64 * 2**20  # of shards that a task builds at least, where there are enough for all workers
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,32 @@ def build_shards(build: Build) -> list[ShardEntry]:
         "runs",
     )
     tasks = [_task(build, number, cuts) for number in range(len(plan.counts))]
-    remote = remote_task(build_shard, memory=build.memory_per_task_bytes, num_gpus=_gpus(build))
-    return gather([remote.remote(task) for task in tasks], "index: building", "shards")
+    remote = remote_task(_build_in_turn, memory=build.memory_per_task_bytes, num_gpus=_gpus(build))
+    sizes = [task.count * tile_bytes(build.bits, build.embedding_dim) for task in tasks]
+    groups = in_groups(sizes, cpu_count())
+    refs = [remote.remote(tasks[group.start : group.stop]) for group in groups]
+    unit = "shards" if len(groups) == len(tasks) else "groups of shards"
+    return list(itertools.chain.from_iterable(gather(refs, "index: building", unit)))
+
+
+def in_groups(sizes_bytes: Sequence[int], workers: int) -> list[range]:
+    """Ranges of neighbouring shards that a task builds in turn: small ones together, large ones alone.
+
+    A task costs about as much as writing some megabytes. Shards of equal size make `workers` groups or more, if there
+    are as many of them.
+    """
+    wanted = min(len(sizes_bytes), max(workers, -(-sum(sizes_bytes) // _TASK_BYTES)))
+    ends = np.cumsum(np.maximum(sizes_bytes, 1))
+    middles = ends - np.maximum(sizes_bytes, 1) / 2
+    numbers = np.floor(middles * wanted / max(int(ends[-1]) if len(ends) else 1, 1)).astype(np.int64)
+    edges = np.flatnonzero(np.diff(numbers)) + 1
+    borders = [0, *edges.tolist(), len(sizes_bytes)]
+    return [range(first, last) for first, last in itertools.pairwise(borders) if last > first]
+
+
+def _build_in_turn(tasks: Sequence[ShardTask]) -> list[ShardEntry]:
+    """Build the shards of a group, one after the other; the memory is that of the largest."""
+    return [build_shard(task) for task in tasks]
 
 
 def remove_runs(build: Build) -> None:

@@ -1,4 +1,4 @@
-"""Stage `index`: codes and the model that made them in, a committed snapshot out; one Ray task per shard."""
+"""Stage `index`: codes and the model that made them in, a committed snapshot out; Ray tasks build its shards."""
 
 from __future__ import annotations
 
