@@ -1,4 +1,4 @@
-"""Builds shards of tiles on Ray: sorted runs, one plan, tasks that build shards; for `index build`, `add`, `compact`."""
+"""Builds shards of tiles on Ray: sorted runs, one plan, tasks that build; for `index build`, `add`, `compact`."""
 
 from __future__ import annotations
 
