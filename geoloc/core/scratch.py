@@ -10,7 +10,7 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, fields
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from geoloc.core import storage
 from geoloc.core.errors import StorageError
@@ -35,6 +36,28 @@ def scratch_array(shape: tuple[int, ...], dtype: npt.DTypeLike, limit_bytes: int
     with tempfile.NamedTemporaryFile(prefix=_PREFIX) as file:
         # The mapping outlives the name: the space is given back when the array goes, even after a kill.
         return np.memmap(Path(file.name), dtype=dtype, mode="w+", shape=shape)
+
+
+def scratch_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """The batches as a table that is mapped from a temporary file; `StorageError` where there is no room."""
+    handle, name = tempfile.mkstemp(prefix=_PREFIX)
+    os.close(handle)
+    try:
+        with pa.OSFile(name, "wb") as file, pa.ipc.new_file(file, schema) as sink:
+            for batch in batches:
+                sink.write_batch(batch)
+        return pa.ipc.open_file(pa.memory_map(name)).read_all()
+    except OSError as error:
+        raise _no_room(error) from error
+    finally:
+        os.unlink(name)  # the mapping outlives the name
+
+
+def _no_room(error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot write to the folder for temporary files, {tempfile.gettempdir()!r} ({error.strerror or error}); "
+        "make room there, or set TMPDIR to another disk."
+    )
 
 
 class ScratchRecords(Sequence[Record], Generic[Record]):
@@ -61,10 +84,7 @@ class ScratchRecords(Sequence[Record], Generic[Record]):
             try:
                 written = os.pwrite(self._file, lines.encode(), self._starts[-1])
             except OSError as error:
-                raise StorageError(
-                    f"Cannot write to the folder for temporary files, {tempfile.gettempdir()!r} ({error.strerror}); "
-                    "make room there, or set TMPDIR to another disk."
-                ) from error
+                raise _no_room(error) from error
             self._starts.append(self._starts[-1] + written)
             self._last = []
 

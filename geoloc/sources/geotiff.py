@@ -12,6 +12,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,9 @@ from geoloc.core import geodesy, schemas
 from geoloc.core.arrays import BoolArray, FloatArray, Int32Array, IntArray
 from geoloc.core.errors import InputError
 from geoloc.core.geodesy import cells
+from geoloc.core.scratch import scratch_array
 from geoloc.sources import grid
+from geoloc.sources.centres import HELD_BYTES, Centres
 from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.jpeg import encode_jpeg
 from geoloc.sources.mosaic import Canvas, render
@@ -29,6 +33,7 @@ from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheets import Sheet
 
 Numbered = Sequence[Sheet] | Mapping[int, Sheet]
+_ROWS_AT_ONCE = 65_536  # of centres
 _PAIRS_AT_ONCE = 4096  # of a block and a sheet, while the plan is made
 _DENSE = 0.1  # share of a block's picture that tiles must cover to be worth reading as one
 
@@ -196,37 +201,71 @@ def _curve_order(band: Int32Array, column: Int32Array, spec: TileSpec) -> IntArr
     return order.astype(np.int64)
 
 
-def plan_centres(
-    sheets: Sequence[Sheet], spec: TileSpec, tile_ids: Sequence[str], lat: FloatArray, lon: FloatArray
-) -> list[Block]:
-    """Blocks of tiles around given centres: WGS84 degrees [N], checked by the caller.
+def plan_centres(sheets: Sequence[Sheet], spec: TileSpec, centres: Centres) -> Iterator[Block]:
+    """Blocks of tiles around given centres, along the curve of cells.
 
-    A block without sheets keeps its tiles, so that each can be refused by name.
+    A block without sheets keeps its tiles, so that each can be refused by name. Memory: 12 bytes a centre, and the
+    blocks of one cell.
     """
     spots = replace(spec, stride_m=spec.tile_m)  # the stride plays no part here: centres lie where they lie
-    members: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index in range(len(tile_ids)):
-        band = grid.band_of(float(lat[index]), spots.block_m)
-        members[band, grid.column_of(float(lon[index]), band, spots.block_m)].append(index)
-    outlines = [sheet.outline() for sheet in sheets]
     margin_m = spec.tile_m + 1.0
     touching: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, outline in enumerate(outlines):
-        for place in grid.blocks_touching(*outline, spots.block_m, margin_m):
+    for number, sheet in enumerate(sheets):
+        for place in grid.blocks_touching(*sheet.outline(), spots.block_m, margin_m):
             touching[place].append(number)
-    blocks = []
-    for place, indices in members.items():
-        centre = grid.block_centre(*place, spots.block_m)
-        block = Block(centre.lat, centre.lon, ())
-        east, north = block.frame.to_metres(lat[indices], lon[indices])
-        left = np.rint(east / spec.metres_per_pixel - spec.tile_px / 2).astype(int)
-        top = np.rint(-north / spec.metres_per_pixel - spec.tile_px / 2).astype(int)
-        tiles = tuple(
-            TilePlace(tile_ids[index], int(x), int(y)) for index, x, y in zip(indices, left, top, strict=True)
-        )
-        for group in _dense_groups(replace(block, tiles=tiles), spec.tile_px):
-            blocks += _with_sheets(group, sheets, touching[place], spec) or [group]
-    return _along_curve(blocks)
+    order, edges = _by_cell(centres, spots.block_m)
+    for first, last in pairwise(edges):
+        blocks: list[Block] = []
+        for place, rows in _by_place(centres, order[first:last], spots.block_m).items():
+            for group in _dense_groups(_block_of(centres, place, rows, spots), spec.tile_px):
+                blocks += _with_sheets(group, sheets, touching.get(place, ()), spec) or [group]
+        yield from sorted(blocks, key=lambda block: block.tiles[0].tile_id)
+
+
+def _block_of(centres: Centres, place: tuple[int, int], rows: list[int], spots: TileSpec) -> Block:
+    """The block at a place of the grid, with the tiles of some centres."""
+    middle = grid.block_centre(*place, spots.block_m)
+    block = Block(middle.lat, middle.lon, ())
+    east, north = block.frame.to_metres(centres.lat[rows], centres.lon[rows])
+    left = np.rint(east / spots.metres_per_pixel - spots.tile_px / 2).astype(int)
+    top = np.rint(-north / spots.metres_per_pixel - spots.tile_px / 2).astype(int)
+    ids = centres.ids_of(np.array(rows, np.int64))
+    tiles = (TilePlace(name, int(x), int(y)) for name, x, y in zip(ids, left, top, strict=True))
+    return replace(block, tiles=tuple(tiles))
+
+
+def _place_of(lat: float, lon: float, block_m: float) -> tuple[int, int]:
+    """Band and column of the grid's block that a point lies in."""
+    band = grid.band_of(lat, block_m)
+    return band, grid.column_of(lon, band, block_m)
+
+
+def _by_place(centres: Centres, rows: IntArray, block_m: float) -> dict[tuple[int, int], list[int]]:
+    """Some rows, by the place of their block: of one cell there may be several, beyond the mercator limit."""
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        places[_place_of(float(centres.lat[row]), float(centres.lon[row]), block_m)].append(row)
+    return places
+
+
+def _by_cell(centres: Centres, block_m: float) -> tuple[IntArray, IntArray]:
+    """(order int64[N], edges int64[E]): rows between two edges have blocks of one cell, cells follow their curve."""
+    cell: IntArray = scratch_array((len(centres.lat),), np.int64, HELD_BYTES)
+
+    @lru_cache(4096)
+    def cell_of(band: int, column: int) -> int:
+        return int(cells(*grid.block_centre(band, column, block_m)))
+
+    for row in range(len(cell)):
+        cell[row] = cell_of(*_place_of(float(centres.lat[row]), float(centres.lon[row]), block_m))
+    order = np.argsort(cell, kind="stable")
+    edges, before = [np.zeros(1, np.int64)], None
+    for first in range(0, len(order), _ROWS_AT_ONCE):
+        here = np.asarray(cell[order[first : first + _ROWS_AT_ONCE]])
+        changed = np.diff(here, prepend=here[0] if before is None else before)
+        edges.append(np.flatnonzero(changed) + first)
+        before = here[-1]
+    return order, np.concatenate([*edges, [len(order)]])
 
 
 def _dense_groups(block: Block, tile_px: int) -> list[Block]:
@@ -259,10 +298,6 @@ def pieces(block: Block, limit: int) -> list[Block]:
     """The block in strips of at most `limit` tiles (rows of the grid, from north to south)."""
     starts = range(0, len(block.tiles), limit)
     return [replace(block, tiles=block.tiles[start : start + limit]) for start in starts]
-
-
-def _along_curve(blocks: list[Block]) -> list[Block]:
-    return sorted(blocks, key=lambda block: (int(cells(block.lat, block.lon)), block.tiles[0].tile_id))
 
 
 def cut_blocks(

@@ -13,9 +13,10 @@ the frame's origin, x to the east, y to the south. Nothing depends on the sheets
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,11 @@ class Block:
     lon: float
     tiles: tuple[TilePlace, ...]
     sheets: tuple[int, ...] = ()
+
+    @classmethod
+    def revived(cls, lat: float, lon: float, tiles: Iterable[Sequence[Any]], sheets: Iterable[int]) -> Block:
+        """A block of the values of its fields as JSON keeps them: a tile is (id, left_px, top_px)."""
+        return cls(lat, lon, tuple(TilePlace(*tile) for tile in tiles), tuple(sheets))
 
     @property
     def frame(self) -> LocalFrame:

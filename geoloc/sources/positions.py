@@ -19,15 +19,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
-import numpy as np
-
 from geoloc.core import storage
-from geoloc.core.arrays import FloatArray
 from geoloc.core.errors import InputError
-from geoloc.core.progress import say
-from geoloc.core.schemas import coordinate_problem
 from geoloc.core.scratch import LocalFile
-from geoloc.sources.quarantine import RefusedRow
 
 _DELIMITERS = (",", ";", "\t")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -302,43 +296,3 @@ def number(row: Row, name: str) -> float | None:
             hint = "; write decimal degrees, negative in the south and west"
         raise InputError(f"{name} is {cell!r}, not a number{hint}", reason="bad_value")
     return value
-
-
-@dataclass(frozen=True)
-class Centres:
-    """Accepted tile centres (ids, WGS84 degrees [N]) and the refused rows."""
-
-    tile_ids: list[str]
-    lat: FloatArray
-    lon: FloatArray
-    refused: list[RefusedRow]
-
-
-def read_centres(uri: str) -> Centres:
-    """Tile centres from a file with the columns tile_id (or id), lat, lon; bad rows are refused one by one."""
-    columns = read_columns(uri)
-    id_name, lat_name, lon_name = columns.require(("tile_id", "id"), LAT_NAMES, LON_NAMES)
-    if unused := columns.unused((id_name, lat_name, lon_name)):
-        say(unused)
-    good: dict[str, tuple[float, float]] = {}
-    refused: list[RefusedRow] = []
-    for line, row in enumerate(columns.rows, start=1):
-        tile_id = row.get(id_name, "")
-        try:
-            columns.check(line)
-            lat, lon = number(row, lat_name), number(row, lon_name)
-            problem = coordinate_problem(lat, lon)
-            if not tile_id:
-                problem = ("missing_id", f"row {line} has no {id_name}")
-            elif tile_id in good:
-                problem = ("duplicate_id", f"row {line} repeats the id {tile_id!r}; the first one is kept")
-        except InputError as error:
-            problem = (error.reason, str(error))
-        if problem:
-            refused.append(RefusedRow(tile_id or f"row {line}", *problem, source=uri))
-        else:
-            assert lat is not None
-            assert lon is not None
-            good[tile_id] = (lat, lon)
-    places = np.array(list(good.values()), dtype=np.float64).reshape(-1, 2)
-    return Centres(list(good), places[:, 0], places[:, 1], refused)

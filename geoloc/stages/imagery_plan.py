@@ -12,10 +12,11 @@ from typing import Any
 
 from geoloc.core import storage
 from geoloc.core.progress import say
+from geoloc.core.scratch import ScratchRecords
 from geoloc.runtime import table_job
 from geoloc.sources import geotiff
-from geoloc.sources.grid import Block, TilePlace, TileSpec, grid_block
-from geoloc.sources.positions import read_centres
+from geoloc.sources.centres import read_centres
+from geoloc.sources.grid import Block, TileSpec, grid_block
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheet_checks import SheetReport, check_sheets
 from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
@@ -62,14 +63,21 @@ class ImageryPlan:
 
     def _around_centres(self, uri: str, limit: int) -> table_job.Units:
         centres = read_centres(uri)
-        planned = geotiff.plan_centres(self.sheets, self.spec, centres.tile_ids, centres.lat, centres.lon)
-        pieces = [piece for block in planned for piece in geotiff.pieces(block, limit)]
-        groups = table_job.split(pieces, lambda block: len(block.tiles), limit) or [[]]
+        pieces = ScratchRecords(Block, Block.revived)
+
+        def sizes() -> Iterator[int]:
+            for block in geotiff.plan_centres(self.sheets, self.spec, centres):
+                for piece in geotiff.pieces(block, limit):
+                    pieces.append(piece)
+                    yield len(piece.tiles)
+
+        groups = table_job.split_ranges(sizes(), limit) or [range(0)]
 
         def describe(index: int) -> dict[str, Any]:
+            blocks = pieces[groups[index].start : groups[index].stop]
             return {
-                **self._with_sheets(number for block in groups[index] for number in block.sheets),
-                "blocks": [asdict(block) for block in groups[index]],
+                **self._with_sheets(number for block in blocks for number in block.sheets),
+                "blocks": [asdict(block) for block in blocks],
                 "refused": [asdict(row) for row in (centres.refused if index == 0 else [])],
             }
 
@@ -154,5 +162,5 @@ def _grid_blocks(unit: dict[str, Any], spec: TileSpec) -> Iterator[Block]:
 
 def _named_blocks(unit: dict[str, Any]) -> Iterator[Block]:
     for block in unit["blocks"]:
-        tiles = tuple(TilePlace(**tile) for tile in block["tiles"])
-        yield Block(block["lat"], block["lon"], tiles, tuple(block["sheets"]))
+        tiles = [tuple(tile.values()) for tile in block["tiles"]]
+        yield Block.revived(block["lat"], block["lon"], tiles, block["sheets"])

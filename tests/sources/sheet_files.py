@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import rasterio
 from affine import Affine
 from pyproj import Transformer
+
+from geoloc.sources.centres import Centres
 
 Painter = Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -77,4 +80,11 @@ def smooth(lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64]) -> npt.ND
     east = (lon - 24.0) * 111_320 * np.cos(np.radians(59.0))
     return 127 + 100 * np.stack(
         [np.sin(east / 5.1), np.sin(north / 6.3), np.sin((east + north) / 7.2) * np.cos((east - north) / 4.4)]
+    )
+
+
+def centres_at(tile_ids: list[str], lat: npt.ArrayLike, lon: npt.ArrayLike) -> Centres:
+    """Given tile centres."""
+    return Centres(
+        pa.chunked_array([pa.array(tile_ids)]), np.asarray(lat, np.float64), np.asarray(lon, np.float64), []
     )

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from geoloc.core.errors import ArtifactError, InputError
+from geoloc.sources.centres import read_centres
 from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos, unused_headings
-from geoloc.sources.positions import read_centres
 from geoloc.stages.localize_inputs import list_photos
 
 DEFAULTS = ViewDefaults("panorama", 360.0)
@@ -302,19 +302,3 @@ def test_a_position_inside_the_photo_is_never_used(tmp_path: Path) -> None:
     photos, refused = read(tmp_path, "photo,lat,lon\ngps.jpg,,\n")
     assert not photos
     assert refused[0].reason == "missing_coordinate"
-
-
-def test_centres_refuse_bad_rows(tmp_path: Path) -> None:
-    path = tmp_path / "centres.csv"
-    path.write_text("tile_id;lat;lon\na;1;2\na;3;4\n;1;2\nb;95;2\nc;;\nd;1,5;2\ne;-1;-2\n")
-    centres = read_centres(str(path))
-    assert centres.tile_ids == ["a", "e"]
-    assert centres.lat.tolist() == [1.0, -1.0]
-    assert [(row.key, row.reason) for row in centres.refused] == [
-        ("a", "duplicate_id"),
-        ("row 3", "missing_id"),
-        ("b", "latitude_out_of_range"),
-        ("c", "missing_coordinate"),
-        ("d", "bad_value"),
-    ]
-    assert centres.refused[-1].detail.endswith("decimals take a point")

@@ -20,7 +20,7 @@ from geoloc.sources.grid import Block, TilePlace, TileSpec
 from geoloc.sources.mosaic import NEUTRAL, render
 from geoloc.sources.sheet_pixels import read_window
 from geoloc.sources.sheets import find_sheets
-from tests.sources.sheet_files import painted, sheet_around, smooth, write_sheet
+from tests.sources.sheet_files import centres_at, painted, sheet_around, smooth, write_sheet
 
 SPEC = TileSpec(tile_m=32.0, tile_px=64, stride_m=16.0)
 
@@ -86,7 +86,7 @@ def test_a_line_to_true_north_is_vertical_in_the_tile(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "a.tif") as sheet:
         raw = sheet.read(1)
     spec = TileSpec(128.0, 512, 64.0)
-    blocks = geotiff.plan_centres(sheets, spec, ["t"], np.array([lat]), np.array([lon]))
+    blocks = geotiff.plan_centres(sheets, spec, centres_at(["t"], [lat], [lon]))
     cut = geotiff.cut_blocks(blocks, sheets, spec, max_nodata_share=0, jpeg_quality=95, named=True)
     tile = pixels(cut)["t"][..., 0]
     columns = [float(np.average(np.arange(512), weights=row - 20 + 1e-9)) for row in np.clip(tile, 20, 255)]
@@ -113,7 +113,7 @@ def test_centres_are_where_the_row_says(tmp_path: Path) -> None:
     transform, size = sheet_around(59.0, 24.0, "EPSG:3301", 300.0, 1.0)
     sheets = find_sheets([painted(tmp_path / "a.tif", smooth, transform, size, "EPSG:3301")])
     lat, lon = np.array([59.0, 59.0004, 58.9996]), np.array([24.0, 24.0008, 23.9991])
-    blocks = geotiff.plan_centres(sheets, SPEC, ["a", "b", "c"], lat, lon)
+    blocks = geotiff.plan_centres(sheets, SPEC, centres_at(["a", "b", "c"], lat, lon))
     cut = geotiff.cut_blocks(blocks, sheets, SPEC, max_nodata_share=0.5, jpeg_quality=92, named=True)
     rows = {row["tile_id"]: row for row in cut.rows.to_pylist()}
     assert sorted(rows) == ["a", "b", "c"]

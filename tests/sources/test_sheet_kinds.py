@@ -30,7 +30,7 @@ from geoloc.sources.sheet_pixels import read_window
 from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
 from tests.conftest import S3Server
 from tests.failing_proxy import Faults, failing_proxy
-from tests.sources.sheet_files import painted, sheet_around, write_sheet
+from tests.sources.sheet_files import centres_at, painted, sheet_around, write_sheet
 
 SPEC = TileSpec(tile_m=32.0, tile_px=64, stride_m=16.0)
 CRS = "EPSG:32635"
@@ -257,7 +257,7 @@ def test_a_sheet_around_the_whole_earth_has_no_seam(tmp_path: Path) -> None:
     path = painted(tmp_path / "w.tif", stripes, Affine(0.5, 0, 0, 0, -0.5, 60), (720, 240), "EPSG:4326")
     (sheet,) = find_sheets([path])
     spec = TileSpec(3_200_000.0, 64, 1_600_000.0)
-    blocks = geotiff.plan_centres([sheet], spec, ["seam"], np.array([0.0]), np.array([0.2]))
+    blocks = geotiff.plan_centres([sheet], spec, centres_at(["seam"], [0.0], [0.2]))
     rows = geotiff.cut_blocks(blocks, [sheet], spec, max_nodata_share=0, jpeg_quality=95, named=True).rows
     (row,) = rows.to_pylist()
     assert shown(row)[32, 20:44].min() > 100
