@@ -80,8 +80,10 @@ def dominant_set(
 
     Convention: east_m, north_m float64[Q, K] in any common metric frame; points of weight 0 take no part.
     """
-    points = (np.ascontiguousarray(values, dtype=np.float64) for values in (east_m, north_m, weights))
-    memberships: FloatArray = _replicated(*points, sigma_m, iterations)
+    east, north, weight = (
+        np.ascontiguousarray(values, dtype=np.float64) for values in (east_m, north_m, weights)
+    )
+    memberships: FloatArray = _replicated(east, north, weight, sigma_m, iterations)
     return memberships
 
 
