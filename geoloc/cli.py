@@ -102,6 +102,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "fit-codes": Command(
             "geoloc.stages.fit_codes", "give a trained model another hash encoder, fitted on a sample"
         ),
+        "augment-model": Command(
+            "geoloc.stages.augment_model", "have a trained model also embed mirrored and resized pictures"
+        ),
         "compare": Command("geoloc.stages.compare", "train recipes with one budget and measure them"),
     },
     "index": {

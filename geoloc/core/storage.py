@@ -394,6 +394,16 @@ def list_files(uri: str, *, suffix: str = "", recursive: bool = True) -> list[St
     return sorted(found, key=lambda file: file.uri)
 
 
+def entry_names(uri: str) -> list[str]:
+    """Names of files and directories directly in a directory, in no order; empty when there is no such directory."""
+    if is_local(uri):
+        path = local_path(uri)
+        return attempt("list", uri, lambda: os.listdir(path) if path.is_dir() else [])
+    fs, path_there = filesystem(uri)
+    selector = pafs.FileSelector(path_there, recursive=False, allow_not_found=True)
+    return [info.base_name for info in attempt("list", uri, lambda: fs.get_file_info(selector))]
+
+
 def list_local(uri: str, *, recursive: bool = True) -> tuple[list[StoredFile], Counter[str]]:
     """Files below a local directory, sorted by URI, and counts of what cannot be listed, by reason."""
     path = str(local_path(uri))

@@ -33,7 +33,6 @@ from geoloc.localization.judgement import REFIT, JudgedAnswers, judge_places, sh
 from geoloc.localization.merge_headings import candidate_heading_deg, merge_candidates
 
 MAX_K = 1000
-ASYMMETRIC_HELP = "Compare a photo's real numbers with the tiles' bits; off: bits with bits."
 TURNED_SHORTLIST = 5  # times as many tiles where each has many turns to be near at by chance
 _MAX_SEARCH_ROWS = 4096  # heading candidates multiply queries; this bounds what one search holds
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from geoloc.core.arrays import BoolArray, Codes, Float32Array, Pixels
 from geoloc.core.errors import ConfigError, InputError
@@ -21,6 +22,7 @@ from geoloc.models.hash_encoders.trained import TrainedEncoder
 from geoloc.models.orientation_maps import Pose
 from geoloc.models.preprocessing import AERIAL_VIEWS, input_size, prepare_picture, to_unit
 from geoloc.models.store import load_hash_encoder, load_model
+from geoloc.recipe.model import AugmentationAtTest
 from geoloc.recipe.recipe import Recipe
 
 View = Literal["aerial", "drone", "panorama", "street"]
@@ -39,7 +41,11 @@ class Encoded:
 
 
 class Encoder:
-    """A trained model, ready to encode; see `Encoder.open`."""
+    """A trained model, ready to encode; see `Encoder.open`.
+
+    Where its recipe has `model.test_time`, every embedding is the sum of those of the pictures that this names, of
+    length 1 again.
+    """
 
     def __init__(
         self,
@@ -183,18 +189,39 @@ class Encoder:
     def _candidates(
         self, batch: Pixels, view: View, headings: int, clouds: Float32Array | None
     ) -> Float32Array:
+        """Embeddings float32[N, headings, D] of prepared pictures, with what `model.test_time` embeds beside them.
+
+        Candidate r of a mirrored picture is the mirror image of candidate -r of the picture itself.
+        """
         images = to_unit(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        augmented = self.recipe.model.test_time or AugmentationAtTest()
+        parts = [self._embeddings(images, view, headings, scale, clouds) for scale in augmented.scales]
+        if augmented.flip:
+            mirrored = images.flip(-1)
+            opposite = [-candidate % headings for candidate in range(headings)]
+            parts += [
+                self._embeddings(mirrored, view, headings, scale, clouds)[:, opposite]
+                for scale in augmented.scales
+            ]
+        whole = parts[0] if len(parts) == 1 else F.normalize(torch.stack(parts).sum(dim=0), dim=-1)
+        embedding: Float32Array = whole.cpu().numpy()
+        return embedding
+
+    def _embeddings(
+        self, images: torch.Tensor, view: View, headings: int, scale: float, clouds: Float32Array | None
+    ) -> torch.Tensor:
+        """Unit embeddings float32[N, headings, D] of pictures float[N, 3, H, W], as they are but for the scale."""
         recipe = self.recipe.model
+        rolls = recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or recipe.view.azimuth_columns)
         if clouds is not None:
             points = torch.from_numpy(np.ascontiguousarray(clouds)).to(self.device)
             aerial = self._model.convert_view(images)
             features = [self._model.columns(aerial, view, clouds=points)]
-        elif recipe.map_turns_by_rolling and (view not in AERIAL_VIEWS or recipe.view.azimuth_columns):
+        elif rolls and scale == 1:
             features = self._rolled_features(images, view, headings)
         else:
-            features = [self._features_at(images, view, turn / headings) for turn in range(headings)]
-        embedding: Float32Array = flatten(torch.stack(features, dim=1)).cpu().numpy()
-        return embedding
+            features = [self._features_at(images, view, turn / headings, scale) for turn in range(headings)]
+        return flatten(torch.stack(features, dim=1))
 
     def _rolled_features(self, images: torch.Tensor, view: View, headings: int) -> list[torch.Tensor]:
         """Features of every candidate from as few passes as there are places between two columns.
@@ -217,16 +244,20 @@ class Encoder:
                 rolled[candidate] = moved if keeps else self._model.aggregate(moved, view)
         return rolled
 
-    def _features_at(self, images: torch.Tensor, view: View, turn: float) -> torch.Tensor:
-        """Features of pictures that look along `turn` of a circle, brought to north first."""
+    def _features_at(self, images: torch.Tensor, view: View, turn: float, scale: float = 1.0) -> torch.Tensor:
+        """Features of pictures that look along `turn` of a circle, brought to north first.
+
+        `scale` resizes what the branch sees, bicubic as in University-1652's baseline.
+        """
         if view not in AERIAL_VIEWS:
-            return self._model.columns(torch.roll(images, round(turn * images.shape[-1]), dims=-1), view)
+            rolled = torch.roll(images, round(turn * images.shape[-1]), dims=-1)
+            return self._model.columns(_resized(rolled, scale), view)
         pose = None
         if turn:
             # Where the picture's top looks along h, north lies at -h of it.
             heading = torch.full((len(images),), -360.0 * turn, device=images.device)
             pose = Pose(heading_deg=heading)
-        return self._model.columns(self._model.convert_view(images, pose), view)
+        return self._model.columns(_resized(self._model.convert_view(images, pose), scale), view)
 
     def _check(self, batch: Pixels, view: View) -> None:
         height, width = input_size(self.recipe.model, view)
@@ -240,6 +271,14 @@ class Encoder:
 def side_of(view: View) -> Side:
     """The side of a view: drone photos go through the branch of the tiles."""
     return "aerial" if view in AERIAL_VIEWS else "ground"
+
+
+def _resized(images: torch.Tensor, scale: float) -> torch.Tensor:
+    """Pictures float[B, 3, H, W] at a scale, antialiased where they become smaller."""
+    if scale == 1:
+        return images
+    height, width = (AugmentationAtTest.resized_px(side, scale) for side in images.shape[-2:])
+    return F.interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=scale < 1)
 
 
 def _spread(value: float | Sequence[float | None] | None, count: int, name: str) -> list[float | None]:

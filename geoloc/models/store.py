@@ -55,8 +55,9 @@ def save_model(
     )
     codes = encoder.card
     fitted = f"-{codes.name}-{codes.fingerprint[:8]}" if hash_encoder else ""
+    augmented = f"-{recipe.model.test_time.words}" if recipe.model.test_time else ""
     card = ModelCard(
-        model_id=f"{recipe.name}-{sha256[:12]}{fitted}",
+        model_id=f"{recipe.name}-{sha256[:12]}{augmented}{fitted}",
         weights_sha256=sha256,
         recipe_sha256=storage.sha256_bytes(text),
         recipe_name=recipe.name,

@@ -59,6 +59,8 @@ class BackboneSection(Part):
     package = "geoloc.models.backbones"
     injects_scales: ClassVar[bool] = False
     """Whether orientation maps can enter at every scale."""
+    any_size: ClassVar[bool] = False
+    """Whether the same weights take pictures of other sizes than the recipe's, which `check_size` accepts."""
 
     if TYPE_CHECKING:
         kind: str
@@ -96,6 +98,11 @@ class AggregationSection(Part):
     package = "geoloc.models.aggregation"
     keeps_azimuth: ClassVar[bool] = False
     """Whether the output's columns are shares of the width."""
+    any_size: ClassVar[bool] = False
+    """Whether the same weights take feature maps of any size."""
+
+    if TYPE_CHECKING:
+        kind: str
 
     @property
     def output_columns(self) -> int:
@@ -240,6 +247,37 @@ class ModelInputs(Section):
     def metres_per_pixel(self) -> float:
         """Ground sampling distance of the aerial input."""
         return self.tile_m / self.tile_px
+
+
+class AugmentationAtTest(Section):
+    """Pictures that are embedded beside a picture itself; its embedding is the sum of theirs, of length 1 again."""
+
+    flip: bool = Field(False, description="every picture also mirrored, left and right swapped")
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1)] = Field(
+        (1.0,), description="resized by each of these; 1 is the picture as it is"
+    )
+
+    @model_validator(mode="after")
+    def _scales_differ(self) -> AugmentationAtTest:
+        if len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales has a number twice ({self.words}); give each once")
+        return self
+
+    @property
+    def resizes(self) -> bool:
+        """Whether a picture is also seen at another scale."""
+        return self.scales != (1.0,)
+
+    @staticmethod
+    def resized_px(side_px: int, scale: float) -> int:
+        """The side of a picture of `side_px` at a scale."""
+        return round(side_px * scale)
+
+    @property
+    def words(self) -> str:
+        """What it does in a word that names files, such as `flip-x1-x1.25`; empty where it does nothing."""
+        scales = [f"x{scale!r}".removesuffix(".0") for scale in self.scales if self.resizes]
+        return "-".join(["flip"] * self.flip + scales)
 
 
 class PixelRange(Section):

@@ -20,6 +20,7 @@ from geoloc.core import storage
 from geoloc.core.errors import ConfigError, GeolocError
 from geoloc.recipe.model import (
     Aggregation,
+    AugmentationAtTest,
     Backbone,
     BackboneSection,
     Branches,
@@ -56,6 +57,9 @@ class ModelRecipe(ModelInputs):
     branches: Branches | None = None
     shared_weights: bool = Field(True, description="one backbone for all branches")
     hash: HashHead = HashHead()
+    test_time: AugmentationAtTest | None = Field(
+        None, description="mirrored and resized pictures that are embedded beside each picture after training"
+    )
 
     @property
     def backbone_of_tiles(self) -> BackboneSection:
@@ -150,6 +154,45 @@ class ModelRecipe(ModelInputs):
             self._check_cloud(self.cloud)
         return self
 
+    @model_validator(mode="after")
+    def _test_time_fits(self) -> ModelRecipe:
+        if self.test_time is None:
+            return self
+        if not self.test_time.words:
+            raise ValueError("test_time neither mirrors nor resizes; leave it out, or give flip or scales")
+        if self.cloud is not None or self.orientation is not None:
+            raise ValueError(
+                "test_time changes pictures alone, and this model also sees "
+                f"{'point clouds' if self.cloud is not None else 'orientation maps'}, which would no longer belong to "
+                "them; leave it out"
+            )
+        if self.aggregation.keeps_azimuth:
+            raise ValueError(
+                f"test_time {self.test_time.words} cannot be had with the aggregation {self.aggregation.kind}: its "
+                f"{self.columns} columns are azimuths, and those of a mirrored or resized picture are others; leave it "
+                "out, or pool the whole map (gap, max, avg_max, gem)"
+            )
+        if self.test_time.resizes:
+            self._check_scales(self.test_time)
+        return self
+
+    def _check_scales(self, test_time: AugmentationAtTest) -> None:
+        fixed = [
+            part.kind
+            for part in (self.backbone, self.backbone_of_tiles, self.aggregation)
+            if not part.any_size
+        ]
+        if fixed:
+            raise ValueError(
+                f"test_time has scales, and {fixed[0]} takes pictures of one size alone; leave scales out"
+            )
+        for scale in test_time.scales:
+            at = f"at scale {scale:g} the"
+            for key, side in zip(("panorama_px height", "panorama_px width"), self.panorama_px, strict=True):
+                self.backbone.check_size(f"{at} {key}", test_time.resized_px(side, scale))
+            for key, side in zip(self.view.size_keys, self.aerial_px, strict=True):
+                self.backbone_of_tiles.check_size(f"{at} {key}", test_time.resized_px(side, scale))
+
     def _check_cloud(self, cloud: CloudBranch) -> None:
         if self.orientation is not None:
             raise ValueError("a model with point clouds has no orientation maps; leave one of them out")
@@ -234,8 +277,15 @@ class Recipe(Section):
 
     def with_overrides(self, **training: Any) -> Recipe:
         """The recipe with other values in `training` (steps, batch_size, ...); `ConfigError` if they do not fit."""
+        return self._changed("training", training)
+
+    def with_test_time(self, **test_time: Any) -> Recipe:
+        """The recipe with these values in `model.test_time` (flip, scales); `ConfigError` if they do not fit."""
+        return self._changed("model", {"test_time": test_time})
+
+    def _changed(self, section: str, values: Mapping[str, Any]) -> Recipe:
         data = self.model_dump(mode="json")
-        data["training"] |= {key: value for key, value in training.items() if value is not None}
+        data[section] |= {key: value for key, value in values.items() if value is not None}
         try:
             return Recipe.model_validate(data)
         except ValidationError as error:

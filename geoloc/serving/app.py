@@ -20,9 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from geoloc.client.schema import INDEX_NAME
 from geoloc.core import storage
 from geoloc.core.errors import ConfigError
-from geoloc.localization.localizer import MIN_CONFIDENCE
-from geoloc.localization.locator import ASYMMETRIC_HELP
-from geoloc.localization.query_photos import HEADINGS
+from geoloc.localization.search_settings import LocatingSettings
 from geoloc.serving.access import KeyEntry, read_keys
 from geoloc.serving.answer import Pin, ServedIndex
 from geoloc.serving.api import create_api
@@ -39,8 +37,8 @@ _START: dict[str, Any] = {
 }  # Serve calls `reconfigure` of a new replica only where there is something
 
 
-class ServeArgs(BaseModel):
-    """What the service is built from."""
+class ProcessSettings(BaseModel):
+    """What is served, to whom, and by how many processes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,36 +91,6 @@ class ServeArgs(BaseModel):
     cpus_per_replica: float = Field(
         default=0.25, ge=0, description="CPUs that each replica reserves of the cluster."
     )
-    headings: int = Field(
-        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
-    )
-    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
-    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
-    min_confidence: float = Field(
-        default=MIN_CONFIDENCE,
-        ge=0,
-        le=1,
-        description="Photos with a lower calibrated confidence count as not located.",
-    )
-    uncalibrated: bool = Field(
-        default=False,
-        description="Give positions also to kinds of query without a calibration, with no promise.",
-    )
-    max_batch: int = Field(
-        default=16, ge=1, description="Photos that are encoded, or searched, together at most."
-    )
-    batch_wait_s: float = Field(
-        default=0.0, ge=0, description="Seconds that an idle encoder waits for more photos to share a batch."
-    )
-    decoders: int = Field(
-        default=2, ge=1, description="Processes of an ingress that decode photos, apart from the server."
-    )
-    max_in_flight: int = Field(
-        default=64, ge=1, description="Requests that an ingress handles at once; further ones get 503."
-    )
-    deadline_s: float = Field(
-        default=15.0, gt=0, description="Seconds that a request may take; then it gets 504."
-    )
 
     @field_validator("indices")
     @classmethod
@@ -158,6 +126,32 @@ class ServeArgs(BaseModel):
                 raise ValueError(f"max_{name}_replicas ({most}) is less than {name}_replicas ({least})")
         return self
 
+    def served(self) -> dict[str, ServedIndex]:
+        """All indices by name, with absolute URIs."""
+        first = ServedIndex(uri=storage.absolute(self.index), snapshot_id=self.snapshot_id)
+        others = {name: ServedIndex(uri=storage.absolute(uri)) for name, uri in self.indices.items()}
+        return {DEFAULT_INDEX: first, **others}
+
+
+class ServeArgs(LocatingSettings, ProcessSettings):
+    """What the service is built from."""
+
+    max_batch: int = Field(
+        default=16, ge=1, description="Photos that are encoded, or searched, together at most."
+    )
+    batch_wait_s: float = Field(
+        default=0.0, ge=0, description="Seconds that an idle encoder waits for more photos to share a batch."
+    )
+    decoders: int = Field(
+        default=2, ge=1, description="Processes of an ingress that decode photos, apart from the server."
+    )
+    max_in_flight: int = Field(
+        default=64, ge=1, description="Requests that an ingress handles at once; further ones get 503."
+    )
+    deadline_s: float = Field(
+        default=15.0, gt=0, description="Seconds that a request may take; then it gets 504."
+    )
+
     def limits(self) -> ServingLimits:
         """The limits of the HTTP interface."""
         return ServingLimits(
@@ -169,12 +163,6 @@ class ServeArgs(BaseModel):
             max_bodies=4 * self.max_in_flight,
             max_bodies_per_client=self.max_in_flight,
         )
-
-    def served(self) -> dict[str, ServedIndex]:
-        """All indices by name, with absolute URIs."""
-        first = ServedIndex(uri=storage.absolute(self.index), snapshot_id=self.snapshot_id)
-        others = {name: ServedIndex(uri=storage.absolute(uri)) for name, uri in self.indices.items()}
-        return {DEFAULT_INDEX: first, **others}
 
 
 class IngressReplica:

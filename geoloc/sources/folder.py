@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
 from unicodedata import normalize
@@ -42,6 +43,7 @@ FILE_HEADING_HELP = (
 ANYWHERE_HELP = "Read photos from wherever the list says: absolute paths, folders above the list, URIs."
 _LOOKERS = 8
 _LOOKED_FOR_AT_ONCE = 1024
+_FOLDERS_KEPT = 64
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 _OPTIONAL = ("id", "query_id", "view", "heading_deg", "fov_deg", "place_id", "route_id", "step")
@@ -113,19 +115,22 @@ class PhotoFinder:
     """Looks for the photos of a table: in its `folder`, and in `photos/` in it.
 
     A Mac writes an accent as a character of its own (Unicode's NFD), other systems in one with its letter (NFC). A name
-    of the table also finds the file whose name is written the other way.
+    of the table also finds the file whose name is written the other way. Below the folder it also finds one that is
+    written partly in one way and partly in the other, such as a folder from a Mac with files from a camera. For that a
+    folder is listed once, where a name with accents was not found; only names that mix both ways are kept of it.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = storage.join(folder, "")
         self._photos = storage.join(folder, PHOTO_FOLDER)
+        self._mixed_names = lru_cache(maxsize=_FOLDERS_KEPT)(_mixed_names)
 
     def find(self, uri: str) -> tuple[str, int | None]:
         """URI and bytes of the file that the table names as `uri`; `uri` and None where there is none.
 
         Raises `StoreUnavailable` for a store that fails, and `StorageError` for a place that refuses to be looked at.
         """
-        for each in self._candidates(uri):
+        for each in dict.fromkeys(self._candidates(uri)):
             if (size := storage.file_size(each)) is not None:
                 return each, size
         return uri, None
@@ -139,6 +144,32 @@ class PhotoFinder:
                     head = self._folder if name.startswith(self._folder) else ""  # is written as it is
                     if (other := head + normalize(form, name.removeprefix(head))) != name:
                         yield other
+            if uri.startswith(self._folder):
+                parts = uri.removeprefix(self._folder).split("/")
+                for folder in (self._folder, self._photos):
+                    yield from self._in_all_spellings(folder, parts)
+
+    def _in_all_spellings(self, folder: str, parts: list[str]) -> Iterator[str]:
+        """URIs of `parts` below a folder, every part spelled in each way that may be there."""
+        first, *rest = parts
+        composed = normalize("NFC", first)
+        mixed = () if first.isascii() else self._mixed_names(folder).get(composed, ())
+        for spelled in dict.fromkeys((first, composed, normalize("NFD", first), *mixed)):
+            place = storage.join(folder, spelled)
+            if not rest:
+                yield place
+            elif storage.is_directory(place):
+                yield from self._in_all_spellings(place, rest)
+
+
+def _mixed_names(folder: str) -> dict[str, tuple[str, ...]]:
+    """By their NFC, the names in a folder that are neither NFC nor NFD."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in storage.entry_names(folder):
+        composed = normalize("NFC", name)
+        if name not in (composed, normalize("NFD", name)):
+            found[composed] = (*found.get(composed, ()), name)
+    return found
 
 
 def read_photos(

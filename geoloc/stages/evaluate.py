@@ -27,8 +27,8 @@ from geoloc.evaluation.report.recall_table import DirectionTables, direction_tab
 from geoloc.evaluation.report.results import FORMAT_VERSION
 from geoloc.evaluation.report.results import EvaluateResult as EvaluateResult
 from geoloc.evaluation.report.route_photos import route_photos
-from geoloc.localization.locator import ASYMMETRIC_HELP, Locator
-from geoloc.localization.query_photos import HEADINGS
+from geoloc.localization.locator import Locator
+from geoloc.localization.search_settings import SearchSettings
 from geoloc.models.store import read_log
 from geoloc.runtime.task_stream import shuffle_tasks
 from geoloc.stages.encode_queries import encode_queries
@@ -39,8 +39,8 @@ REPORT_NAME = "report.html"
 RESULTS = "results"
 
 
-class EvaluateConfig(BaseModel):
-    """Settings of an evaluation."""
+class ProtocolSettings(BaseModel):
+    """The protocol of an evaluation, and what differs from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,12 +55,15 @@ class EvaluateConfig(BaseModel):
         default=None,
         description="How many answers 'top 1 %' allows; default: the protocol's. All rules are in metrics.json.",
     )
-    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
+
+
+class EvaluateConfig(SearchSettings, ProtocolSettings):
+    """Settings of an evaluation."""
+
     rerankings: tuple[Reranking, ...] = Field(
         default=(),
         description="Orders of the --rerank nearest by floats to measure beside the others: k_reciprocal, graph.",
     )
-    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
     code_bits: tuple[int, ...] = Field(
         default=(),
         description="Code lengths to compare, as prefixes of the index's codes; empty: the whole code.",
@@ -74,9 +77,6 @@ class EvaluateConfig(BaseModel):
         default=25.0,
         gt=0,
         description="Warn about test photos closer than this to a training photo, in metres.",
-    )
-    headings: int = Field(
-        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
     )
     report: bool = Field(default=True, description="Write report.html.")
     report_queries: int = Field(default=12, ge=0, le=100, description="Queries shown with pictures.")

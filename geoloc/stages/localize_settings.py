@@ -7,15 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoloc.core.errors import InputError
 from geoloc.core.images import decode_picture
 from geoloc.localization.extents import SCALES
-from geoloc.localization.localizer import MIN_CONFIDENCE
-from geoloc.localization.locator import ASYMMETRIC_HELP
-from geoloc.localization.query_photos import HEADINGS, Photo, photo
+from geoloc.localization.query_photos import Photo, photo
+from geoloc.localization.search_settings import LocatingSettings
 from geoloc.sources.folder import ANYWHERE_HELP, FILE_HEADING_HELP, read_photo
 from geoloc.stages.localize_inputs import PhotoEntry
 
 
-class LocalizeConfig(BaseModel):
-    """Settings of locating photos; the columns of a photo's row go before these."""
+class PhotoSettings(BaseModel):
+    """What is known of all photos, and where and among how many tiles they are looked for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,21 +66,20 @@ class LocalizeConfig(BaseModel):
     )
     within_m: float | None = Field(default=None, description="Radius of the area to search, metres.")
     k: int = Field(default=10, ge=1, le=1000, description="Matches to keep of each photo.")
-    rerank: int = Field(default=100, ge=0, description="Nearest codes to order by float embeddings.")
-    asymmetric: bool = Field(default=True, description=ASYMMETRIC_HELP)
-    min_confidence: float = Field(
-        default=MIN_CONFIDENCE,
-        ge=0,
-        le=1,
-        description="Photos with a lower calibrated confidence count as not located.",
-    )
-    uncalibrated: bool = Field(
-        default=False,
-        description="Give positions also to kinds of photo without a calibration, with no promise.",
-    )
-    headings: int = Field(
-        default=HEADINGS, ge=1, description="Headings to try for a photo of unknown heading."
-    )
+
+    @property
+    def near(self) -> tuple[float, float] | None:
+        """The centre of the area to search; `InputError` when half of it is missing."""
+        if self.near_lat is None and self.near_lon is None:
+            return None
+        if self.near_lat is None or self.near_lon is None:
+            raise InputError("near_lat and near_lon belong together: give both or none.", reason="bad_region")
+        return self.near_lat, self.near_lon
+
+
+class LocalizeConfig(LocatingSettings, PhotoSettings):
+    """Settings of locating photos; the columns of a photo's row go before these."""
+
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="Share of unusable photos that stops the stage."
     )
@@ -101,15 +99,6 @@ class LocalizeConfig(BaseModel):
         description="With --route: rough distance between two photos, metres, where the list has no moved_m. Left out, "
         "it is 12 along streets and 20 over tiles.",
     )
-
-    @property
-    def near(self) -> tuple[float, float] | None:
-        """The centre of the area to search; `InputError` when half of it is missing."""
-        if self.near_lat is None and self.near_lon is None:
-            return None
-        if self.near_lat is None or self.near_lon is None:
-            raise InputError("near_lat and near_lon belong together: give both or none.", reason="bad_region")
-        return self.near_lat, self.near_lon
 
 
 class LocalizeInputs(BaseModel):

@@ -21,6 +21,7 @@ JOBS = (
     "ingest",
     "train",
     "fit-codes",
+    "augment-model",
     "compare",
     "encode",
     "index",

@@ -351,3 +351,11 @@ def test_the_web_and_chained_uris_are_no_stores(uri: str) -> None:
             StorageError, match=r"no place that geoloc reads or writes. Use a path, file:// or s3://"
         ):
             operation(uri)
+
+
+def test_names_in_a_directory_are_of_files_and_directories(place: str) -> None:
+    assert storage.entry_names(place) == []
+    for name in ("b.txt", "é.txt", "sub/deeper/c.txt"):
+        storage.write_bytes(storage.join(place, name), b"x")
+    assert sorted(storage.entry_names(place)) == ["b.txt", "sub", "é.txt"]
+    assert storage.entry_names(storage.join(place, "sub/")) == ["deeper"]

@@ -43,6 +43,32 @@ def encoder(model_uri: str) -> Encoder:
     return Encoder.open(model_uri)
 
 
+POOLED = """
+name: pooled
+model:
+  tile_m: 40
+  tile_px: 32
+  panorama_px: [32, 64]
+  street: whole
+  view: {kind: none}
+  backbone: {widths: [8, 16], strides: [2, 2]}
+  aggregation: {kind: gem}
+  hash: {bits: 64, prefixes: [64]}
+"""
+
+
+def plain_and_augmented(text: str = POOLED, **test_time: object) -> tuple[Encoder, Encoder]:
+    """Two encoders with the same weights, the second with an augmentation at test time."""
+    torch.manual_seed(3)
+    recipe = Recipe.from_yaml(text)
+    model = GeoLocalizer(recipe.model)
+    return Encoder(model, recipe, "m"), Encoder(model, recipe.with_test_time(**test_time), "m-augmented")
+
+
+def unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+
+
 def noise(*shape: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
 
@@ -203,3 +229,74 @@ def test_misuse_is_one_sentence(encoder: Encoder, model_uri: str) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no usable GPU"):
             Encoder.open(model_uri, device="cuda")
+
+
+@pytest.mark.parametrize("view", ["aerial", "drone", "panorama", "street"])
+def test_flip_adds_the_embedding_of_the_mirror_image(view: str) -> None:
+    plain, flipped = plain_and_augmented(flip=True)
+    batch = noise(20, 32, 32 if view in ("aerial", "drone") else 64, 3)
+    one = plain.encode(batch, view).embedding  # type: ignore[arg-type]
+    mirrored = plain.encode(batch[:, :, ::-1], view).embedding  # type: ignore[arg-type]
+    assert np.abs(one - mirrored).max() > 1e-3  # else nothing would be shown
+    both = flipped.encode(batch, view)  # type: ignore[arg-type]
+    np.testing.assert_allclose(both.embedding, unit(one + mirrored), atol=1e-6)
+    again = flipped.encode(np.ascontiguousarray(batch[:, :, ::-1]), view)  # type: ignore[arg-type]
+    np.testing.assert_allclose(again.embedding, both.embedding, atol=1e-6)
+    weight = plain._model.hash_head.state_dict()["project.weight"].numpy()
+    logits = both.embedding @ weight.T / np.sqrt(1 + 1e-5)  # batch norm before any training
+    np.testing.assert_allclose(both.logits, logits, atol=1e-5)
+
+
+def test_scales_add_the_embeddings_of_resized_pictures() -> None:
+    plain, scaled = plain_and_augmented(flip=True, scales=(1.0, 1.5))
+    batch = noise(3, 32, 32, 3)
+    parts = []
+    for pictures in (batch, batch[:, :, ::-1].copy()):
+        parts.append(plain.encode(pictures, "drone").embedding)
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        larger = torch.nn.functional.interpolate(images, (48, 48), mode="bicubic", align_corners=False)
+        with torch.inference_mode():
+            parts.append(plain._model(larger, "drone").numpy())
+    np.testing.assert_allclose(scaled.encode(batch, "drone").embedding, unit(sum(parts)), atol=2e-6)
+    assert np.abs(parts[0] - parts[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("test_time", [{"flip": True}, {"flip": True, "scales": (1.0, 1.5)}])
+def test_a_candidate_of_an_augmented_model_is_the_picture_turned_first(test_time: dict[str, object]) -> None:
+    _, encoder = plain_and_augmented(**test_time)
+    panoramas, drone = noise(2, 32, 64, 3), noise(2, 32, 32, 3)
+    found = encoder.encode_headings(panoramas, "panorama", 8).embedding
+    for candidate in range(8):
+        turned = encoder.encode(np.roll(panoramas, candidate * 8, axis=2), "panorama").embedding
+        np.testing.assert_allclose(found[:, candidate], turned, atol=2e-6)
+    found = encoder.encode_headings(drone, "drone", 4).embedding
+    for candidate in range(4):  # the top looks along 90 * candidate degrees: north comes to the top
+        turned = encoder.encode(np.rot90(drone, -candidate, axes=(1, 2)), "drone").embedding
+        np.testing.assert_allclose(found[:, candidate], turned, atol=1e-4)
+
+
+def test_a_polar_image_that_is_pooled_may_be_mirrored() -> None:
+    text = POOLED.replace("{kind: none}", "{kind: polar, height_px: 32, width_px: 64}")
+    plain, flipped = plain_and_augmented(text, flip=True)
+    tiles = noise(4, 32, 32, 3)
+    expected = plain.encode(tiles, "aerial").embedding + plain.encode(tiles[:, :, ::-1], "aerial").embedding
+    np.testing.assert_allclose(flipped.encode(tiles, "aerial").embedding, unit(expected), atol=1e-6)
+    found = flipped.encode_headings(tiles, "drone", 4).embedding
+    turned = flipped.encode(np.rot90(tiles, -1, axes=(1, 2)), "drone").embedding
+    np.testing.assert_allclose(found[:, 1], turned, atol=1e-4)
+
+
+def test_an_augmentation_is_part_of_a_models_id(tmp_path: Path) -> None:
+    plain, _ = plain_and_augmented(flip=True)
+    recipe = plain.recipe.with_test_time(flip=True, scales=(1.0, 1.5))
+    card = save_model(plain._model, recipe, str(tmp_path / "m"))
+    assert card.model_id == f"pooled-{card.weights_sha256[:12]}-flip-x1-x1.5"
+    batch = noise(2, 32, 32, 3)
+    opened = Encoder.open(str(tmp_path / "m"), device="cpu")
+    expected = Encoder(plain._model, recipe, "m").encode(batch, "aerial").embedding
+    np.testing.assert_allclose(opened.encode(batch, "aerial").embedding, expected, atol=2e-6)
+
+
+def test_columns_of_azimuth_are_not_mirrored(encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match="its 16 columns are azimuths"):
+        encoder.recipe.with_test_time(flip=True)

@@ -170,6 +170,32 @@ SQUARE = "view: {kind: none}, aggregation: {kind: gap}"
         ("training: {augmentation: {fov_deg: [90, 70]}}", "give smallest before largest"),
         ("training: {augmentation: {centre_crop: [0, 1]}}", "give a share above 0"),
         ("training: {augmentation: {whole: 0.5}}", "give fov_deg too"),
+        (
+            "model: {test_time: {flip: true}}",
+            "test_time flip cannot be had with the aggregation column_attention",
+        ),
+        ("model: {test_time: {scales: [1, 1.25]}}", "its 32 columns are azimuths"),
+        (f"model: {{{SQUARE}, test_time: {{}}}}", "test_time neither mirrors nor resizes"),
+        (f"model: {{{SQUARE}, test_time: {{scales: [1]}}}}", "test_time neither mirrors nor resizes"),
+        (
+            f"model: {{{SQUARE}, test_time: {{scales: [1, 1.25, 1]}}}}",
+            "scales has a number twice (x1-x1.25-x1)",
+        ),
+        (f"model: {{{SQUARE}, test_time: {{scales: [5]}}}}", "model.test_time.scales.0"),
+        (f"model: {{{SQUARE}, orientation: {{}}, test_time: {{flip: true}}}}", "also sees orientation maps"),
+        (f"model: {{{SQUARE}, cloud: {{}}, test_time: {{flip: true}}}}", "also sees point clouds"),
+        (
+            f"model: {{{SQUARE}, test_time: {{scales: [1, 1.1]}}}}",
+            "at scale 1.1 the panorama_px height is 70, not a multiple of the backbone's stride 8",
+        ),
+        (
+            f"model: {{{SQUARE}, tile_px: 168, test_time: {{scales: [1.25]}}}}",
+            "at scale 1.25 the tile_px is 210, not a multiple of the backbone's stride 8",
+        ),
+        (
+            "model: {view: {kind: none}, aggregation: {kind: safa}, test_time: {flip: true, scales: [1.25]}}",
+            "safa takes pictures of one size alone; leave scales out",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_one_sentence(text: str, sentence: str) -> None:

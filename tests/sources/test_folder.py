@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geoloc.core import storage
 from geoloc.core.errors import ArtifactError, InputError
 from geoloc.sources.centres import read_centres
 from geoloc.sources.folder import ViewDefaults, load_photos, positions_uri, read_photos, unused_headings
@@ -168,6 +169,46 @@ def test_the_folder_of_the_table_keeps_its_own_spelling(
     photos, refused = read(folder, f"photo,lat,lon\n{named},1,2\n")
     assert refused == []
     assert [(photo.uri, photo.size_bytes) for photo in photos] == [(str(file), 5)]
+
+
+MIXED = normalize("NFC", "Tänav ") + normalize("NFD", "5é.jpg")
+
+
+@pytest.mark.parametrize("table", ["NFC", "NFD"])
+@pytest.mark.parametrize("place", ["", "photos/"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        MIXED,
+        normalize("NFD", "Õhtu/") + normalize("NFC", "é.jpg"),
+        normalize("NFC", "Õhtu/") + normalize("NFD", "é.jpg"),
+        "plain/" + normalize("NFD", "Õhtu/") + MIXED,
+    ],
+    ids=["in a name", "folder NFD", "folder NFC", "both"],
+)
+def test_names_that_mix_both_spellings_are_found(tmp_path: Path, table: str, place: str, file: str) -> None:
+    there = tmp_path / place / file
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_bytes(b"12345")
+    named = normalize(table, file)  # type: ignore[arg-type]
+    assert named != file
+    photos, refused = read(tmp_path, f"photo,lat,lon\n{named},1,2\n")
+    assert refused == []
+    assert [(photo.uri, photo.size_bytes) for photo in photos] == [(str(there), 5)]
+    (entry,) = list_photos(str(tmp_path / "photos.csv"))
+    assert (entry.uri, entry.problem) == (str(there), None)
+
+
+def test_a_folder_is_listed_once_and_other_letters_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    names = storage.entry_names
+    monkeypatch.setattr(storage, "entry_names", lambda uri: listed.append(uri) or names(uri))
+    (tmp_path / MIXED).write_bytes(b"12345")
+    photos, _ = read(tmp_path, "photo,lat,lon\n" + "".join(f"Tanav 5é{n}.jpg,1,2\n" for n in range(3)))
+    assert [photo.size_bytes for photo in photos] == [None] * 3
+    assert sorted(listed) == [f"{tmp_path}/", f"{tmp_path}/photos"]
 
 
 def test_bad_rows_are_refused_one_by_one(tmp_path: Path) -> None:

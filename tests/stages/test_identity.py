@@ -22,6 +22,7 @@ from small_index import SmallIndex, build, write_table
 from geoloc.core import part_table, schemas, storage
 from geoloc.models.store import load_model, save_model
 from geoloc.stages import (
+    augment_model,
     calibrate,
     compare,
     encode,
@@ -103,7 +104,7 @@ def world(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise Identified(fingerprint)
 
     monkeypatch.setattr(part_table, "begin", identified)
-    for module in (train, evaluate, ablations, calibrate, fit_codes):
+    for module in (train, evaluate, ablations, calibrate, fit_codes, augment_model):
         monkeypatch.setattr(module, "begin_output", identified)
     monkeypatch.setattr(train, "ensure_ray", lambda: None)
     monkeypatch.setattr(train, "_await_resources", lambda _config: None)
@@ -283,6 +284,11 @@ def fitted(world: World) -> Any:
     return fit_codes.run(fit_codes.FitCodesConfig(), inputs, world.out)
 
 
+def augmented(world: World) -> Any:
+    config = augment_model.AugmentModelConfig(flip=True)
+    return augment_model.run(config, augment_model.AugmentModelInputs(model=world.small.model), world.out)
+
+
 def located(world: World) -> Any:
     inputs = localize.LocalizeInputs(index=world.small.index, photos=str(world.root / "photos" / "photos"))
     return localize.run(localize.LocalizeConfig(), inputs, world.out)
@@ -355,6 +361,7 @@ CASES: dict[tuple[str, str], tuple[Callable[[World], Any], Change]] = {
     ("train", "start"): (started, swap_start),
     ("train", "validation"): (validated, replace("queries")),
     ("fit-codes", "model"): (fitted, swap_model),
+    ("augment-model", "model"): (augmented, swap_model),
     ("fit-codes", "tiles"): (fitted, replace("tiles")),
     ("encode", "tiles"): (encoded, replace("tiles")),
     ("encode", "model"): (encoded, swap_model),
@@ -404,6 +411,7 @@ def test_the_documented_table_names_the_same_inputs() -> None:
     [
         ("ingest", ingest.IngestInputs), ("train", train.TrainInputs),
         ("fit-codes", fit_codes.FitCodesInputs), ("encode", encode.EncodeInputs),
+        ("augment-model", augment_model.AugmentModelInputs),
         ("index build", index_build.IndexInputs), ("index add", index_update.AddInputs),
         ("index remove", index_update.RemoveInputs), ("evaluate", evaluate.EvaluateInputs),
         ("localize", localize.LocalizeInputs), ("ingest export", export_webdataset.ShardExportInputs),

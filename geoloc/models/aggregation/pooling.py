@@ -16,6 +16,7 @@ class MeanPool(AggregationSection):
     """Global average of the feature map."""
 
     words = "global mean"
+    any_size = True
     kind: Literal["gap"] = "gap"
 
 
@@ -23,6 +24,7 @@ class MaxPool(AggregationSection):
     """Global maximum of the feature map."""
 
     words = "global maximum"
+    any_size = True
     kind: Literal["max"] = "max"
 
 
@@ -30,6 +32,7 @@ class MeanMaxPool(AggregationSection):
     """Global average and global maximum side by side (`avg+max` of University-1652's baseline)."""
 
     words = "global mean and maximum"
+    any_size = True
     kind: Literal["avg_max"] = "avg_max"
 
     def output_channels(self, channels: int) -> int:
@@ -41,6 +44,7 @@ class GemPool(AggregationSection):
     """Generalised mean: (mean of max(x, eps)^p)^(1 / p), p fixed or learned per branch, one or one a channel."""
 
     words = "GeM"
+    any_size = True
     kind: Literal["gem"] = "gem"
     p: PositiveFloat = 3.0
     learnt: bool | Literal["channels"] = Field(

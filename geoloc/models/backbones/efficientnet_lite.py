@@ -56,6 +56,7 @@ class EfficientNetLite(BackboneSection):
     """EfficientNet-Lite: EfficientNet without squeeze and excitation, with ReLU6 (lite0 to lite2)."""
 
     words = "{name}"
+    any_size = True
     kind: Literal["efficientnet_lite"] = "efficientnet_lite"
     name: Literal["lite0", "lite1", "lite2"] = "lite0"
     stages: Annotated[int, Field(ge=1, le=7)] | None = Field(

@@ -28,6 +28,7 @@ _LARGEST_GROUPS = 32
 class LayerToLayer(BackboneSection):
     """Residual units, then transformer layers; the defaults are those of R50-ViT-B_16."""
 
+    any_size = True
     kind: Literal["layer_to_layer"] = "layer_to_layer"
     words = "layer-to-layer transformer, {layers} layers of {channels}"
     width: PositiveInt = Field(64, description="channels after the first convolution")

@@ -21,6 +21,7 @@ class OriCnnEncoder(BackboneSection):
     widths: tuple[PositiveInt, ...] = (64, 128, 256, 512, 512, 512, 512)
     maps: PositiveInt = Field(3, description="how many of the last maps are resampled to the last one's grid")
     injects_scales = True
+    any_size = True
 
     @model_validator(mode="after")
     def _enough_layers(self) -> OriCnnEncoder:

@@ -23,6 +23,7 @@ class PlainCnn(BackboneSection):
     residual_blocks: Annotated[int, Field(ge=0)] = 0
     words = ""
     injects_scales = True
+    any_size = True
 
     @model_validator(mode="after")
     def _same_length(self) -> PlainCnn:

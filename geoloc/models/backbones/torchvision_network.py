@@ -41,6 +41,7 @@ class TorchvisionBackbone(BackboneSection):
     """A network of torchvision without its classifier, from nothing or from weights in a file."""
 
     words = "{name}"
+    any_size = True
     kind: Literal["torchvision"] = "torchvision"
     name: Literal[
         "resnet18",

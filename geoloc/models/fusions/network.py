@@ -53,6 +53,19 @@ class Fusion(nn.Module, ABC, Generic[SectionT]):
         """Map and points to float[B, channels, columns]."""
 
 
+class PictureFusion(Fusion[SectionT]):
+    """A fusion that needs the tile's picture; its section has `sees_picture`."""
+
+    def forward(self, features: torch.Tensor | None, points: PointFeatures) -> torch.Tensor:
+        """Map float[B, C, h, w] and points to float[B, channels, columns]."""
+        assert features is not None  # a model builds a backbone for a section that sees pictures
+        return self.fuse(features, points)
+
+    @abstractmethod
+    def fuse(self, features: torch.Tensor, points: PointFeatures) -> torch.Tensor:
+        """Map float[B, C, h, w] and points to float[B, channels, columns]."""
+
+
 class PointPool(nn.Module):
     """Points to float[B, channels, columns]: a linear map and the maximum over all points, or over each azimuth's.
 

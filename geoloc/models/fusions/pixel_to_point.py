@@ -8,7 +8,7 @@ import torch
 
 from geoloc.geometry.warp import sample
 from geoloc.models.clouds.network import PointFeatures, point_layers
-from geoloc.models.fusions.network import Fusion, FusionSizes, PointPool, enlarge
+from geoloc.models.fusions.network import FusionSizes, PictureFusion, PointPool, enlarge
 from geoloc.recipe.model import FusionSection
 from geoloc.recipe.registry import PositiveInt, register
 
@@ -27,7 +27,7 @@ class PixelToPoint(FusionSection):
 
 
 @register(PixelToPoint)
-class PixelToPointFusion(Fusion[PixelToPoint]):
+class PixelToPointFusion(PictureFusion[PixelToPoint]):
     """The map is enlarged, sampled at the points (bilinear, 0 outside), then pooled with the points' features.
 
     The published code places points with aligned corners; here places are those of `geometry.warp`.
@@ -40,9 +40,8 @@ class PixelToPointFusion(Fusion[PixelToPoint]):
         self.layers = point_layers([sizes.map_channels, *[recipe.channels] * _LAYERS], slope=_SLOPE)
         self.pool = PointPool(recipe.channels + sizes.point_channels, sizes.channels, sizes.columns)
 
-    def forward(self, features: torch.Tensor | None, points: PointFeatures) -> torch.Tensor:
+    def fuse(self, features: torch.Tensor, points: PointFeatures) -> torch.Tensor:
         """Map float[B, C, h, w] and points to float[B, channels, columns]."""
-        assert features is not None
         wide = enlarge(features, self.recipe.upsample, circle=self.circle).float()
         height, width = wide.shape[-2:]
         places = self.view[0].place_points(points.places[:, 0], points.places[:, 1], (height, width))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from geoloc.models.clouds.network import PointFeatures, gather_points, nearest
-from geoloc.models.fusions.network import Fusion, FusionSizes, enlarge
+from geoloc.models.fusions.network import FusionSizes, PictureFusion, enlarge
 from geoloc.recipe.model import FusionSection
 from geoloc.recipe.registry import PositiveInt, register
 
@@ -26,7 +26,7 @@ class PointToPixel(FusionSection):
 
 
 @register(PointToPixel)
-class PointToPixelFusion(Fusion[PointToPixel]):
+class PointToPixelFusion(PictureFusion[PointToPixel]):
     """The enlarged map beside the points' features, through a layer of pixels, then the recipe's aggregation."""
 
     ground: torch.Tensor
@@ -44,9 +44,8 @@ class PointToPixelFusion(Fusion[PointToPixel]):
         )
         self.head = sizes.head(sizes.map_channels, (height, width))
 
-    def forward(self, features: torch.Tensor | None, points: PointFeatures) -> torch.Tensor:
+    def fuse(self, features: torch.Tensor, points: PointFeatures) -> torch.Tensor:
         """Map float[B, C, h, w] and points to float[B, channels, columns]."""
-        assert features is not None
         wide = enlarge(features, self.recipe.upsample, circle=self.circle)
         with torch.no_grad():
             centres = self.ground[None].expand(len(wide), -1, -1)

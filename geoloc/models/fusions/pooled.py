@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from geoloc.models.clouds.network import PointFeatures
-from geoloc.models.fusions.network import Fusion, FusionSizes, PointPool
+from geoloc.models.fusions.network import Fusion, FusionSizes, PictureFusion, PointPool
 from geoloc.recipe.model import FusionSection
 from geoloc.recipe.registry import register
 
@@ -49,28 +49,23 @@ class PointsFusion(Fusion[PointsAlone]):
         return pooled
 
 
-class _Pooled(Fusion[FusionSection]):
-    """Both embeddings."""
+class _Pooled(PictureFusion[FusionSection]):
+    """A head for the picture and a pool for the points, each to float[B, channels, columns]."""
 
     def __init__(self, recipe: FusionSection, sizes: FusionSizes) -> None:
         super().__init__(recipe, sizes)
         self.head = sizes.head(sizes.map_channels, sizes.map_size)
         self.pool = PointPool(sizes.point_channels, sizes.channels, sizes.columns)
 
-    def _both(
-        self, features: torch.Tensor | None, points: PointFeatures
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.head(features), self.pool(points)
-
 
 @register(AddFusion)
 class AddNetwork(_Pooled):
     """Sum of the picture's and the points' embeddings."""
 
-    def forward(self, features: torch.Tensor | None, points: PointFeatures) -> torch.Tensor:
+    def fuse(self, features: torch.Tensor, points: PointFeatures) -> torch.Tensor:
         """Map float[B, C, h, w] and points to float[B, channels, columns]."""
-        picture, cloud = self._both(features, points)
-        return picture + cloud
+        added: torch.Tensor = self.head(features) + self.pool(points)
+        return added
 
 
 @register(ConcatFusion)
@@ -81,7 +76,8 @@ class ConcatNetwork(_Pooled):
         super().__init__(recipe, sizes)
         self.project = nn.Conv1d(2 * sizes.channels, sizes.channels, 1)
 
-    def forward(self, features: torch.Tensor | None, points: PointFeatures) -> torch.Tensor:
+    def fuse(self, features: torch.Tensor, points: PointFeatures) -> torch.Tensor:
         """Map float[B, C, h, w] and points to float[B, channels, columns]."""
-        projected: torch.Tensor = self.project(torch.cat(self._both(features, points), dim=1))
+        both = torch.cat([self.head(features), self.pool(points)], dim=1)
+        projected: torch.Tensor = self.project(both)
         return projected

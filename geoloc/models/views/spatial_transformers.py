@@ -103,15 +103,32 @@ class LocalisationNet(nn.Module):
         return numbers
 
 
+class LocalisedTransform(ViewTransform):
+    """Samples every picture once, where its localisation network says (`grid`).
+
+    `size` is the height and width of the output, `start` what the network says before anything is learned.
+    """
+
+    def __init__(
+        self, side_px: int, size: tuple[int, int], start: torch.Tensor, *, hidden: int, channels: int = 3
+    ) -> None:
+        super().__init__(side_px)
+        self.size = size
+        self.localise = LocalisationNet(channels, side_px, hidden, start)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float[B, C, S, S] to float[B, C, height_px, width_px]."""
+        return sample(images, self.grid(images))
+
+
 @register(AffineView)
-class AffineTransformer(ViewTransform):
-    """One affine map of the plane, from the identity on; output float[B, C, height_px, width_px]."""
+class AffineTransformer(LocalisedTransform):
+    """One affine map of the plane, from the identity on."""
 
     def __init__(self, recipe: AffineView, side_px: int, channels: int = 3) -> None:
-        super().__init__(side_px)
-        self.size = (recipe.height_px, recipe.width_px)
         start = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-        self.localise = LocalisationNet(channels, side_px, 64, start)
+        size = (recipe.height_px, recipe.width_px)
+        super().__init__(side_px, size, start, hidden=64, channels=channels)
 
     def matrices(self, images: torch.Tensor) -> torch.Tensor:
         """The maps of pictures float[B, C, S, S], float[B, 2, 3]: input place = A (output place, 1)."""
@@ -121,10 +138,6 @@ class AffineTransformer(ViewTransform):
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """Where the output of float[B, C, S, S] is taken from: places [B, height_px, width_px, 2]."""
         return affine_grid(self.matrices(images), *self.size)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """float[B, C, S, S] to float[B, C, height_px, width_px]."""
-        return sample(images, self.grid(images))
 
 
 class ResidualBlock(nn.Module):
@@ -192,19 +205,17 @@ class ComposedTransformer(ViewTransform):
 
 
 @register(SplineView)
-class SplineTransformer(ViewTransform):
+class SplineTransformer(LocalisedTransform):
     """A thin plate spline whose control points, regular in the output, are moved in the input without bound."""
 
     operator: torch.Tensor
 
     def __init__(self, recipe: SplineView, side_px: int) -> None:
-        super().__init__(side_px)
-        self.size = (recipe.height_px, recipe.width_px)
         points = control_points(recipe.rows, recipe.columns, recipe.span)
         start = points if recipe.start == "identity" else polar_places(points)
+        super().__init__(side_px, (recipe.height_px, recipe.width_px), start.float(), hidden=512)
         operator = spline_operator(points, *self.size).float()
         self.register_buffer("operator", operator, persistent=False)
-        self.localise = LocalisationNet(3, side_px, 512, start.float())
 
     def control_places(self, images: torch.Tensor) -> torch.Tensor:
         """Where the control points of float[B, 3, S, S] lie in the input, float[B, rows * columns, 2]."""
@@ -214,7 +225,3 @@ class SplineTransformer(ViewTransform):
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """Where the output of float[B, 3, S, S] is taken from: places [B, height_px, width_px, 2]."""
         return spline_grid(self.operator, self.control_places(images), *self.size)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """float[B, 3, S, S] to float[B, 3, height_px, width_px]."""
-        return sample(images, self.grid(images))

@@ -7,6 +7,7 @@ import torch
 from geoloc.models.aggregation.columns import ColumnAttention, HeightMean
 from geoloc.models.aggregation.pooling import GemHead, GemPool, MaxPool, MeanMaxPool, MeanPool
 from geoloc.models.aggregation.safa import SafaHead, SafaHeads
+from geoloc.recipe.model import AggregationSection
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -106,3 +107,17 @@ def test_heads_that_keep_the_azimuth_turn_with_the_map(recipe: HeightMean) -> No
     x = features(2, 5, 2, 8)
     assert head(x).shape == (2, 3, 4)
     torch.testing.assert_close(head(x.roll(2, -1)), head(x).roll(1, -1))
+
+
+@pytest.mark.parametrize("section", [MeanPool(), MaxPool(), MeanMaxPool(), GemPool(learnt="channels")])
+def test_heads_of_any_size_are_those_built_for_that_size(section: AggregationSection) -> None:
+    assert section.any_size
+    x = features(2, 5, 6, 8)
+    smaller, larger = section.build(5, (3, 4)), section.build(5, (6, 8))
+    larger.load_state_dict(smaller.state_dict())
+    torch.testing.assert_close(smaller(x), larger(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("section", [SafaHeads(heads=2), ColumnAttention(columns=4), HeightMean(columns=4)])
+def test_other_heads_do_not_say_so(section: AggregationSection) -> None:
+    assert not section.any_size

@@ -12,7 +12,8 @@ from geoloc.models.backbones.network import inject, start_from_weights
 from geoloc.models.backbones.oricnn import OriCnn, OriCnnEncoder
 from geoloc.models.backbones.plain_cnn import PlainCnn, WrappedCnn
 from geoloc.models.backbones.torchvision_network import TorchvisionBackbone, TorchvisionCnn
-from geoloc.recipe.model import Orientation
+from geoloc.recipe.model import BackboneSection, Orientation
+from geoloc.recipe.registry import registered
 
 LIGHT = ["resnet18", "mobilenet_v3_small", "alexnet"]
 HEAVY = ["resnet34", "resnet50", "vgg16", "vgg16_bn", "densenet121", "convnext_tiny", "efficientnet_b0"]
@@ -158,3 +159,33 @@ def test_torchvision_weights_are_taken_and_wrong_ones_refused(tmp_path: Path) ->
     path.write_bytes(b"no weights")
     with pytest.raises(CorruptArtifact, match="no safetensors file"):
         start_from_weights(backbone)
+
+
+ANY_SIZE = {
+    "plain_cnn": {"widths": [4, 6], "strides": [2, 2]},
+    "oricnn": {"widths": [4, 6, 8]},
+    "torchvision": {"name": "resnet18", "stages": 1},
+    "efficientnet_lite": {"pretrained": False, "stages": 2},
+    "layer_to_layer": {
+        "width": 8,
+        "units": [1],
+        "channels": 12,
+        "layers": 1,
+        "heads": 3,
+        "mlp": 8,
+        "output": "tokens",
+    },
+}
+
+
+def test_the_backbones_that_say_so_take_pictures_of_any_size() -> None:
+    kinds = registered(BackboneSection)
+    assert {kind for kind, section in kinds.items() if section.any_size} == set(ANY_SIZE)
+    for kind, values in ANY_SIZE.items():
+        section = kinds[kind].model_validate(values)
+        backbone = section.build(None).eval()
+        for side in (32, 48):
+            section.check_size("tile_px", side)
+            with torch.inference_mode():
+                features = backbone(torch.rand(1, 3, side, side))
+            assert features.shape[1:] == (section.channels, *backbone.map_size(side, side)), kind
