@@ -179,7 +179,8 @@ def test_shifting_a_cell_goes_up_the_levels(lat: float, lon: float, up: int) -> 
     assert int(cell) >> 2 * up == int(geodesy.cells(lat, lon, geodesy.CELL_LEVEL - up))
 
 
-# PROJ's spherical form takes an arc cosine: near the equator it is itself off by a millimetre.
+# PROJ's spherical form takes an arc cosine: near the equator it is itself off by a millimetre, on its own meridian by
+# some hundredths of one.
 @given(st.floats(10, 70), st.floats(-170, 170), st.floats(-1.5, 1.5), st.floats(-1.5, 1.5))
 @settings(max_examples=50)
 def test_the_spherical_transverse_mercator_is_that_of_proj(
@@ -194,7 +195,7 @@ def test_the_spherical_transverse_mercator_is_that_of_proj(
     )
     lat, lon = lat_0 + up, lon_0 + right
     east, north = frame.to_metres(lat, lon)
-    assert (float(east), float(north)) == pytest.approx(referee.transform(lon, lat), abs=1e-5)
+    assert (float(east), float(north)) == pytest.approx(referee.transform(lon, lat), abs=1e-4)
     assert np.allclose(frame.to_degrees(east, north), (lat, lon), atol=1e-11)
 
 

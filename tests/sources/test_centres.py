@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def test_a_centre_costs_the_driver_the_same_at_two_sizes(
     for plan in plans.values():
         tracemalloc.start()
         units = plan.units()
+        gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     assert (held[1] - held[0]) / 12_000 < HELD_BYTES
