@@ -108,9 +108,7 @@ class ServeArgs(BaseModel):
         default=False,
         description="Give positions also to kinds of query without a calibration, with no promise.",
     )
-    max_batch: int = Field(
-        default=16, ge=1, description="Photos that are encoded, or searched, together at most."
-    )
+    max_batch: int = Field(default=16, ge=1, description="Photos that are encoded, or searched, together at most.")
     batch_wait_s: float = Field(
         default=0.0, ge=0, description="Seconds that an idle encoder waits for more photos to share a batch."
     )
