@@ -40,16 +40,22 @@ class FitCodesConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = Field(
-        "itq", description="Kind of the hash encoder: itq, random, two_stage, or that of an extension."
+        "itq",
+        description="Kind of the hash encoder: itq, random, contrastive, two_stage, or that of an extension.",
     )
     bits: int = Field(256, ge=8, le=4096, multiple_of=8, description="Bits of the longest code.")
     prefixes: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = Field(
-        (), description="Shorter lengths that itq keeps usable as the first bits of a code; default: none."
+        (),
+        description="Shorter lengths that itq and contrastive keep usable as the first bits of a code; default: none "
+        "for itq, 64, 128 and 256 for contrastive.",
     )
     hidden: int | None = Field(
         None, ge=1, description="Hidden channels of two_stage; default: the paper's 8192."
     )
     epochs: int | None = Field(None, ge=1, description="Epochs of two_stage; default: the paper's 10.")
+    steps: int | None = Field(
+        None, ge=0, description="Optimizer steps of contrastive; 0: its start alone; default: 300."
+    )
     sample: int = Field(10_000, ge=64, description="Tiles to fit on, drawn at random.")
     seed: int = Field(1, description="Of the sample and of the fit.")
 
@@ -62,7 +68,8 @@ class FitCodesInputs(BaseModel):
     model: str = Field(description="URI of a model directory; builtin: the one that ships with geoloc.")
     tiles: str = Field(
         description="URI of a tiles table like those to be indexed, or of an ingest output that holds one. "
-        "two_stage learns from the pairs of the ingest output."
+        "contrastive and two_stage learn from the pairs of the ingest output; give pairs that the model was not "
+        "trained on."
     )
 
 
@@ -128,6 +135,7 @@ def _section(config: FitCodesConfig) -> HashEncoderSection:
             ("prefixes", config.prefixes or None),
             ("hidden", config.hidden),
             ("epochs", config.epochs),
+            ("steps", config.steps),
         )
         if value is not None
     }
@@ -182,7 +190,9 @@ def _pairs(encoder: Encoder, uri: str, config: FitCodesConfig) -> FitSample:
     store = load_pairs(uri, index.take(np.sort(chosen)), encoder.recipe)
     tiles = encode_tiles(encoder, store)
     photos = encoder.encode(store.panoramas, "panorama")
-    return FitSample(tiles.embedding, photos.embedding, store.tile_of)
+    recipe = encoder.recipe.model
+    columns = recipe.columns if recipe.turns_by_rolling and recipe.view.azimuth_columns else 1
+    return FitSample(tiles.embedding, photos.embedding, store.tile_of, columns)
 
 
 def _save(model_uri: str, fitted: HashEncoder, output: str, fingerprint: str) -> ModelCard:

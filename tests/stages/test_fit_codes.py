@@ -92,6 +92,20 @@ def test_the_two_stage_encoder_needs_pairs(small: SmallIndex, tmp_path: Path) ->
     assert not np.array_equal(photo.hash_encoder.codes(x, "ground"), photo.hash_encoder.codes(x, "aerial"))
 
 
+def test_the_contrastive_encoder_learns_from_pairs_and_keeps_prefixes(
+    small: SmallIndex, tmp_path: Path
+) -> None:
+    result = fitted(small, tmp_path / "m", kind="contrastive", prefixes=(16,), steps=2)
+    assert (result.encoder, result.bits, result.nested) == ("contrastive", 32, True)
+    recipe = Recipe.load(str(tmp_path / "m" / "recipe.yaml")).model.hash
+    assert recipe.prefixes == (16, 32)
+    arrays = Encoder.open(str(tmp_path / "m"), device="cpu").hash_encoder.arrays()
+    assert np.array_equal(arrays["ground.weight"], arrays["aerial.weight"])
+    assert not np.allclose(arrays["ground.mean"], arrays["aerial.mean"])
+    with pytest.raises(ConfigError, match="'itq' has no steps"):
+        fitted(small, tmp_path / "n", steps=2)
+
+
 def test_what_cannot_be_is_refused(small: SmallIndex, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'random' has no prefixes"):
         fitted(small, tmp_path / "m", kind="random", prefixes=(8,))

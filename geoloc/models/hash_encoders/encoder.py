@@ -28,11 +28,14 @@ class FitSample:
     """Embeddings that an encoder is fitted on: `tiles` float32[M, D] and, where photos are at hand, pairs.
 
     `photos` float32[N, D] and `tile_of` int64[N], the row in `tiles` of each photo. All embeddings have length 1.
+    `columns` are the azimuth columns, the last axis of [D / columns, columns], that roll as the world turns; 1 where
+    they do not.
     """
 
     tiles: Float32Array
     photos: Float32Array | None = None
     tile_of: IntArray | None = None
+    columns: int = 1
 
     def pairs(self, name: str) -> tuple[Float32Array, IntArray]:
         """Photos float32[N, D] and their tiles int64[N]; `InputError` where the sample has none."""

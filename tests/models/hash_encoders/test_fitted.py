@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from geoloc.core.errors import ConfigError, InputError, ModelMismatch
+from geoloc.models.hash_encoders.contrastive import Contrastive
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder, load_encoder
 from geoloc.models.hash_encoders.itq import Itq, principal_components
 from geoloc.models.hash_encoders.random_projection import RandomProjection
@@ -33,7 +34,10 @@ def fit(section: HashEncoderSection, bits: int, sample: FitSample) -> HashEncode
     return encoder
 
 
-@pytest.mark.parametrize("section", [RandomProjection(), Itq(), Itq(prefixes=(8, 16)), SMALL_MLP])
+@pytest.mark.parametrize(
+    "section",
+    [RandomProjection(), Itq(), Itq(prefixes=(8, 16)), Contrastive(prefixes=(8,), steps=3), SMALL_MLP],
+)
 def test_a_fitted_encoder_survives_its_file_and_a_seed_fixes_it(
     tmp_path: Path, section: HashEncoderSection
 ) -> None:
