@@ -24,7 +24,6 @@ from geoloc.core import storage
 from geoloc.core.errors import StorageError
 
 _PREFIX = "geoloc-scratch-"
-_BLOCK_RECORDS = 64
 _to_json = json.JSONEncoder(default=astuple).encode
 Record = TypeVar("Record")
 
@@ -63,12 +62,15 @@ def _no_room(error: OSError) -> StorageError:
 class ScratchRecords(Sequence[Record], Generic[Record]):
     """Records of one dataclass in a temporary file, a line of JSON each; they are appended and read.
 
-    Memory: 8 bytes for every 64 records. `revive` makes a record of the values of its fields, as JSON keeps them; by
-    default the dataclass does.
+    Memory: 8 bytes for every `read_at_once` records; so many are read to get one, so give 1 for large records. `revive`
+    makes a record of the values of its fields, as JSON keeps them; by default the dataclass does.
     """
 
-    def __init__(self, kind: type[Record], revive: Callable[..., Record] | None = None) -> None:
+    def __init__(
+        self, kind: type[Record], revive: Callable[..., Record] | None = None, read_at_once: int = 64
+    ) -> None:
         self._revive = revive or kind
+        self._at_once = read_at_once
         self._plain = attrgetter(*(field.name for field in fields(kind)))  # type: ignore[arg-type]
         self._starts = array("q", [0])
         self._last: list[Record] = []  # of the block that is not written yet
@@ -79,7 +81,7 @@ class ScratchRecords(Sequence[Record], Generic[Record]):
     def append(self, record: Record) -> None:
         """Add a record at the end."""
         self._last.append(record)
-        if len(self._last) == _BLOCK_RECORDS:
+        if len(self._last) == self._at_once:
             lines = "".join(f"{_to_json(self._plain(each))}\n" for each in self._last)
             try:
                 written = os.pwrite(self._file, lines.encode(), self._starts[-1])
@@ -89,7 +91,7 @@ class ScratchRecords(Sequence[Record], Generic[Record]):
             self._last = []
 
     def __len__(self) -> int:
-        return (len(self._starts) - 1) * _BLOCK_RECORDS + len(self._last)
+        return (len(self._starts) - 1) * self._at_once + len(self._last)
 
     def __iter__(self) -> Iterator[Record]:
         block = 0
@@ -106,12 +108,12 @@ class ScratchRecords(Sequence[Record], Generic[Record]):
             first, last, step = place.indices(len(self))
             if step != 1:
                 return [self[number] for number in range(first, last, step)]
-            blocks = range(first // _BLOCK_RECORDS, -(-last // _BLOCK_RECORDS))
+            blocks = range(first // self._at_once, -(-last // self._at_once))
             found = [record for block in blocks for record in self._block(block)]
-            skipped = blocks.start * _BLOCK_RECORDS
+            skipped = blocks.start * self._at_once
             return found[first - skipped : max(0, last - skipped)]
         number = range(len(self))[place]  # as lists do: from the end, and IndexError
-        return self._block(number // _BLOCK_RECORDS)[number % _BLOCK_RECORDS]
+        return self._block(number // self._at_once)[number % self._at_once]
 
     def _block(self, number: int) -> list[Record]:
         if number >= len(self._starts) - 1:

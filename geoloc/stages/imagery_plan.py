@@ -63,7 +63,7 @@ class ImageryPlan:
 
     def _around_centres(self, uri: str, limit: int) -> table_job.Units:
         centres = read_centres(uri)
-        pieces = ScratchRecords(Block, Block.revived)
+        pieces = ScratchRecords(Block, Block.revived, read_at_once=1)
 
         def sizes() -> Iterator[int]:
             for block in geotiff.plan_centres(self.sheets, self.spec, centres):
