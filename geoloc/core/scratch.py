@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, fields
 from operator import attrgetter
 from pathlib import Path
@@ -38,25 +39,36 @@ def scratch_array(shape: tuple[int, ...], dtype: npt.DTypeLike, limit_bytes: int
 
 
 def scratch_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """The batches as a table that is mapped from a temporary file; `StorageError` where there is no room."""
+    """The batches as a table that is mapped from a temporary file; `StorageError` where there is no room.
+
+    What reading the batches raises is raised as it is.
+    """
     handle, name = tempfile.mkstemp(prefix=_PREFIX)
     os.close(handle)
     try:
-        with pa.OSFile(name, "wb") as file, pa.ipc.new_file(file, schema) as sink:
-            for batch in batches:
+        file = pa.OSFile(name, "wb")
+        sink = pa.ipc.new_file(file, schema)
+        for batch in batches:
+            with _writing():
                 sink.write_batch(batch)
+        with _writing():
+            sink.close()
+            file.close()
         return pa.ipc.open_file(pa.memory_map(name)).read_all()
-    except OSError as error:
-        raise _no_room(error) from error
     finally:
         os.unlink(name)  # the mapping outlives the name
 
 
-def _no_room(error: OSError) -> StorageError:
-    return StorageError(
-        f"Cannot write to the folder for temporary files, {tempfile.gettempdir()!r} ({error.strerror or error}); "
-        "make room there, or set TMPDIR to another disk."
-    )
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Says where there is no room, when a temporary file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to the folder for temporary files, {tempfile.gettempdir()!r} ({error.strerror or error}); "
+            "make room there, or set TMPDIR to another disk."
+        ) from error
 
 
 class ScratchRecords(Sequence[Record], Generic[Record]):
@@ -83,10 +95,8 @@ class ScratchRecords(Sequence[Record], Generic[Record]):
         self._last.append(record)
         if len(self._last) == self._at_once:
             lines = "".join(f"{_to_json(self._plain(each))}\n" for each in self._last)
-            try:
+            with _writing():
                 written = os.pwrite(self._file, lines.encode(), self._starts[-1])
-            except OSError as error:
-                raise _no_room(error) from error
             self._starts.append(self._starts[-1] + written)
             self._last = []
 

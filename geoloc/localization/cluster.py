@@ -74,9 +74,9 @@ def dominant_set(
 ) -> FloatArray:
     """Memberships float64[Q, K] of the dominant set of each row of points, summing to 1 (0 where no pair is).
 
-    Replicator dynamics x_i <- x_i (A x)_i / (x' A x), all entries at once, on the affinity
-    A_ij = sqrt(w_i w_j) exp(-|p_i - p_j| / sigma), zero on the diagonal (Pavan and Pelillo) and for points more
-    than 2 sigma apart, started at the weights. The objective x' A x never falls from one step to the next.
+    Replicator dynamics (Pavan and Pelillo): x_i <- x_i (A x)_i / (x' A x), all entries at once, from the weights on.
+    The affinity is A_ij = sqrt(w_i w_j) exp(-|p_i - p_j| / sigma). It is zero on the diagonal and for points more than
+    2 sigma apart. The objective x' A x never falls from one step to the next.
 
     Convention: east_m, north_m float64[Q, K] in any common metric frame; points of weight 0 take no part.
     """

@@ -18,7 +18,7 @@ _AGAIN_S = 5.0  # Ray reports every ten seconds
 
 
 class LastingGauge:
-    """A gauge of Ray whose last values are exported while the process lives. It does nothing where no Ray runs."""
+    """A gauge of Ray whose last values are exported while the process lives; only for a process with a Ray."""
 
     def __init__(self, name: str, description: str, labels: Sequence[str] = ()) -> None:
         self._gauge = Gauge(name, description, tuple(labels))

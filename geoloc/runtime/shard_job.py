@@ -102,8 +102,9 @@ def build_shards(build: Build) -> list[ShardEntry]:
     )
     tasks = [_task(build, number, cuts) for number in range(len(plan.counts))]
     remote = remote_task(_build_in_turn, memory=build.memory_per_task_bytes, num_gpus=_gpus(build))
-    sizes = [task.count * tile_bytes(build.bits, build.embedding_dim) for task in tasks]
-    groups = in_groups(sizes, cpu_count())
+    any_heading_bits = build.any_heading.bits if build.any_heading else 0
+    bytes_per_tile = tile_bytes(build.bits, build.embedding_dim, any_heading_bits)
+    groups = in_groups([task.count * bytes_per_tile for task in tasks], cpu_count())
     refs = [remote.remote(tasks[group.start : group.stop]) for group in groups]
     unit = "shards" if len(groups) == len(tasks) else "groups of shards"
     return list(itertools.chain.from_iterable(gather(refs, "index: building", unit)))
@@ -115,13 +116,14 @@ def in_groups(sizes_bytes: Sequence[int], workers: int) -> list[range]:
     A task costs about as much as writing some megabytes. Shards of equal size make `workers` groups or more, if there
     are as many of them.
     """
-    wanted = min(len(sizes_bytes), max(workers, -(-sum(sizes_bytes) // _TASK_BYTES)))
-    ends = np.cumsum(np.maximum(sizes_bytes, 1))
-    middles = ends - np.maximum(sizes_bytes, 1) / 2
-    numbers = np.floor(middles * wanted / max(int(ends[-1]) if len(ends) else 1, 1)).astype(np.int64)
-    edges = np.flatnonzero(np.diff(numbers)) + 1
-    borders = [0, *edges.tolist(), len(sizes_bytes)]
-    return [range(first, last) for first, last in itertools.pairwise(borders) if last > first]
+    if not sizes_bytes:
+        return []
+    sizes = np.maximum(sizes_bytes, 1)
+    groups = min(len(sizes), max(workers, -(-sum(sizes_bytes) // _TASK_BYTES)))
+    middles = np.cumsum(sizes) - sizes / 2
+    group_of = (middles * groups / sizes.sum()).astype(np.int64)
+    edges = np.flatnonzero(np.diff(group_of)) + 1
+    return [range(first, last) for first, last in itertools.pairwise([0, *edges.tolist(), len(sizes)])]
 
 
 def _build_in_turn(tasks: Sequence[ShardTask]) -> list[ShardEntry]:

@@ -29,7 +29,7 @@ class Batcher(Generic[Item, Result]):
         self._worker: asyncio.Task[None] | None = None
 
     async def result_of(self, item: Item) -> Result:
-        """The result of one item; raises what `work` raised for its batch."""
+        """The result of one item; raises what `work` raised for it."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._worker is None or self._worker.done():
@@ -40,18 +40,23 @@ class Batcher(Generic[Item, Result]):
         if self._wait_s > 0:
             await asyncio.sleep(self._wait_s)
         while batch := self._next_batch():
-            futures = [future for _, future in batch]
-            try:
-                results = await asyncio.to_thread(self._work, [item for item, _ in batch])
-                answered = list(zip(futures, results, strict=True))
-            except Exception as error:  # noqa: BLE001 (those who wait must hear of it, whatever it is)
-                for future in futures:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for future, result in answered:
-                if not future.done():  # cancelled meanwhile
-                    future.set_result(result)
+            await self._answer(batch)
+
+    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        """Work on a batch; where that fails on each item alone, since one of them need not spoil the others."""
+        try:
+            results = await asyncio.to_thread(self._work, [item for item, _ in batch])
+            answered = list(zip((future for _, future in batch), results, strict=True))
+        except Exception as error:  # noqa: BLE001 (those who wait must hear of it, whatever it is)
+            if len(batch) > 1:
+                for one in batch:
+                    await self._answer([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for future, result in answered:
+            if not future.done():  # cancelled meanwhile
+                future.set_result(result)
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         """Up to `most` items, the oldest first, without those that nobody waits for any longer."""

@@ -92,10 +92,11 @@ def _accepted(
                 problem = ("duplicate_id", f"row {line} repeats the id {tile_id!r}; the first one is kept")
         except InputError as error:
             problem = (error.reason, str(error))
-        if problem or lat is None or lon is None:
-            reason, detail = problem or ("missing_coordinate", f"row {line} has no place")
-            refused.append(RefusedRow(tile_id or f"row {line}", reason, detail, source=uri))
+        if problem:
+            refused.append(RefusedRow(tile_id or f"row {line}", *problem, source=uri))
             continue
+        assert lat is not None  # a missing one is a problem
+        assert lon is not None
         if line - 1 in repeated:
             seen.add(tile_id)
         yield tile_id, lat, lon

@@ -130,7 +130,11 @@ class PhotoFinder:
 
         Raises `StoreUnavailable` for a store that fails, and `StorageError` for a place that refuses to be looked at.
         """
-        for each in dict.fromkeys(self._candidates(uri)):
+        tried: set[str] = set()
+        for each in self._candidates(uri):  # one by one: the later ones cost a listing
+            if each in tried:
+                continue
+            tried.add(each)
             if (size := storage.file_size(each)) is not None:
                 return each, size
         return uri, None

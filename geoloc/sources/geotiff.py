@@ -206,6 +206,8 @@ def plan_centres(sheets: Sequence[Sheet], spec: TileSpec, centres: Centres) -> I
 
     A block without sheets keeps its tiles, so that each can be refused by name. Memory: 12 bytes a centre, and the
     blocks of one cell.
+
+    Convention: centres are WGS84 degrees; a tile's pixel position counts east and south from its block's middle.
     """
     spots = replace(spec, stride_m=spec.tile_m)  # the stride plays no part here: centres lie where they lie
     margin_m = spec.tile_m + 1.0
@@ -243,8 +245,10 @@ def _place_of(lat: float, lon: float, block_m: float) -> tuple[int, int]:
 def _by_place(centres: Centres, rows: IntArray, block_m: float) -> dict[tuple[int, int], list[int]]:
     """Some rows, by the place of their block: of one cell there may be several, beyond the mercator limit."""
     places: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row in rows.tolist():
-        places[_place_of(float(centres.lat[row]), float(centres.lon[row]), block_m)].append(row)
+    for row, lat, lon in zip(
+        rows.tolist(), centres.lat[rows].tolist(), centres.lon[rows].tolist(), strict=True
+    ):
+        places[_place_of(lat, lon, block_m)].append(row)
     return places
 
 
@@ -256,8 +260,10 @@ def _by_cell(centres: Centres, block_m: float) -> tuple[IntArray, IntArray]:
     def cell_of(band: int, column: int) -> int:
         return int(cells(*grid.block_centre(band, column, block_m)))
 
-    for row in range(len(cell)):
-        cell[row] = cell_of(*_place_of(float(centres.lat[row]), float(centres.lon[row]), block_m))
+    for first in range(0, len(cell), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        points = zip(centres.lat[rows].tolist(), centres.lon[rows].tolist(), strict=True)
+        cell[rows] = [cell_of(*_place_of(lat, lon, block_m)) for lat, lon in points]
     order = np.argsort(cell, kind="stable")
     edges, before = [np.zeros(1, np.int64)], None
     for first in range(0, len(order), _ROWS_AT_ONCE):

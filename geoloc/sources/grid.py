@@ -1,9 +1,9 @@
 """Where tiles lie: a lattice of square blocks over the whole Earth, each with its own local metric frame.
 
-A tile has to be north up and square in metres wherever it is, and a block of neighbouring tiles has to be cut
-from one warped picture, so each block has one azimuthal-equidistant frame at its own centre. Within a block of
-side S at latitude phi, north in a tile's image is off by at most S / 2 * tan(phi) / 6371 km: for 2 km and 60
-degrees 0.016 degrees, a hundredth of a pixel at the edge of a 256-pixel tile.
+A tile has to be north up and square in metres wherever it is. A block of neighbouring tiles has to be cut from one
+warped picture. So each block has one azimuthal-equidistant frame at its own centre. Within a block of side S at
+latitude phi, north in a tile's image is off by at most S / 2 * tan(phi) / 6371 km: for 2 km and 60 degrees 0.016
+degrees, a hundredth of a pixel at the edge of a 256-pixel tile.
 
 Convention: rows of blocks (bands) count to the north from the south pole along the meridian, columns to the
 east from 180 W; a block's frame has east_m to the right and north_m up, and its pixel grid has its origin in

@@ -16,7 +16,7 @@ from geoloc.core.scratch import ScratchRecords
 from geoloc.runtime import table_job
 from geoloc.sources import geotiff
 from geoloc.sources.centres import read_centres
-from geoloc.sources.grid import Block, TileSpec, grid_block
+from geoloc.sources.grid import Block, TilePlace, TileSpec, grid_block
 from geoloc.sources.quarantine import RefusedRow
 from geoloc.sources.sheet_checks import SheetReport, check_sheets
 from geoloc.sources.sheets import Sheet, find_sheets, sheet_from, sheet_identities
@@ -162,5 +162,5 @@ def _grid_blocks(unit: dict[str, Any], spec: TileSpec) -> Iterator[Block]:
 
 def _named_blocks(unit: dict[str, Any]) -> Iterator[Block]:
     for block in unit["blocks"]:
-        tiles = [tuple(tile.values()) for tile in block["tiles"]]
-        yield Block.revived(block["lat"], block["lon"], tiles, block["sheets"])
+        tiles = tuple(TilePlace(**tile) for tile in block["tiles"])
+        yield Block(block["lat"], block["lon"], tiles, tuple(block["sheets"]))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoloc.core import storage
-from geoloc.core.scratch import LocalFile, ScratchRecords
+from geoloc.core.errors import StorageError
+from geoloc.core.scratch import LocalFile, ScratchRecords, scratch_table
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,63 @@ def test_a_record_takes_less_than_a_byte_of_memory(tmp_path: Path, monkeypatch: 
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 8_000 < 1
     assert not list(tmp_path.iterdir()), "the file has no name that a kill could leave behind"
+
+
+SCHEMA = pa.schema([("number", pa.int64())])
+
+
+def _batches(counts: list[int]) -> Iterator[pa.RecordBatch]:
+    for count in counts:
+        yield pa.record_batch([pa.array(range(count), pa.int64())], schema=SCHEMA)
+
+
+def test_a_table_is_mapped_from_a_file_that_lost_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = pa.total_allocated_bytes()
+    table = scratch_table(_batches([3, 0, 100_000]), SCHEMA)
+    assert table["number"].to_pylist() == [*range(3), *range(100_000)]
+    assert pa.total_allocated_bytes() - before < 100_000
+    assert not list(tmp_path.iterdir())
+    assert scratch_table([], SCHEMA).num_rows == 0
+
+
+def test_what_the_batches_raise_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> Iterator[pa.RecordBatch]:
+        yield from _batches([3])
+        raise PermissionError("photos.csv")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(PermissionError, match=r"photos\.csv"):
+        scratch_table(unreadable(), SCHEMA)
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def _little_room() -> Iterator[None]:
+    """No file of this process may grow beyond 4 KiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def append_all() -> None:
+        records = ScratchRecords(Place)
+        for place in _places(1000):
+            records.append(place)
+
+    with pytest.raises(StorageError, match="set TMPDIR to another disk"), _little_room():
+        append_all()
+    with pytest.raises(StorageError, match="set TMPDIR to another disk"), _little_room():
+        scratch_table(_batches([10_000] * 3), SCHEMA)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_remote_file_has_a_copy_for_as_long_as_it_is_wanted(s3_uri: str, tmp_path: Path) -> None:

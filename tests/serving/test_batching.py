@@ -49,7 +49,7 @@ def test_what_comes_meanwhile_is_the_next_batch() -> None:
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]  # the first came alone; the others in their order
 
 
-def test_an_error_is_that_of_its_batch_alone_and_work_goes_on() -> None:
+def test_an_error_is_that_of_its_item_alone_and_work_goes_on() -> None:
     work = Work()
 
     async def script() -> list[int | BaseException]:
@@ -58,15 +58,15 @@ def test_an_error_is_that_of_its_batch_alone_and_work_goes_on() -> None:
         await work.has_begun()
         tasks += [asyncio.create_task(batcher.result_of(number)) for number in (2, -1, 3)]
         await asyncio.sleep(0)
-        work.let_through(3)
+        work.let_through(5)
         found = await asyncio.gather(*tasks, return_exceptions=True)
         work.let_through(1)
         return [*found, await batcher.result_of(4)]  # the worker had ended: another one begins
 
     one, two, minus, three, four = asyncio.run(script())
-    assert (one, three, four) == (2, 6, 8)
-    assert isinstance(two, ValueError)
+    assert (one, two, three, four) == (2, 4, 6, 8)
     assert isinstance(minus, ValueError)
+    assert work.batches == [[1], [2, -1], [2], [-1], [3], [4]]
 
 
 def test_items_that_nobody_waits_for_are_not_worked_on() -> None:

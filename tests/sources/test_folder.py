@@ -211,6 +211,21 @@ def test_a_folder_is_listed_once_and_other_letters_stay_apart(
     assert sorted(listed) == [f"{tmp_path}/", f"{tmp_path}/photos"]
 
 
+@pytest.mark.parametrize(("there", "named"), [("NFC", "NFC"), ("NFD", "NFD"), ("NFC", "NFD"), ("NFD", "NFC")])
+def test_no_folder_is_listed_for_what_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, named: str
+) -> None:
+    def listed(uri: str) -> list[str]:
+        raise AssertionError(f"{uri} was looked at")
+
+    monkeypatch.setattr(storage, "entry_names", listed)
+    monkeypatch.setattr(storage, "is_directory", listed)
+    (tmp_path / normalize(there, "é.jpg")).write_bytes(b"12345")  # type: ignore[arg-type]
+    photos, refused = read(tmp_path, f"photo,lat,lon\n{normalize(named, 'é.jpg')},1,2\n")  # type: ignore[arg-type]
+    assert refused == []
+    assert [photo.size_bytes for photo in photos] == [5]
+
+
 def test_bad_rows_are_refused_one_by_one(tmp_path: Path) -> None:
     text = """id,photo,lat,lon,view,fov_deg,step,place_id
 a,a.jpg,1,2,,,,

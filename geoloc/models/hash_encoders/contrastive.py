@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import nn
 
 from geoloc.core.arrays import AnyArray, BoolArray, Float32Array
-from geoloc.core.errors import InputError
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder, Side
 from geoloc.models.hash_encoders.itq import best_rotation, principal_components
 from geoloc.models.hash_encoders.linear import LinearMap
@@ -60,14 +59,9 @@ class ContrastiveEncoder(HashEncoder):
 
     @classmethod
     def fit(cls, section: HashEncoderSection, bits: int, sample: FitSample) -> Self:
-        """Raises `InputError` for a sample without pairs or with too few tiles for the start."""
+        """Raises `InputError` for a sample of fewer than two pairs or with too few tiles for the start."""
         assert isinstance(section, Contrastive)
         photos, tile_of = sample.pairs(section.kind)
-        if len(photos) < 2:
-            raise InputError(
-                f"The hash encoder {section.kind!r} tells pairs apart, and the sample has a single pair; give more.",
-                reason="no_pairs",
-            )
         ends = _ends(section.prefixes, bits)
         fitted = section.model_copy(update={"prefixes": ends[:-1]})
         means: dict[Side, Float32Array] = {"ground": photos.mean(axis=0), "aerial": sample.tiles.mean(axis=0)}

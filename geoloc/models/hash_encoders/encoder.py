@@ -38,11 +38,16 @@ class FitSample:
     columns: int = 1
 
     def pairs(self, name: str) -> tuple[Float32Array, IntArray]:
-        """Photos float32[N, D] and their tiles int64[N]; `InputError` where the sample has none."""
+        """Photos float32[N, D] and their tiles int64[N]; `InputError` for fewer than two, which nothing tells apart."""
         if self.photos is None or self.tile_of is None or not len(self.photos):
             raise InputError(
                 f"The hash encoder {name!r} learns from photos and their tiles, and the sample has tiles alone; "
                 "give an ingest output with pairs.",
+                reason="no_pairs",
+            )
+        if len(self.photos) < 2:
+            raise InputError(
+                f"The hash encoder {name!r} tells pairs apart, and the sample has a single pair; give more.",
                 reason="no_pairs",
             )
         return self.photos, self.tile_of

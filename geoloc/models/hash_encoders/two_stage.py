@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import nn
 
 from geoloc.core.arrays import AnyArray, Float32Array
-from geoloc.core.errors import InputError
 from geoloc.models.hash_encoders.encoder import FitSample, HashEncoder, Side
 from geoloc.models.hash_encoders.two_stage_losses import CodeBank, ranking_loss
 from geoloc.recipe.model import HashEncoderSection
@@ -76,11 +75,6 @@ class TwoStageEncoder(HashEncoder):
         """Raises `InputError` for a sample of fewer than two pairs: a ranking needs another one."""
         assert isinstance(section, TwoStage)
         photos, tile_of = sample.pairs(section.kind)
-        if len(photos) < 2:
-            raise InputError(
-                "The hash encoder 'two_stage' ranks a pair among others, and the sample has a single pair; give more.",
-                reason="no_pairs",
-            )
         torch.manual_seed(section.seed)
         networks: dict[Side, CodeNetwork] = {
             side: CodeNetwork(photos.shape[1], section.hidden, bits) for side in ("aerial", "ground")
